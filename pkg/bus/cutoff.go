@@ -1,0 +1,238 @@
+package bus
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+const (
+	firstCutOff   = 10 * time.Second // where the configuration says nothing else
+	longestCutOff = 10 * time.Minute
+	forgetCutOff  = time.Hour // without flooding, until the first cut-off is short again
+	maxCutOffs    = 1024      // kept; beyond, the oldest is let in again early
+
+	// maxNodeConns is how many connections one node may have. It needs one, and has some more until the server
+	// finds that those of before are dead. NATS bounds them for an account only, and all nodes share theirs.
+	maxNodeConns = 64
+	crowdEvery   = 5 * time.Second // how often they are counted
+)
+
+// cutOff keeps flooding nodes out of the server: it revokes the keys of their users for a while, which also
+// ends their connections. run owns everything but the channel.
+type cutOff struct {
+	server *Server
+	first  time.Duration
+	asked  chan flood
+	out    map[flood]*offender
+	known  map[string]flood // whose the keys of the connected users are
+}
+
+// A flood is one node's, by its own users or by those that ask to join under its name.
+type flood struct {
+	node    string
+	joining bool
+}
+
+// An offender was cut off at least once.
+type offender struct {
+	keys  []string // of its users; empty while it may connect
+	until time.Time
+	last  time.Duration
+}
+
+func newCutOff(s *Server) *cutOff {
+	first := s.cfg.FirstCutOff
+	if first == 0 {
+		first = firstCutOff
+	}
+	return &cutOff{server: s, first: first, asked: make(chan flood, 64), out: map[flood]*offender{}}
+}
+
+// ask never blocks: a node that goes on flooding is asked for again.
+func (c *cutOff) ask(node, verb string) {
+	select {
+	case c.asked <- flood{node: node, joining: verb == VerbJoin}:
+	default:
+	}
+}
+
+// run cuts off and lets in again until ctx ends or the server dies.
+func (c *cutOff) run(ctx context.Context, fatal <-chan error) error {
+	due := time.NewTimer(time.Hour)
+	defer due.Stop()
+	count := time.NewTicker(crowdEvery)
+	defer count.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-fatal:
+			return c.server.startError(err)
+		case f := <-c.asked:
+			c.add(f, time.Now())
+		case <-due.C:
+			c.release(time.Now())
+		case <-count.C:
+			for _, f := range c.crowds() {
+				c.add(f, time.Now())
+			}
+		}
+		due.Reset(time.Until(c.next()))
+	}
+}
+
+// next is when somebody is let in again.
+func (c *cutOff) next() time.Time {
+	next := time.Now().Add(time.Hour)
+	for _, o := range c.out {
+		if len(o.keys) > 0 && o.until.Before(next) {
+			next = o.until
+		}
+	}
+	return next
+}
+
+func (c *cutOff) add(f flood, now time.Time) {
+	o := c.out[f]
+	if o != nil && len(o.keys) > 0 {
+		return // what arrives now was sent before
+	}
+	keys, err := c.users(f)
+	if err != nil || len(keys) == 0 {
+		c.server.cfg.Log.Warn("flooding node could not be cut off", "node", f.node, "err", err)
+		return
+	}
+	if o == nil {
+		if len(c.out) >= maxCutOffs {
+			c.forgetOldest()
+		}
+		o = &offender{last: c.first / 2}
+		c.out[f] = o
+	}
+	o.last = min(2*o.last, longestCutOff)
+	o.keys, o.until = keys, now.Add(o.last)
+	c.server.cfg.Log.Warn("node floods the bus and is cut off", "node", f.node, "joining", f.joining, "for", o.last)
+	c.apply()
+}
+
+// release lets in those whose time is over, and forgets those that behaved for long.
+func (c *cutOff) release(now time.Time) {
+	changed := false
+	for f, o := range c.out {
+		switch {
+		case now.After(o.until.Add(forgetCutOff)):
+			delete(c.out, f)
+		case len(o.keys) > 0 && !now.Before(o.until):
+			o.keys, changed = nil, true
+		}
+	}
+	if changed {
+		c.apply()
+	}
+}
+
+func (c *cutOff) forgetOldest() {
+	var oldest flood
+	for f, o := range c.out {
+		if first := c.out[oldest]; first == nil || o.until.Before(first.until) {
+			oldest = f
+		}
+	}
+	delete(c.out, oldest)
+}
+
+// apply gives the account of nodes its present revocations. The server ends the connections of revoked
+// users. A request of another node that falls into the moment of the change finds no responder, and is
+// asked again by Request.
+func (c *cutOff) apply() {
+	claims := c.server.cfg.Accounts.nodesClaims()
+	for _, o := range c.out {
+		for _, key := range o.keys {
+			claims.RevokeAt(key, o.until) // tokens that are issued meanwhile are refused too
+		}
+	}
+	account, err := c.server.nats.LookupAccount(claims.Subject)
+	if err != nil {
+		c.server.cfg.Log.Error("change the bus account of nodes", "err", err)
+		return
+	}
+	c.server.nats.UpdateAccountClaims(account, claims)
+}
+
+// crowds finds who has more connections than maxNodeConns.
+func (c *cutOff) crowds() (crowds []flood) {
+	if c.server.nats.NumClients() <= maxNodeConns {
+		return nil
+	}
+	known, counts := map[string]flood{}, map[flood]int{}
+	err := c.each(func(conn *server.ConnInfo) {
+		f, ok := c.known[conn.AuthorizedUser]
+		if !ok {
+			f.node, f.joining = tokenOf(conn.JWT)
+		}
+		known[conn.AuthorizedUser] = f
+		if counts[f]++; counts[f] == maxNodeConns+1 {
+			crowds = append(crowds, f)
+		}
+	})
+	if err != nil {
+		c.server.cfg.Log.Warn("connections of nodes could not be counted", "err", err)
+	}
+	c.known = known
+	return crowds
+}
+
+// users finds the keys of a node's connected users.
+func (c *cutOff) users(f flood) (keys []string, err error) {
+	err = c.each(func(conn *server.ConnInfo) {
+		node, joining := tokenOf(conn.JWT)
+		if node == f.node && joining == f.joining && !slices.Contains(keys, conn.AuthorizedUser) {
+			keys = append(keys, conn.AuthorizedUser)
+		}
+	})
+	return keys, err
+}
+
+// each calls fn for every connection of the account of nodes.
+func (c *cutOff) each(fn func(*server.ConnInfo)) error {
+	for offset := 0; ; {
+		page, err := c.server.nats.Connz(&server.ConnzOptions{
+			Username: true, Account: public(c.server.cfg.Accounts.nodes), Offset: offset, Limit: 4096,
+		})
+		if err != nil {
+			return fmt.Errorf("list the connections of nodes: %w", err)
+		}
+		for _, conn := range page.Conns {
+			fn(conn)
+		}
+		offset += len(page.Conns)
+		if len(page.Conns) == 0 || offset >= page.Total {
+			return nil
+		}
+	}
+}
+
+// tokenOf reads whose token this is. The server verified it when the connection was made.
+func tokenOf(token string) (node string, joining bool) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return "", false
+	}
+	body, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return "", false
+	}
+	var claims jwt.UserClaims
+	if err := json.Unmarshal(body, &claims); err != nil {
+		return "", false
+	}
+	return claims.Name, claims.Tags.Contains(roleJoin)
+}
