@@ -1,0 +1,83 @@
+package ca
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+)
+
+const (
+	nonceSize  = 32
+	maxAddress = 64        // bytes of ip:port
+	maxRequest = 512 << 10 // bytes of a request: 256 services with their CSRs
+
+	// maxSkew is how far a host's clock may be from the controller's when it joins. Certificates are
+	// backdated by as much.
+	maxSkew = backdate
+)
+
+// grant registers the node as record says, where sequence is still the record's last, and issues what the
+// node asks for. The record is stored first: a certificate that the registry does not know of is never
+// given out.
+func (r *Registrar) grant(ctx context.Context, record *NodeRecord, sequence uint64, wanted *Wanted, keys *wantedKeys) (*Grant, error) {
+	now, node, authority := r.cfg.Now(), record.GetNode(), r.cfg.Authority
+	receipt, err := proto.Marshal(&Receipt{
+		Cluster: authority.Cluster(), Node: node, PublicKey: record.GetPublicKey(), Generation: record.GetGeneration(),
+		Services: record.GetServices(), IssuedUnixMs: now.UnixMilli(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	signer := authority.Signer()
+	record.Receipt = &SignedReceipt{Receipt: receipt, KeyId: signer.ID, Signature: signer.Sign(receiptDomain, receipt)}
+	record.RenewedUnixMs = now.UnixMilli()
+	if address, err := netip.ParseAddrPort(wanted.GetAddress()); err == nil {
+		record.Address = address.String()
+	} else if wanted.GetAddress() != "" {
+		return nil, refuse(ErrBadRequest, "address %q: want ip:port", wanted.GetAddress())
+	}
+	if err := r.write(ctx, record, sequence); err != nil {
+		return nil, err
+	}
+	grant := &Grant{Receipt: record.GetReceipt()}
+	orders := []order{keys.nodeCert}
+	orders[0].id = NodeID(authority.TrustDomain(), node)
+	for i, service := range wanted.GetServices() {
+		name, err := exchange.ParseServiceName(service.GetService())
+		if err != nil {
+			return nil, err
+		}
+		if !slices.Contains(record.GetServices(), name.String()) { // the node had it before, or hopes
+			grant.NotAllowed = append(grant.NotAllowed, service.GetService())
+			continue
+		}
+		o := keys.services[i]
+		o.id = ServiceID(authority.TrustDomain(), name)
+		orders = append(orders, o)
+		grant.Services = append(grant.Services, &ServiceGrant{Service: name.String()})
+	}
+	chains, err := authority.issue(r.cfg.TTL, orders...)
+	if err != nil {
+		return nil, err
+	}
+	grant.NodeChain = chains[0]
+	for i, service := range grant.GetServices() {
+		service.Chain = chains[i+1]
+	}
+	chain, err := parseChain(chains[0])
+	if err != nil {
+		return nil, err
+	}
+	grant.BusExpiresUnixMs = chain[0].NotAfter.UnixMilli()
+	if grant.BusJwt, err = r.cfg.Users.NodeUser(node, record.GetServices(), wanted.GetBusUser(), chain[0].NotAfter); err != nil {
+		return nil, refuse(ErrBadRequest, "%v", err)
+	}
+	if grant.RenewJwt, err = r.cfg.Users.RenewUser(node, wanted.GetBusUser()); err != nil {
+		return nil, refuse(ErrBadRequest, "%v", err)
+	}
+	return grant, nil
+}
