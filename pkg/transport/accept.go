@@ -1,0 +1,127 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+)
+
+// admit decides whether a peer may begin a handshake, and gives it its identity to fill in.
+func (t *Transport) admit(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+	if t.draining.Load() {
+		return nil, ErrDraining
+	}
+	if int(t.inbound.Add(1)) > t.limits.Inbound {
+		t.inbound.Add(-1)
+		return nil, errors.New("too many connections")
+	}
+	context.AfterFunc(ctx, func() {
+		t.inbound.Add(-1)
+		t.notify()
+	})
+	return context.WithValue(ctx, identityKey{}, new(identity)), nil
+}
+
+// accept serves a connection that a peer opened.
+func (t *Transport) accept(q *quic.Conn) {
+	id := q.Context().Value(identityKey{}).(*identity)
+	c := &conn{identity: *id, t: t, q: q, streams: make(map[*Stream]struct{})}
+	if udp, ok := q.RemoteAddr().(*net.UDPAddr); ok {
+		c.addr = udp.AddrPort()
+	}
+	c.from = origin{c.peer, c.addr.Addr().Unmap()}
+	if err := t.register(c); err != nil {
+		c.close(closeRefused, err.Error())
+		return
+	}
+	if !t.spawn(c.serve) {
+		t.unregister(c)
+		c.close(closeRefused, "node stops")
+		return
+	}
+	if t.draining.Load() {
+		c.goAway()
+	}
+}
+
+// serve accepts streams until the connection ends.
+func (c *conn) serve(ctx context.Context) {
+	defer c.t.unregister(c)
+	for {
+		str, err := c.q.AcceptStream(ctx)
+		if err != nil {
+			return
+		}
+		s := newStream(c.t, c, str, false)
+		c.add(s)
+		if !c.t.spawn(s.serve) {
+			str.CancelRead(codeRefused)
+			str.CancelWrite(codeRefused)
+			return
+		}
+	}
+}
+
+// serve hands over one exchange after another. Between two it holds no buffer.
+func (s *Stream) serve(ctx context.Context) {
+	defer s.conn.remove(s)
+	for s.awaitExchange() {
+		s.conn.began()
+		s.begin()
+		s.t.serve(ctx, s)
+		again := s.settle()
+		s.clear()
+		s.conn.ended()
+		if !again {
+			return
+		}
+	}
+}
+
+// awaitExchange returns true when the first byte of the next exchange is there.
+func (s *Stream) awaitExchange() bool {
+	str := s.str.Load()
+	if str == nil {
+		return false
+	}
+	var first [1]byte
+	n, err := str.Peek(first[:])
+	if n == 1 {
+		return true
+	}
+	if errors.Is(err, io.EOF) {
+		_ = str.Close()
+	} else {
+		str.CancelRead(codeNone)
+		str.CancelWrite(codeNone)
+	}
+	return false
+}
+
+// settle ends what a handler left and reports whether the stream can carry another exchange.
+func (s *Stream) settle() bool {
+	if s.reusable() {
+		return true
+	}
+	s.out.mu.Lock()
+	whole := s.out.state == outEnded && s.out.err == nil
+	s.out.mu.Unlock()
+	str := s.str.Load()
+	switch {
+	case str == nil || s.cause.Load() != nil:
+	case s.in.raw && whole && s.in.state == inEnded:
+	case whole:
+		// The response is complete and the rest of the request is not wanted (RFC 9110 §7.5 lets a
+		// server answer early).
+		_ = str.Close()
+		str.CancelRead(codeUnread)
+	default:
+		s.Reset(exchange.ServiceBroke)
+	}
+	return false
+}

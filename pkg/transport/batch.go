@@ -1,0 +1,100 @@
+package transport
+
+import (
+	"encoding/binary"
+	"net"
+	"net/netip"
+	"syscall"
+
+	"golang.org/x/net/ipv4"
+	"golang.org/x/sys/unix"
+)
+
+// A batchSocket reads with UDP GRO: the kernel joins datagrams of one sender, and ReadBatch takes them
+// apart again into the buffers that quic-go hands it. Addresses are remembered, which saves two allocations
+// a packet. ReadBatch is called by one goroutine; writes may be concurrent.
+type batchSocket struct {
+	*net.UDPConn
+	joined  [65535]byte // the datagrams of one read
+	oob     [128]byte
+	rest    []byte // of joined, not handed out yet
+	size    int    // of a datagram in rest; the last may be shorter
+	control []byte // of all in rest
+	from    *net.UDPAddr
+	known   map[netip.AddrPort]*net.UDPAddr
+}
+
+// knownAddresses bounds the memory of addresses: anybody can send a datagram.
+const knownAddresses = 1024
+
+func newBatchSocket(conn *net.UDPConn, raw syscall.RawConn) (net.PacketConn, error) {
+	var gro error
+	if err := raw.Control(func(fd uintptr) {
+		gro = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1)
+	}); err != nil {
+		return nil, err
+	}
+	if gro != nil {
+		return conn, nil // a kernel before 5.0: one datagram a time
+	}
+	return &batchSocket{UDPConn: conn, known: make(map[netip.AddrPort]*net.UDPAddr)}, nil
+}
+
+// ReadBatch fills as many messages as one read gives, at least one.
+func (b *batchSocket) ReadBatch(messages []ipv4.Message, _ int) (int, error) {
+	for len(b.rest) == 0 {
+		n, oobn, _, from, err := b.ReadMsgUDPAddrPort(b.joined[:], b.oob[:])
+		if err != nil {
+			return 0, err
+		}
+		b.rest, b.control = b.joined[:n], b.oob[:oobn]
+		if b.size = segmentSize(b.control); b.size <= 0 {
+			b.size = n
+		}
+		b.from = b.address(from)
+	}
+	i := 0
+	for ; i < len(messages) && len(b.rest) > 0; i++ {
+		m := &messages[i]
+		datagram := b.rest[:min(b.size, len(b.rest))]
+		b.rest = b.rest[len(datagram):]
+		m.N = copy(m.Buffers[0], datagram)
+		m.NN = copy(m.OOB, b.control)
+		m.Addr = b.from
+	}
+	return i, nil
+}
+
+// address returns the same pointer for the same address; nobody writes to it.
+func (b *batchSocket) address(from netip.AddrPort) *net.UDPAddr {
+	if a, ok := b.known[from]; ok {
+		return a
+	}
+	if len(b.known) >= knownAddresses {
+		clear(b.known)
+	}
+	a := net.UDPAddrFromAddrPort(from)
+	b.known[from] = a
+	return a
+}
+
+// WriteMsgUDP writes without the allocation that the embedded one makes for the address.
+func (b *batchSocket) WriteMsgUDP(p, oob []byte, to *net.UDPAddr) (n, oobn int, err error) {
+	return b.WriteMsgUDPAddrPort(p, oob, to.AddrPort())
+}
+
+// segmentSize finds the size of joined datagrams in a read's control messages; 0 where there is one
+// datagram.
+func segmentSize(control []byte) int {
+	for len(control) >= unix.CmsgLen(0) {
+		header, data, rest, err := unix.ParseOneSocketControlMessage(control)
+		if err != nil {
+			return 0
+		}
+		if header.Level == unix.IPPROTO_UDP && header.Type == unix.UDP_GRO && len(data) >= 4 {
+			return int(binary.NativeEndian.Uint32(data))
+		}
+		control = rest
+	}
+	return 0
+}

@@ -1,0 +1,105 @@
+package transport
+
+import (
+	"context"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+)
+
+// A conn is one QUIC connection, of a lane of this node's or of one that a peer opened. Its exchanges are
+// opened by the end that dialled; the other end opens one stream at most, to say that it drains.
+type conn struct {
+	identity
+	t     *Transport
+	q     *quic.Conn
+	lane  *lane // nil where the peer dialled
+	class Class
+	addr  netip.AddrPort
+	from  origin // of one that a peer opened; zero otherwise
+
+	mu        sync.Mutex
+	streams   map[*Stream]struct{} // all that are open, for sweep
+	idle      []*Stream            // those that wait for an exchange; the last used is last
+	lowest    int                  // fewest idle ones since the last trim
+	running   int                  // exchanges
+	draining  bool                 // takes no further exchange
+	crowded   bool                 // many of its streams stall: others are better off elsewhere
+	said      bool                 // the peer was told so
+	idleSince time.Time            // when running became 0
+	linger    bool                 // the last exchange was TCP: its last bytes may still be on the way
+}
+
+// An origin is who opens connections to this node. One of them shall not leave others without.
+type origin struct {
+	service exchange.ServiceName
+	addr    netip.Addr
+}
+
+func (c *conn) add(s *Stream) {
+	c.mu.Lock()
+	c.streams[s] = struct{}{}
+	c.mu.Unlock()
+}
+
+func (c *conn) remove(s *Stream) {
+	c.mu.Lock()
+	delete(c.streams, s)
+	c.mu.Unlock()
+}
+
+// began and ended count the exchanges of a connection that the peer opened.
+func (c *conn) began() {
+	c.mu.Lock()
+	c.running++
+	c.mu.Unlock()
+}
+
+func (c *conn) ended() {
+	c.mu.Lock()
+	c.running--
+	c.mu.Unlock()
+}
+
+func (c *conn) close(code quic.ApplicationErrorCode, why string) {
+	_ = c.q.CloseWithError(code, why) // fails only where it was closed before
+}
+
+// goAway tells the peer, once, to open no more exchanges here: a stream that the dialled end opens, with
+// one byte. The peer closes the connection when those that run have ended.
+func (c *conn) goAway() {
+	c.mu.Lock()
+	said := c.said
+	c.said, c.draining = true, true
+	c.mu.Unlock()
+	if said {
+		return
+	}
+	str, err := c.q.OpenStream()
+	if err != nil {
+		return // the connection is gone, which says as much
+	}
+	_ = str.TryWriteAll([]byte{controlGoAway})
+	_ = str.Close()
+	str.CancelRead(codeNone)
+}
+
+// controlGoAway is the only thing that is said on a stream of the dialled end.
+const controlGoAway = 0x01
+
+// awaitGoAway returns when the peer drains or the connection is gone.
+func (c *conn) awaitGoAway(ctx context.Context) (drains bool) {
+	str, err := c.q.AcceptStream(ctx)
+	if err != nil {
+		return false
+	}
+	var said [1]byte
+	n, _ := str.Read(said[:])
+	str.CancelRead(codeNone)
+	_ = str.Close()
+	return n == 1 && said[0] == controlGoAway
+}

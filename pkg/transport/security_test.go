@@ -1,0 +1,272 @@
+package transport
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/transport/transporttest"
+)
+
+func TestRefusedIdentities(t *testing.T) {
+	a, foreign := transporttest.NewAuthority(t), transporttest.NewAuthority(t)
+	callee := startNode(t, a.Wallet(orders), Limits{}, echo)
+
+	swapped := a.Wallet(billing)
+	swapped.Put(orders, a.Issue(billing, time.Hour)) // a node that shows billing where orders is asked for
+	impostor := startNode(t, swapped, Limits{}, echo)
+	untrusted := foreign.Wallet(cart)
+	expired := a.Wallet(cart)
+	expired.Rotate(cart, -time.Second)
+
+	for _, tt := range []struct {
+		name   string
+		caller *transporttest.Wallet
+		key    Key
+		callee *node
+		want   error // nil: refused by the peer, which does not say why
+	}{
+		{"callee is another service", a.Wallet(cart), toOrder, impostor, ErrIdentity},
+		{"callee does not run the service", a.Wallet(cart), Key{cart, "b", billing}, callee, nil},
+		{"caller of another authority", untrusted, toOrder, callee, nil},
+		{"caller's certificate has ended", expired, toOrder, callee, nil},
+		{"caller has no such identity", a.Wallet(billing), toOrder, callee, ErrNotSent},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			caller := startNode(t, tt.caller, Limits{}, nil)
+			err := get(testContext(t), caller, tt.key, tt.callee.addr)
+			if err == nil {
+				t.Fatal("an exchange passed")
+			}
+			if tt.want != nil && !errors.Is(err, tt.want) {
+				t.Errorf("error %v does not wrap %v", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestNoClientCertificate(t *testing.T) {
+	a := transporttest.NewAuthority(t)
+	served := make(chan struct{}, 1)
+	callee := startNode(t, a.Wallet(orders), Limits{}, func(context.Context, *Stream) { served <- struct{}{} })
+	ctx := testContext(t)
+	q, err := quic.DialAddr(ctx, callee.addr.String(), &tls.Config{
+		InsecureSkipVerify: true, NextProtos: []string{alpn}, ServerName: serverName(orders),
+	}, nil)
+	if err == nil {
+		// A TLS 1.3 client learns of its refusal after its own handshake is complete.
+		_, err = q.AcceptStream(ctx)
+		_ = q.CloseWithError(0, "")
+	}
+	if err == nil || !strings.Contains(err.Error(), "certificate") {
+		t.Errorf("without a certificate: %v", err)
+	}
+	if len(served) != 0 {
+		t.Error("an exchange was served")
+	}
+}
+
+// One peer cannot take the place of all others, and what it closes makes place for it again.
+func TestOnePeerHasSoManyConnections(t *testing.T) {
+	a := transporttest.NewAuthority(t)
+	callee := startNode(t, a.Wallet(orders), Limits{PeerInbound: 2}, echo)
+	ctx := testContext(t)
+	dial := func(service exchange.ServiceName) *quic.Conn {
+		cert, err := a.Wallet(service).Certificate(service)
+		if err != nil {
+			t.Fatal(err)
+		}
+		q, err := quic.DialAddr(ctx, callee.addr.String(), &tls.Config{
+			InsecureSkipVerify: true, NextProtos: []string{alpn}, ServerName: serverName(orders), Certificates: []tls.Certificate{*cert},
+		}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = q.CloseWithError(0, "") })
+		return q
+	}
+	count := func(want int) {
+		t.Helper()
+		for len(callee.conns()) != want {
+			select {
+			case <-ctx.Done():
+				t.Fatalf("%d connections, want %d", len(callee.conns()), want)
+			case <-time.After(time.Millisecond):
+			}
+		}
+	}
+	first := dial(cart)
+	dial(cart)
+	count(2)
+	_, err := dial(cart).AcceptStream(ctx)
+	var closed *quic.ApplicationError
+	if !errors.As(err, &closed) || closed.ErrorCode != closeRefused {
+		t.Errorf("the third: %v", err)
+	}
+	dial(billing)
+	count(3)
+	_ = first.CloseWithError(0, "")
+	count(2)
+	dial(cart)
+	count(3)
+}
+
+// closeLanes ends all connections of a node, so that the next exchange is a new handshake.
+func (n *node) closeLanes(t *testing.T) {
+	t.Helper()
+	for _, c := range n.conns() {
+		c.close(closeDone, "test")
+	}
+	for deadline := time.After(10 * time.Second); len(n.conns()) > 0; {
+		select {
+		case <-n.changed:
+		case <-deadline:
+			t.Fatal("connections do not end")
+		}
+	}
+}
+
+func TestResumptionIsVerified(t *testing.T) {
+	a := transporttest.NewAuthority(t)
+	server, client := a.Wallet(orders), a.Wallet(cart)
+	callee := startNode(t, server, Limits{}, echo)
+	caller := startNode(t, client, Limits{}, nil)
+	ctx := testContext(t)
+	for i := range 2 {
+		if err := get(ctx, caller, toOrder, callee.addr); err != nil {
+			t.Fatal(err)
+		}
+		if got := server.Resumptions(); got != i {
+			t.Fatalf("after handshake %d the callee verified %d resumptions", i+1, got)
+		}
+		caller.closeLanes(t)
+	}
+	server.Revoke(cart)
+	if err := get(ctx, caller, toOrder, callee.addr); err == nil {
+		t.Error("a revoked caller was served on resumption")
+	}
+	if server.Resumptions() != 2 {
+		t.Error("the refused handshake was no resumption: the test shows nothing")
+	}
+}
+
+// TestTicketEndsWithTheCertificate: what is resumed counts as shown by the certificate of the first handshake,
+// which would end the connection too early.
+func TestTicketEndsWithTheCertificate(t *testing.T) {
+	a := transporttest.NewAuthority(t)
+	server, client := a.Wallet(orders), a.Wallet(cart)
+	server.Rotate(orders, 30*time.Second)
+	client.Rotate(cart, 2*time.Hour) // outlives both of the callee's: a connection ends with the first of two certificates
+	callee := startNode(t, server, Limits{}, echo)
+	caller := startNode(t, client, Limits{}, nil)
+	ctx := testContext(t)
+	if err := get(ctx, caller, toOrder, callee.addr); err != nil {
+		t.Fatal(err)
+	}
+	caller.closeLanes(t)
+	server.Rotate(orders, time.Hour)
+	if err := get(ctx, caller, toOrder, callee.addr); err != nil {
+		t.Fatal(err)
+	}
+	cert, err := server.Certificate(orders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range caller.conns() {
+		if !c.expires.Equal(cert.Leaf.NotAfter) {
+			t.Errorf("connection ends %s, the certificate of the callee %s", c.expires, cert.Leaf.NotAfter)
+		}
+	}
+	if client.Resumptions() != 0 {
+		t.Error("a ticket of the old certificate was taken")
+	}
+}
+
+func TestCalleeRevokedBeforeResumption(t *testing.T) {
+	a := transporttest.NewAuthority(t)
+	client := a.Wallet(cart)
+	callee := startNode(t, a.Wallet(orders), Limits{}, echo)
+	caller := startNode(t, client, Limits{}, nil)
+	ctx := testContext(t)
+	if err := get(ctx, caller, toOrder, callee.addr); err != nil {
+		t.Fatal(err)
+	}
+	caller.closeLanes(t)
+	client.Revoke(orders)
+	if err := get(ctx, caller, toOrder, callee.addr); !errors.Is(err, ErrIdentity) || !errors.Is(err, transporttest.ErrRevoked) {
+		t.Errorf("exchange with a revoked callee: %v", err)
+	}
+}
+
+// TestServicesOfOneProcess makes lanes of two services of one process one after the other, again and again:
+// the callee must always see the one that called.
+func TestServicesOfOneProcess(t *testing.T) {
+	a := transporttest.NewAuthority(t)
+	var mu sync.Mutex
+	seen := make(map[string]exchange.ServiceName)
+	server := a.Wallet(orders)
+	callee := startNode(t, server, Limits{}, func(_ context.Context, s *Stream) {
+		var req exchange.Request
+		if s.ReadRequest(&req) != nil {
+			return
+		}
+		mu.Lock()
+		seen[strings.Clone(req.Authority)] = s.Peer()
+		mu.Unlock()
+		_ = s.WriteResponse(&exchange.Response{Status: 204})
+		_ = s.End()
+	})
+	caller := startNode(t, a.Wallet(cart, billing), Limits{}, nil)
+	ctx := testContext(t)
+	for range 3 {
+		for _, local := range []exchange.ServiceName{cart, billing} {
+			s, err := caller.Open(ctx, Key{local, "b", orders}, callee.addr, Interactive)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = s.WriteRequest(&exchange.Request{Method: "GET", Authority: local.Name})
+			_ = s.End()
+			var resp exchange.Response
+			if err := s.ReadResponse(&resp); err != nil {
+				t.Fatal(err)
+			}
+			s.Release()
+			mu.Lock()
+			if got := seen[local.Name]; got != local {
+				t.Errorf("%s appeared as %s", local, got)
+			}
+			mu.Unlock()
+		}
+		caller.closeLanes(t)
+	}
+	if server.Resumptions() != 4 {
+		t.Errorf("%d resumptions, want 4: the test shows nothing without them", server.Resumptions())
+	}
+}
+
+func TestRecheckClosesRevoked(t *testing.T) {
+	a := transporttest.NewAuthority(t)
+	server := a.Wallet(orders)
+	callee := startNode(t, server, Limits{}, echo)
+	caller := startNode(t, a.Wallet(cart), Limits{}, nil)
+	ctx := testContext(t)
+	if err := get(ctx, caller, toOrder, callee.addr); err != nil {
+		t.Fatal(err)
+	}
+	callee.Recheck()
+	if states := callee.Connections(); len(states) != 1 || !states[0].Inbound || states[0].Key != (Key{Local: cart, Remote: orders}) {
+		t.Fatalf("connections of a trusted peer: %+v", states)
+	}
+	server.Revoke(cart)
+	callee.Recheck()
+	if err := get(ctx, caller, toOrder, callee.addr); err == nil {
+		t.Error("a revoked caller goes on over its old lane")
+	}
+}

@@ -1,0 +1,53 @@
+package transport
+
+import (
+	"net/netip"
+	"time"
+)
+
+// A ConnectionState is what `sennit status` shows of one connection.
+type ConnectionState struct {
+	Key      Key // of an inbound connection: the caller and the service here; Node is not known and empty
+	Inbound  bool
+	Class    Class // of an outbound connection
+	Addr     netip.AddrPort
+	Running  int  // exchanges
+	Idle     int  // streams that wait for one
+	Draining bool // takes no further exchange
+	Crowded  bool // many of its streams stall
+	RTT      time.Duration
+	Expires  time.Time // when the first of both certificates ends
+}
+
+// Connections returns the state of all connections, in no order.
+func (t *Transport) Connections() []ConnectionState {
+	conns := t.conns()
+	states := make([]ConnectionState, 0, len(conns))
+	for _, c := range conns {
+		state := ConnectionState{Class: c.class, Addr: c.addr, Expires: c.expires, RTT: c.q.ConnectionStats().SmoothedRTT}
+		if c.lane != nil {
+			state.Key = c.lane.key
+		} else {
+			state.Inbound = true
+			state.Key = Key{Local: c.peer, Remote: c.local}
+		}
+		c.mu.Lock()
+		state.Running, state.Idle, state.Draining, state.Crowded = c.running, len(c.idle), c.draining, c.crowded
+		c.mu.Unlock()
+		states = append(states, state)
+	}
+	return states
+}
+
+// Recheck judges the peers of all connections again and closes those that are no longer trusted, with what
+// runs on them. It is called when the roster, and with it what is revoked, has changed.
+func (t *Transport) Recheck() {
+	for _, c := range t.conns() {
+		peer, err := t.credentials.Verify(c.q.ConnectionState().TLS)
+		if err == nil && peer == c.peer {
+			continue
+		}
+		t.log.Warn("peer is no longer trusted: lane closed", "peer", c.peer, "service", c.local, "err", err)
+		c.close(closeRefused, "not trusted")
+	}
+}

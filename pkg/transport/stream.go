@@ -1,0 +1,236 @@
+package transport
+
+import (
+	"context"
+	"io"
+	"sync"
+	"sync/atomic"
+
+	"github.com/quic-go/quic-go"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+)
+
+// A Stream carries one exchange at a time. The end that opened it writes a request and reads a response;
+// the other end, inside Config.Serve, the other way round. One goroutine may read while another writes;
+// Reset may be called from any, at any time until Release (or the return of Serve), after which the Stream
+// belongs to another exchange. Whoever arms a timer that resets makes sure that it cannot fire later.
+//
+// A STREAM IS USED AGAIN ONLY WHERE BOTH DIRECTIONS OF ITS EXCHANGE WERE COMPLETE: the caller has called
+// End and read the response to io.EOF. Anything else resets it.
+type Stream struct {
+	t       *Transport
+	conn    *conn
+	str     atomic.Pointer[quic.Stream] // nil once its buffered bytes were given up (see shed)
+	done    <-chan struct{}
+	caller  bool
+	upgrade bool // the caller asked for one
+
+	in  reader
+	out writer
+
+	waitsMu sync.Mutex
+	waits   io.Closer // see Interrupt
+
+	cause atomic.Pointer[ResetError] // this node's reset; never cleared
+	// What sweep looks at, from another goroutine.
+	unread   atomic.Bool   // an exchange runs and its incoming direction has not ended
+	reading  atomic.Bool   // somebody waits for bytes right now
+	lastRead atomic.Uint32 // Transport.tick when bytes were last taken
+	received atomic.Int64  // bytes taken since the stream exists
+	sending  atomic.Uint32 // 1 + Transport.tick when a write began; 0 while none waits
+}
+
+// inState is where the incoming direction stands.
+type inState uint8
+
+const (
+	inHead  inState = iota // a head is due
+	inBody                 // data, trailers or the end are due
+	inEnded                // the end was read
+	inRaw                  // TCP: bytes until FIN
+)
+
+// outState is where the outgoing direction stands.
+type outState uint8
+
+const (
+	outHead  outState = iota // nothing but informational responses was written
+	outBody                  // head written, end not
+	outEnded                 // end written
+	outRaw                   // TCP
+)
+
+type reader struct {
+	buf      *buffer
+	held     []*buffer // what heads of this exchange still point into
+	hold     int       // buf.b[:hold] belongs to heads that were read
+	r, w     int       // buf.b[r:w] was received and not looked at
+	state    inState
+	left     int   // of the data frame at hand
+	body     int64 // what is left of a stated length; LengthUnknown where none was stated
+	skips    int
+	bodyless bool // no body follows whatever length is stated
+	raw      bool // TCP: the stream is not used again
+	trailers exchange.Fields
+	err      error // sticky
+}
+
+type writer struct {
+	mu     sync.Mutex
+	buf    *buffer
+	n      int // buf.b[:n] is not written yet
+	state  outState
+	sent   bool // bytes of this exchange were given to the lane
+	method string
+	err    error // sticky
+
+	unwanted bool // the peer reads no more: what is written is dropped, and the stream not used again
+}
+
+func newStream(t *Transport, c *conn, str *quic.Stream, caller bool) *Stream {
+	s := &Stream{t: t, conn: c, done: str.Context().Done(), caller: caller}
+	s.str.Store(str)
+	s.in.body = exchange.LengthUnknown
+	if !caller {
+		context.AfterFunc(str.Context(), s.interrupted)
+	}
+	return s
+}
+
+// Peer is the service at the other end, as its certificate says.
+func (s *Stream) Peer() exchange.ServiceName { return s.conn.peer }
+
+// Local is the service that this end speaks as: the caller's own, or at the other end the called one.
+func (s *Stream) Local() exchange.ServiceName { return s.conn.local }
+
+// Done is closed when the peer no longer wants what this end writes, and when the lane is gone: who waits
+// for something else in the middle of an exchange watches it.
+func (s *Stream) Done() <-chan struct{} { return s.done }
+
+// begin makes the stream ready for an exchange.
+func (s *Stream) begin() {
+	s.lastRead.Store(s.t.tick.Load())
+	s.unread.Store(true)
+}
+
+// reusable reports whether both directions are complete, so that nothing of this exchange can still arrive. Behind an
+// upgrade the callee may end the stream when one direction has ended, which the caller learns too late.
+func (s *Stream) reusable() bool {
+	s.out.mu.Lock()
+	defer s.out.mu.Unlock()
+	return !s.in.raw && !s.upgrade && s.in.state == inEnded && s.in.err == nil && s.in.r == s.in.w &&
+		s.out.state == outEnded && s.out.err == nil && !s.out.unwanted && s.cause.Load() == nil
+}
+
+// clear forgets the exchange and gives back all buffers.
+func (s *Stream) clear() {
+	s.unread.Store(false)
+	s.in.buf.giveBack()
+	for i, b := range s.in.held {
+		b.giveBack()
+		s.in.held[i] = nil
+	}
+	s.in = reader{held: s.in.held[:0], trailers: s.in.trailers[:0], err: s.in.err, body: exchange.LengthUnknown}
+	s.out.mu.Lock()
+	s.out.buf.giveBack()
+	s.out.buf, s.out.n, s.out.state, s.out.sent, s.out.method = nil, 0, outHead, false, ""
+	s.out.mu.Unlock()
+}
+
+// Release ends the caller's use of the stream: it goes back to the lane's pool where its exchange is
+// complete, and is reset with CallerGone otherwise. Strings of heads that were read become invalid. Not to
+// be called inside Config.Serve.
+func (s *Stream) Release() {
+	s.conn.lane.release(s)
+}
+
+// Reset gives the exchange up, tells the peer why, and wakes whoever reads or writes. What the callee wrote
+// before is still delivered where the peer reads it; what the caller wrote may be dropped.
+func (s *Stream) Reset(reason exchange.Reason) { s.reset(codeOf(reason), reason) }
+
+func (s *Stream) reset(code quic.StreamErrorCode, reason exchange.Reason) {
+	if !s.cause.CompareAndSwap(nil, &ResetError{Reason: reason, code: code}) {
+		return
+	}
+	str := s.str.Load()
+	if str == nil {
+		return
+	}
+	str.CancelRead(code)
+	if !s.caller && s.writeReset(str, code) {
+		return
+	}
+	str.CancelWrite(code)
+}
+
+// writeReset ends the outgoing direction by a reset frame behind everything written before, and reports
+// false where that would have to wait, or is not possible.
+func (s *Stream) writeReset(str *quic.Stream, code quic.StreamErrorCode) bool {
+	w := &s.out
+	if !w.mu.TryLock() {
+		return false
+	}
+	defer w.mu.Unlock()
+	if w.err != nil || w.state == outEnded || w.state == outRaw {
+		return false
+	}
+	if w.n > 0 && str.TryWriteAll(w.buf.b[:w.n]) != nil {
+		return false
+	}
+	w.n = 0
+	var frame [maxFrameHeader + 8]byte
+	if str.TryWriteAll(appendReset(frame[:0], code)) != nil {
+		return false
+	}
+	w.state = outEnded
+	return str.Close() == nil
+}
+
+// Interrupt has c closed when the peer no longer wants what this end writes, or the lane is gone, so that
+// whoever waits for c in the middle of an exchange wakes. The next call replaces c, nil by nothing. It costs
+// an exchange no goroutine.
+func (s *Stream) Interrupt(c io.Closer) {
+	s.waitsMu.Lock()
+	s.waits = c
+	s.waitsMu.Unlock()
+	if c == nil {
+		return
+	}
+	select {
+	case <-s.done:
+		s.interrupted()
+	default:
+	}
+}
+
+func (s *Stream) interrupted() {
+	s.waitsMu.Lock()
+	defer s.waitsMu.Unlock()
+	if s.waits != nil {
+		_ = s.waits.Close() // whoever reads from it hears of it
+		s.waits = nil
+	}
+}
+
+// StopReading says inside Config.Serve that the rest of the request is not wanted: it wakes whoever reads it
+// and leaves the response as it is. The stream is not used again.
+func (s *Stream) StopReading() {
+	if str := s.str.Load(); str != nil {
+		str.CancelRead(codeUnread)
+	}
+}
+
+// shed resets a stream whose reader stalls and lets go of what the peer had sent.
+func (s *Stream) shed() {
+	s.reset(codeOf(exchange.Overloaded), exchange.Overloaded)
+	s.str.Store(nil)
+}
+
+// fault is the error of whoever finds the stream reset by this node, and nil where it was not.
+func (s *Stream) fault() error {
+	if cause := s.cause.Load(); cause != nil {
+		return cause
+	}
+	return nil
+}
