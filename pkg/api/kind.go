@@ -1,0 +1,153 @@
+package api
+
+import (
+	"fmt"
+	"reflect"
+	"sync"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+)
+
+// A Kind is one kind of document. Kinds are never changed after the program's start.
+type Kind struct {
+	Group, Version, Name string // Name is the kind: "HTTPRoute"
+	Plural, Singular     string // Plural is the resource: "httproutes"
+	Short                []string
+	Namespaced           bool
+	Core                 bool // a built-in of Kubernetes: strategic merge and protobuf are served
+	HasStatus            bool // has a status subresource, which controllers write
+	Derived              bool // shown from other state (registrations, tokens), not stored as a document
+
+	Verbs []string // as discovery lists them
+	model string   // name of its schema in Definitions
+	typ   reflect.Type
+}
+
+var (
+	stored = []string{"create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"}
+	shown  = []string{"get", "list", "watch"}
+)
+
+// The kinds that this version serves.
+var (
+	Namespace = &Kind{
+		Version: "v1", Name: "Namespace", Plural: "namespaces", Singular: "namespace", Short: []string{"ns"},
+		Core: true, Verbs: stored, model: "io.k8s.api.core.v1.Namespace", typ: reflect.TypeFor[corev1.Namespace](),
+	}
+	Service = &Kind{
+		Version: "v1", Name: "Service", Plural: "services", Singular: "service", Short: []string{"svc"},
+		Namespaced: true, Core: true, HasStatus: true, Verbs: stored,
+		model: "io.k8s.api.core.v1.Service", typ: reflect.TypeFor[corev1.Service](),
+	}
+	EndpointSlice = &Kind{
+		Group: "discovery.k8s.io", Version: "v1", Name: "EndpointSlice", Plural: "endpointslices", Singular: "endpointslice",
+		Namespaced: true, Core: true, Derived: true, Verbs: shown,
+		model: "io.k8s.api.discovery.v1.EndpointSlice", typ: reflect.TypeFor[discoveryv1.EndpointSlice](),
+	}
+	HTTPRoute = &Kind{
+		Group: "gateway.networking.k8s.io", Version: "v1", Name: "HTTPRoute", Plural: "httproutes", Singular: "httproute",
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "io.k8s.networking.gateway.v1.HTTPRoute", typ: reflect.TypeFor[gatewayv1.HTTPRoute](),
+	}
+	JoinTokens = &Kind{
+		Group: "sennit.dev", Version: "v1alpha1", Name: "JoinToken", Plural: "jointokens", Singular: "jointoken",
+		Derived: true, Verbs: []string{"create", "delete", "get", "list", "watch"},
+		model: "dev.sennit.v1alpha1.JoinToken", typ: reflect.TypeFor[JoinToken](),
+	}
+	Nodes = &Kind{
+		Group: "sennit.dev", Version: "v1alpha1", Name: "Node", Plural: "nodes", Singular: "node",
+		Derived: true, Verbs: shown,
+		model: "dev.sennit.v1alpha1.Node", typ: reflect.TypeFor[Node](),
+	}
+)
+
+// Kinds lists all kinds, in the order in which they are shown.
+func Kinds() []*Kind {
+	return []*Kind{Namespace, Service, EndpointSlice, HTTPRoute, JoinTokens, Nodes}
+}
+
+// ByResource returns the kind that a URL names, or nil.
+func ByResource(group, version, plural string) *Kind {
+	for _, k := range Kinds() {
+		if k.Group == group && k.Version == version && k.Plural == plural {
+			return k
+		}
+	}
+	return nil
+}
+
+// ByKind returns the kind that a document names by apiVersion and kind, or nil.
+func ByKind(apiVersion, name string) *Kind {
+	for _, k := range Kinds() {
+		if k.APIVersion() == apiVersion && k.Name == name {
+			return k
+		}
+	}
+	return nil
+}
+
+// APIVersion is what documents of the kind have as apiVersion.
+func (k *Kind) APIVersion() string {
+	if k.Group == "" {
+		return k.Version
+	}
+	return k.Group + "/" + k.Version
+}
+
+// GVK is the kind in the words of Kubernetes' libraries.
+func (k *Kind) GVK() schema.GroupVersionKind {
+	return schema.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Name}
+}
+
+// GroupResource is the kind as Status errors name it.
+func (k *Kind) GroupResource() schema.GroupResource {
+	return schema.GroupResource{Group: k.Group, Resource: k.Plural}
+}
+
+// Model is the name of the kind's schema in Definitions.
+func (k *Kind) Model() string { return k.model }
+
+// New returns an empty document of the kind's Go type.
+func (k *Kind) New() runtime.Object {
+	o := reflect.New(k.typ).Interface().(runtime.Object)
+	o.GetObjectKind().SetGroupVersionKind(k.GVK())
+	return o
+}
+
+// Scheme returns the scheme that knows every kind's Go type. It must not be changed.
+var Scheme = sync.OnceValue(func() *runtime.Scheme {
+	s := runtime.NewScheme()
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, gatewayv1.Install} {
+		if err := add(s); err != nil {
+			panic("api: " + err.Error()) // two kinds with one name: a mistake in this file
+		}
+	}
+	gv := schema.GroupVersion{Group: "sennit.dev", Version: "v1alpha1"}
+	s.AddKnownTypes(gv, &JoinToken{}, &JoinTokenList{}, &Node{}, &NodeList{})
+	return s
+})
+
+// As converts a document to the Go type that into points to (*corev1.Service, *gatewayv1.HTTPRoute, …). The
+// result shares nothing with u.
+func As(u *unstructured.Unstructured, into any) error {
+	if err := runtime.DefaultUnstructuredConverter.FromUnstructured(u.Object, into); err != nil {
+		return fmt.Errorf("convert %s %s/%s: %w", u.GetKind(), u.GetNamespace(), u.GetName(), err)
+	}
+	return nil
+}
+
+// From converts an object of a Go type to a document, with apiVersion and kind set.
+func From(k *Kind, o runtime.Object) (*unstructured.Unstructured, error) {
+	m, err := runtime.DefaultUnstructuredConverter.ToUnstructured(o)
+	if err != nil {
+		return nil, fmt.Errorf("convert %s: %w", k.Name, err)
+	}
+	u := &unstructured.Unstructured{Object: m}
+	u.SetGroupVersionKind(k.GVK())
+	return u, nil
+}

@@ -1,0 +1,75 @@
+package report
+
+import "time"
+
+// Paths of the controller's API that are not of Kubernetes' shapes. They are served on its unix socket, and over TLS
+// to operators who show a bearer token; PathKubeconfig on the unix socket only.
+const (
+	// PathWait (GET, ?resourceVersion=N&timeout=30s) answers Progress, a line of JSON each time it changes; the
+	// last line says whether it is done.
+	PathWait = "/sennit/v1/wait"
+	// PathStatus (GET) answers Cluster.
+	PathStatus = "/sennit/v1/status"
+	// PathNodes + name + "/allow" (POST, Allow), "/accept" (POST, Accept) and "/remove" (POST, empty) answer 200
+	// or Failure.
+	PathNodes = "/sennit/v1/nodes/"
+	// PathEdges (GET) answers the live graph of who calls whom: a list of telemetry's GraphEdge.
+	PathEdges = "/sennit/v1/edges"
+	// PathKubeconfig (GET) answers a kubeconfig in YAML. It holds a secret.
+	PathKubeconfig = "/sennit/v1/kubeconfig"
+)
+
+// Progress is how far a change has come. Interested are the nodes that are alive and use something that was
+// compiled from the change.
+type Progress struct {
+	Interested int      `json:"interested"`
+	Applied    int      `json:"applied"`
+	Waiting    []string `json:"waiting,omitempty"` // nodes that have not, sorted
+	Done       bool     `json:"done"`
+}
+
+// Accept is the body of a request that ends a freeze.
+type Accept struct {
+	Key string `json:"key,omitempty"` // fingerprint of the host's key that goes on; empty: the one that the registry has
+}
+
+// Allow is the body of a request that lets a node run one more service.
+type Allow struct {
+	Service string `json:"service"` // "namespace/name"
+}
+
+// Failure is the body of every answer that is not a success. Kubernetes' Status has the same field.
+type Failure struct {
+	Message string `json:"message"` // what was wrong, and what to do
+}
+
+// Liveness of a node, as controllers know it.
+const (
+	Alive   = "alive"
+	Lost    = "lost"
+	Unknown = "unknown" // not heard of since this controller started to lead
+)
+
+// Cluster is what a controller knows of its cluster.
+type Cluster struct {
+	Cluster     string   `json:"cluster"`
+	TrustDomain string   `json:"trustDomain"`
+	Version     string   `json:"version"`    // of the controller's program
+	Controller  string   `json:"controller"` // its name
+	Epoch       uint64   `json:"epoch"`
+	Revision    uint64   `json:"revision"` // of the newest snapshot
+	Nodes       []Member `json:"nodes"`
+	Warnings    []string `json:"warnings"`
+}
+
+// Member is one node of a cluster.
+type Member struct {
+	Name     string    `json:"name"`
+	State    string    `json:"state"`          // Alive, Lost or Unknown
+	Since    time.Time `json:"since,omitzero"` // of State
+	Address  string    `json:"address"`        // that other nodes dial
+	Services []string  `json:"services"`       // that it may run, "namespace/name"
+	Applied  uint64    `json:"applied"`        // newest revision that it reported as applied
+	Behind   int       `json:"behind"`         // snapshots that it uses and has not applied yet
+	Version  string    `json:"version"`        // of its program
+}

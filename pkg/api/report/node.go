@@ -1,0 +1,84 @@
+package report
+
+import "time"
+
+// Paths of a node's API, on its unix socket.
+const (
+	// PathServices: PUT of one document of services.d (YAML) declares it and answers Declared; GET answers a list
+	// of Registered; DELETE of PathServices + "/namespace/name/instance" withdraws what was declared so.
+	PathServices = "/v1/services"
+	// PathNodeStatus (GET) answers Node.
+	PathNodeStatus = "/v1/status"
+)
+
+// Declared names an instance that a node has taken on.
+type Declared struct {
+	Service  string `json:"service"` // "namespace/name"
+	Instance string `json:"instance"`
+}
+
+// Registered is an instance that a node runs.
+type Registered struct {
+	Service  string            `json:"service"` // "namespace/name"
+	Instance string            `json:"instance"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Ports    []Port            `json:"ports,omitempty"`
+	Origin   string            `json:"origin,omitempty"` // "orders.yaml:1", or who declared it at run time
+	Healthy  bool              `json:"healthy"`
+	Detail   string            `json:"detail,omitempty"` // of the health: what the last check said
+}
+
+// Port is one port of an instance.
+type Port struct {
+	Port     uint16 `json:"port"` // that callers name
+	Name     string `json:"name,omitempty"`
+	Protocol string `json:"protocol"`
+	Address  string `json:"address"` // where the process listens
+}
+
+// Node is what a node knows of itself.
+type Node struct {
+	Node         string        `json:"node"`
+	Bus          Bus           `json:"bus"`
+	Services     []Health      `json:"services"`
+	Listeners    []Listener    `json:"listeners"`
+	Lanes        []Lane        `json:"lanes"`
+	Certificates []Certificate `json:"certificates"`
+	Problems     []string      `json:"problems"` // what is wrong, each with what to do
+}
+
+// Bus is a node's connection to the bus.
+type Bus struct {
+	Connected  bool      `json:"connected"`
+	StaleSince time.Time `json:"staleSince,omitzero"` // time of the last beat, where a fresh one is due; else zero
+}
+
+// Health is the health of an instance that the node runs.
+type Health struct {
+	Service  string `json:"service"` // "namespace/name"
+	Instance string `json:"instance"`
+	Healthy  bool   `json:"healthy"`
+	Detail   string `json:"detail,omitempty"`
+}
+
+// Listener is an explicit listener.
+type Listener struct {
+	Address string `json:"address"`
+	As      string `json:"as"`              // the service that its connections speak as
+	To      string `json:"to"`              // the service and port that they reach
+	Error   string `json:"error,omitempty"` // why it does not listen
+}
+
+// Lane is a lane that the node has to another.
+type Lane struct {
+	From  string `json:"from"` // the local service, "namespace/name"
+	To    string `json:"to"`   // the remote one
+	Node  string `json:"node"`
+	State string `json:"state"`
+}
+
+// Certificate is an SVID that the node holds; Service is "" for the node's own.
+type Certificate struct {
+	Service  string    `json:"service"`
+	NotAfter time.Time `json:"notAfter"`
+}

@@ -1,0 +1,125 @@
+package compile
+
+import (
+	"fmt"
+	"slices"
+
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// An attachment is where rules apply: at one port of a service, for the callers of one namespace (a
+// consumer route, in that namespace), or for all others (producer routes, in the service's own; empty).
+type attachment struct {
+	service exchange.ServiceName
+	port    uint32
+	callers string
+}
+
+type attachments map[attachment][]*entry
+
+// attach compiles a route, adds its rules wherever its parents accept it, and returns its status.
+func attach(route *gatewayv1.HTTPRoute, services *catalog, to attachments) gatewayv1.RouteStatus {
+	refusal := unsupported(route)
+	entries, refs := compileRules(route, services)
+	done := make(map[attachment]bool)
+	var status gatewayv1.RouteStatus
+	for i, ref := range route.Spec.ParentRefs {
+		accepted := v1.Condition{Type: string(gatewayv1.RouteConditionAccepted)}
+		name, ports, problem := parentPorts(route, ref, services)
+		switch {
+		case problem != "":
+			accepted.Status, accepted.Reason = v1.ConditionFalse, string(gatewayv1.RouteReasonNoMatchingParent)
+			accepted.Message = fmt.Sprintf("spec.parentRefs[%d]: %s", i, problem)
+		case refusal != "":
+			accepted.Status, accepted.Reason = v1.ConditionFalse, string(gatewayv1.RouteReasonUnsupportedValue)
+			accepted.Message = refusal + "; the route is not in effect"
+		default:
+			accepted.Status, accepted.Reason = v1.ConditionTrue, string(gatewayv1.RouteReasonAccepted)
+			accepted.Message = "the route is in effect"
+			if len(route.Spec.Hostnames) > 0 {
+				accepted.Message += "; spec.hostnames means nothing for a Service and is ignored (match the header Host instead)"
+			}
+			callers := ""
+			if route.Namespace != name.Namespace {
+				callers = route.Namespace
+			}
+			for _, port := range ports {
+				at := attachment{name, port, callers}
+				if !done[at] {
+					done[at] = true
+					to[at] = append(to[at], entries...)
+				}
+			}
+		}
+		status.Parents = append(status.Parents, gatewayv1.RouteParentStatus{
+			ParentRef:      ref,
+			ControllerName: ControllerName,
+			Conditions:     observed(route.Generation, accepted, refs.condition()),
+		})
+	}
+	return status
+}
+
+// parentPorts finds the HTTP ports that a parentRef selects, or says why there are none.
+func parentPorts(route *gatewayv1.HTTPRoute, ref gatewayv1.ParentReference, services *catalog) (exchange.ServiceName, []uint32, string) {
+	group, kind := gatewayv1.GroupName, "Gateway"
+	if ref.Group != nil {
+		group = string(*ref.Group)
+	}
+	if ref.Kind != nil {
+		kind = string(*ref.Kind)
+	}
+	name := exchange.ServiceName{Namespace: route.Namespace, Name: string(ref.Name)}
+	if ref.Namespace != nil && *ref.Namespace != "" {
+		name.Namespace = string(*ref.Namespace)
+	}
+	switch {
+	case kind == "Service" && group == gatewayv1.GroupName:
+		return name, nil, `a Service is of the core group; write group: ""`
+	case kind != "Service" || group != "":
+		return name, nil, fmt.Sprintf(`parents of kind %s in group %q are not supported in this version; write group: "" and kind: Service`, kind, group)
+	}
+	parent := services.byName[name]
+	if parent == nil {
+		if services.external[name] {
+			return name, nil, fmt.Sprintf("Service %s is of type ExternalName, which cannot be a parent", name)
+		}
+		return name, nil, fmt.Sprintf("there is no Service %s", name)
+	}
+	var http, other []uint32
+	for _, p := range parent.ports {
+		if ref.Port != nil && uint32(*ref.Port) != p.number || ref.SectionName != nil && *ref.SectionName != "" && string(*ref.SectionName) != p.name {
+			continue
+		}
+		if p.protocol == snapshot.Protocol_PROTOCOL_HTTP {
+			http = append(http, p.number)
+		} else {
+			other = append(other, p.number)
+		}
+	}
+	switch {
+	case len(http) > 0:
+		return name, http, ""
+	case len(other) > 0:
+		return name, nil, fmt.Sprintf("port %d of Service %s is not known to be HTTP; set appProtocol: http", other[0], name)
+	}
+	return name, nil, fmt.Sprintf("Service %s has no port that sectionName and port select", name)
+}
+
+// consumers lists, for each service, the namespaces whose callers have rules of their own, in order.
+func (a attachments) consumers() map[exchange.ServiceName][]string {
+	found := make(map[exchange.ServiceName][]string)
+	for at := range a {
+		if at.callers != "" && !slices.Contains(found[at.service], at.callers) {
+			found[at.service] = append(found[at.service], at.callers)
+		}
+	}
+	for _, namespaces := range found {
+		slices.Sort(namespaces)
+	}
+	return found
+}

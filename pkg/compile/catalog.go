@@ -1,0 +1,215 @@
+package compile
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+const (
+	// ServiceLabel is the label that every instance has beside its own: the name of its service. A Service
+	// selects with it, and no registration can set it to something else.
+	ServiceLabel = "sennit.dev/service"
+	// BalanceAnnotation on a Service chooses how its instances share its requests.
+	BalanceAnnotation = "sennit.dev/balance"
+)
+
+// A service is one name that can be called: a Service document, or what instances registered without one.
+type service struct {
+	name      exchange.ServiceName
+	document  *corev1.Service // nil: implied by its instances
+	ports     []servicePort   // by number
+	reachable []servicePort   // ports, and what its own instances registered; by number
+	own       []*snapshot.Instance
+	shards    []*snapshot.Endpoints // at least one
+	balance   snapshot.Balance
+}
+
+type servicePort struct {
+	number   uint32
+	name     string
+	target   intstr.IntOrString // zero: the number itself
+	protocol snapshot.Protocol
+	declared bool // the document says the protocol; nobody guessed it
+}
+
+func (s *service) port(number uint32) (servicePort, bool) {
+	for _, p := range s.ports {
+		if p.number == number {
+			return p, true
+		}
+	}
+	return servicePort{}, false
+}
+
+// A catalog holds the services of an input. A Service of type ExternalName is not in it: it names nothing
+// in the mesh (GEP-1294, "Allowed service types").
+type catalog struct {
+	byName   map[exchange.ServiceName]*service
+	external map[exchange.ServiceName]bool
+}
+
+func (c *catalog) sorted() []*service {
+	all := make([]*service, 0, len(c.byName))
+	for _, s := range c.byName {
+		all = append(all, s)
+	}
+	slices.SortFunc(all, func(a, b *service) int { return compareNames(a.name, b.name) })
+	return all
+}
+
+func newCatalog(in Input) *catalog {
+	c := &catalog{
+		byName:   make(map[exchange.ServiceName]*service, len(in.Services)),
+		external: make(map[exchange.ServiceName]bool),
+	}
+	for _, document := range in.Services {
+		name := exchange.ServiceName{Namespace: document.Namespace, Name: document.Name}
+		if document.Spec.Type == corev1.ServiceTypeExternalName {
+			c.external[name] = true
+			continue
+		}
+		s := &service{name: name, document: document}
+		s.balance, _ = ParseBalance(document.Annotations[BalanceAnnotation])
+		c.byName[name] = s
+	}
+	instances := slices.Clone(in.Instances)
+	slices.SortStableFunc(instances, func(a, b *snapshot.Instance) int {
+		return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(a.Instance, b.Instance), strings.Compare(a.Service, b.Service))
+	})
+	labelled := make(labelIndex)
+	for _, instance := range instances {
+		name, err := exchange.ParseServiceName(instance.Service)
+		if err != nil || c.external[name] {
+			continue
+		}
+		if address, err := netip.ParseAddrPort(instance.LaneAddress); err != nil || address.Port() == 0 {
+			continue // its node has not said where it is reached
+		}
+		s := c.byName[name]
+		if s == nil {
+			s = &service{name: name}
+			c.byName[name] = s
+		}
+		s.own = append(s.own, instance)
+		labelled.add(name, instance)
+	}
+	for _, s := range c.byName {
+		registered := registeredPorts(s.own)
+		members := s.own
+		if s.document == nil {
+			s.ports = registered
+		} else {
+			if len(s.document.Spec.Selector) > 0 {
+				members = labelled.matching(s.name.Namespace, s.document.Spec.Selector)
+			}
+			s.ports = declaredPorts(s.document, members)
+		}
+		s.reachable = slices.Clone(s.ports)
+		for _, p := range registered {
+			if _, known := s.port(p.number); !known {
+				s.reachable = append(s.reachable, p)
+			}
+		}
+		slices.SortFunc(s.reachable, byNumber)
+		s.shards = shardEndpoints(members, s.ports, in.Lost)
+	}
+	return c
+}
+
+// registeredPorts are the ports that instances registered. Where they disagree on a protocol it is TCP,
+// which carries everything; the name is the first instance's.
+func registeredPorts(instances []*snapshot.Instance) []servicePort {
+	var ports []servicePort
+	index := make(map[uint32]int)
+	for _, instance := range instances {
+		for _, p := range instance.Ports {
+			i, known := index[p.Number]
+			if !known {
+				index[p.Number] = len(ports)
+				ports = append(ports, servicePort{number: p.Number, name: p.Name, protocol: p.Protocol})
+			} else if ports[i].protocol != p.Protocol {
+				ports[i].protocol = snapshot.Protocol_PROTOCOL_TCP
+			}
+		}
+	}
+	slices.SortFunc(ports, byNumber)
+	return ports
+}
+
+// declaredPorts are the ports of a Service document; those that are not TCP cannot be called and are left
+// out. What a port speaks is said by its appProtocol, else by its name, else by the instances behind it,
+// else it is TCP.
+func declaredPorts(document *corev1.Service, members []*snapshot.Instance) []servicePort {
+	ports := make([]servicePort, 0, len(document.Spec.Ports))
+	for _, p := range document.Spec.Ports {
+		if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP || p.Port < 1 || p.Port > 65535 {
+			continue
+		}
+		port := servicePort{number: uint32(p.Port), name: p.Name, target: p.TargetPort}
+		switch {
+		case p.AppProtocol != nil && *p.AppProtocol != "":
+			port.protocol, port.declared = appProtocol(*p.AppProtocol), true
+		case namesHTTP(p.Name):
+			port.protocol, port.declared = snapshot.Protocol_PROTOCOL_HTTP, true
+		default:
+			port.protocol = memberProtocol(port, members)
+		}
+		ports = append(ports, port)
+	}
+	slices.SortStableFunc(ports, byNumber)
+	return slices.CompactFunc(ports, func(a, b servicePort) bool { return a.number == b.number })
+}
+
+// appProtocol reads KEP-3726's and IANA's names. HTTP/2 is carried as TCP: whole and unread.
+func appProtocol(name string) snapshot.Protocol {
+	switch strings.ToLower(name) {
+	case "http", "kubernetes.io/ws":
+		return snapshot.Protocol_PROTOCOL_HTTP
+	}
+	return snapshot.Protocol_PROTOCOL_TCP
+}
+
+// namesHTTP reports whether a port's name says HTTP/1.1: it starts with "http", and not with "https" or
+// "http2".
+func namesHTTP(name string) bool {
+	return strings.HasPrefix(name, "http") && !strings.HasPrefix(name, "https") && !strings.HasPrefix(name, "http2")
+}
+
+func memberProtocol(port servicePort, members []*snapshot.Instance) snapshot.Protocol {
+	found := false
+	for _, instance := range members {
+		if p := offered(instance, port); p != nil {
+			if p.Protocol != snapshot.Protocol_PROTOCOL_HTTP {
+				return snapshot.Protocol_PROTOCOL_TCP
+			}
+			found = true
+		}
+	}
+	if found {
+		return snapshot.Protocol_PROTOCOL_HTTP
+	}
+	return snapshot.Protocol_PROTOCOL_TCP
+}
+
+// ParseBalance reads a BalanceAnnotation: "least-request", which the empty string means too, or
+// "round-robin".
+func ParseBalance(value string) (snapshot.Balance, error) {
+	switch value {
+	case "", "least-request":
+		return snapshot.Balance_BALANCE_LEAST_REQUEST, nil
+	case "round-robin":
+		return snapshot.Balance_BALANCE_ROUND_ROBIN, nil
+	}
+	return 0, fmt.Errorf("%s: must be least-request or round-robin, is %q", BalanceAnnotation, value)
+}
+
+func byNumber(a, b servicePort) int { return cmp.Compare(a.number, b.number) }

@@ -1,0 +1,131 @@
+// Package compile makes snapshots from what operators wrote and what nodes registered.
+//
+// Services, HTTPRoutes and instances go in; the bodies of the configuration's subjects and the status of
+// every route come out. It is a pure function: the same input, in whatever order, gives the same bytes, so
+// that a body that did not change need not be published again. What it cannot execute it refuses in the
+// route's status, and such a route is not in effect; what a route refers to and is not there becomes a
+// backend that answers 500. It neither numbers nor signs, and it does no I/O.
+//
+// Start reading at Compile; then attach.go (which route applies to whom), rules.go (what a route says) and
+// precedence.go (in which order it is tried).
+package compile
+
+import (
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// Input is one state of the mesh. Compile reads it and keeps parts of it in what it returns.
+type Input struct {
+	Services  []*corev1.Service
+	Routes    []*gatewayv1.HTTPRoute
+	Instances []*snapshot.Instance
+	Lost      map[string]bool // nodes that the leader declared lost, by name
+}
+
+// Output is what nodes and operators are told of an input.
+type Output struct {
+	// Bodies holds an Outbound, Inbound or Endpoints for each subject that exists. What was there for an
+	// earlier input and is not here is gone. Encode them deterministically: they hold maps.
+	Bodies map[string]proto.Message
+	// Statuses holds the status of every route, without the times of transition: MergeStatus adds them.
+	Statuses map[types.NamespacedName]gatewayv1.RouteStatus
+}
+
+// Compile resolves an input. It never fails: what is wrong with a document stands in its status.
+func Compile(in Input) Output {
+	services := newCatalog(in)
+	out := Output{
+		Bodies:   make(map[string]proto.Message, 4*len(services.byName)),
+		Statuses: make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.Routes)),
+	}
+	attached := make(attachments)
+	for _, route := range sortedRoutes(in.Routes) {
+		out.Statuses[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}] = attach(route, services, attached)
+	}
+	consumers := attached.consumers()
+	for _, s := range services.sorted() {
+		for i, shard := range s.shards {
+			out.Bodies[snapshot.EndpointsSubject(s.name.Namespace, s.name.Name, uint32(i))] = shard
+		}
+		if len(s.own) > 0 || s.document == nil || len(s.document.Spec.Selector) == 0 {
+			out.Bodies[snapshot.InSubject(s.name.Namespace, s.name.Name)] = s.inbound()
+		}
+		out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, "")] = s.outbound(attached, "")
+		for _, callers := range consumers[s.name] {
+			out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, callers)] = s.outbound(attached, callers)
+		}
+	}
+	return out
+}
+
+// outbound is what callers need: those of one namespace, or all that have no rules of their own. A port
+// that has consumer routes from the callers' namespace takes those and no others; a port without them
+// takes the producers'; one without any routes to the service itself (GEP-1294, "Multiple routes for a
+// Service").
+func (s *service) outbound(attached attachments, callers string) *snapshot.Outbound {
+	body := &snapshot.Outbound{}
+	for _, p := range s.ports {
+		entries := attached[attachment{s.name, p.number, callers}]
+		if len(entries) == 0 && callers != "" {
+			entries = attached[attachment{s.name, p.number, ""}]
+		}
+		port := &snapshot.OutboundPort{Number: p.number, Name: p.name, Protocol: p.protocol}
+		if len(entries) == 0 {
+			port.Rules = []*snapshot.Rule{{
+				Origin:   "service/" + s.name.String(),
+				Backends: []*snapshot.Backend{s.backend(p.number, 1)},
+			}}
+		} else {
+			port.Rules = inPrecedence(entries)
+		}
+		body.Ports = append(body.Ports, port)
+	}
+	return body
+}
+
+// inbound is what the nodes that run the service need: its own ports, and those that an instance
+// registered and another Service's targetPort may name.
+func (s *service) inbound() *snapshot.Inbound {
+	body := &snapshot.Inbound{}
+	for _, p := range s.reachable {
+		body.Ports = append(body.Ports, &snapshot.InboundPort{Number: p.number, Name: p.name, Protocol: p.protocol})
+	}
+	return body
+}
+
+// backend is the service as the target of a rule.
+func (s *service) backend(port, weight uint32) *snapshot.Backend {
+	return &snapshot.Backend{
+		Namespace: s.name.Namespace,
+		Service:   s.name.Name,
+		Port:      port,
+		Weight:    weight,
+		Shards:    uint32(len(s.shards)),
+		Balance:   s.balance,
+	}
+}
+
+// sortedRoutes puts routes in the alphabetical order of "namespace/name".
+func sortedRoutes(routes []*gatewayv1.HTTPRoute) []*gatewayv1.HTTPRoute {
+	sorted := slices.Clone(routes)
+	slices.SortStableFunc(sorted, func(a, b *gatewayv1.HTTPRoute) int {
+		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
+	})
+	return sorted
+}
+
+func compareNames(a, b exchange.ServiceName) int {
+	if c := strings.Compare(a.Namespace, b.Namespace); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Name, b.Name)
+}

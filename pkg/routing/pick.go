@@ -1,0 +1,164 @@
+package routing
+
+import (
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+)
+
+// maxTries bounds how many instances one exchange can be tried at.
+const maxTries = 4
+
+// A Call says who asks for whom, when, and with what luck.
+type Call struct {
+	Caller, Callee exchange.ServiceName
+	Port           uint16 // of the callee
+	Now            time.Time
+	Random         rand.Source // of one goroutine, or safe for several
+}
+
+// A Decision is where an exchange goes, or what it is answered with. It belongs to one exchange at a time
+// and is used again for the next: Pick overwrites it and keeps its memory. A Decision whose Instance is not
+// nil counts as one exchange in flight there until Done.
+type Decision struct {
+	Status int             // not 0: answer with it, and ask nobody
+	Reason exchange.Reason // why, where Status is not 0
+	Detail string          // the same in words, for the log and the caller; may be empty
+
+	Rule           string // the origin of the rule that matched; empty where none did
+	Service        exchange.ServiceName
+	Port           uint16          // of Service, the backend that the weights gave
+	Instance       *Instance       // nil where Status is not 0
+	Target         exchange.Target // what to ask of the instance's node
+	Timeout        time.Duration   // for the whole exchange; 0: none
+	BackendTimeout time.Duration   // for one attempt; 0: none
+
+	counted *Instance // in whose load the exchange counts
+	backend *backend
+	tries   [maxTries]*load
+	tried   int
+
+	path, reading, value []byte
+}
+
+// Done gives back what Pick counted; a second call does nothing. It is called when the exchange or the
+// attempt has ended, before the Decision is used again.
+func (d *Decision) Done() {
+	if d.counted != nil {
+		d.counted.load.inFlight.Add(-1)
+		d.counted = nil
+	}
+}
+
+func (d *Decision) reset() {
+	d.Done()
+	*d = Decision{path: d.path, reading: d.reading, value: d.value}
+}
+
+func (d *Decision) answer(status int, reason exchange.Reason, detail string) {
+	d.Status, d.Reason, d.Detail = status, reason, detail
+	d.Instance, d.Target = nil, exchange.Target{}
+}
+
+// Pick routes one exchange: of the callee's rules for this caller the first that matches decides; one of
+// its backends is chosen by weight, and one of that backend's instances by its load. req is nil for a
+// connection whose bytes are not looked at. Pick writes only to out; it allocates nothing once out has seen
+// a path as long, and takes no lock.
+func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
+	out.reset()
+	rules := t.rules(call.Caller.Namespace, call.Callee)
+	if rules == nil {
+		out.answer(503, exchange.NoService, "the service is not known on this node")
+		return
+	}
+	p := rules.ports[call.Port]
+	if p == nil {
+		out.answer(503, exchange.NoService, "the service has no such port")
+		return
+	}
+	i, oneWay := p.match(req, out)
+	switch {
+	case !oneWay:
+		out.answer(400, exchange.Malformed, "the path can be read in several ways that different rules match")
+		return
+	case i == none:
+		out.answer(404, exchange.NoRoute, "no rule of the service matches")
+		return
+	}
+	r := &p.rules[i]
+	out.Rule, out.Timeout, out.BackendTimeout = r.origin, r.timeout, r.backendTimeout
+	if r.answer != 0 {
+		out.answer(r.answer, exchange.NoBackend, r.detail)
+		return
+	}
+	b := r.choose(call.Random.Uint64())
+	out.Service, out.Port, out.backend = b.service, b.port, b
+	if b.answer != 0 {
+		out.answer(b.answer, exchange.NoBackend, b.detail)
+		return
+	}
+	out.take(call)
+}
+
+// PickAgain gives the exchange to another instance of the same backend, after an attempt at the one in out
+// failed and before anything of its answer was passed on. It reports false, and answers 503, where every
+// instance was tried, or maxTries of them were. The instance that failed counts no more.
+func (t *Table) PickAgain(call *Call, out *Decision) bool {
+	out.Done()
+	if out.backend == nil || out.Instance == nil {
+		return false
+	}
+	out.tries[out.tried] = out.Instance.load
+	out.tried++
+	if out.tried == maxTries {
+		out.answer(503, exchange.NoInstance, "too many instances were tried")
+		return false
+	}
+	out.take(call)
+	return out.Instance != nil
+}
+
+// take chooses an instance of the decision's backend and counts the exchange there.
+func (d *Decision) take(call *Call) {
+	g := d.backend.pool.set.Load().group(d.backend.port)
+	m, ok := selectMember(g, d.backend.balance, d.backend, d.tries[:d.tried], call.Now.UnixNano(), call.Random)
+	if !ok {
+		d.answer(503, exchange.NoInstance, "no instance of the backend is left to ask")
+		return
+	}
+	m.instance.load.inFlight.Add(1)
+	d.counted, d.Instance = m.instance, m.instance
+	d.Target = exchange.Target{Port: m.target, Instance: m.instance.ID}
+	if m.target == 0 {
+		d.Target.Port = d.Port
+	}
+}
+
+// match finds the first rule that matches. It reports false where the path has readings that different
+// rules match.
+func (p *port) match(req *exchange.Request, d *Decision) (int, bool) {
+	if req == nil {
+		return p.index.first(p.rules, "", nil, d), true
+	}
+	path, _, _ := strings.Cut(req.Path, "?")
+	if p.index.anyPath() || plain(path) {
+		return p.index.first(p.rules, path, req, d), true
+	}
+	d.path = appendNormal(d.path[:0], path)
+	normal := text(d.path)
+	if !ambiguous(normal) {
+		return p.index.first(p.rules, normal, req, d), true
+	}
+	found := none
+	for way := range readings {
+		d.reading = appendReading(d.reading[:0], normal, way)
+		i := p.index.first(p.rules, text(d.reading), req, d)
+		if way > 0 && i != found {
+			return none, false
+		}
+		found = i
+	}
+	return found, true
+}

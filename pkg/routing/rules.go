@@ -1,0 +1,137 @@
+package routing
+
+import (
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// rules are one Outbound, made ready for reading. They never change but for the counters of round robin.
+type rules struct {
+	ports  map[uint16]*port
+	refers map[*pool]uint32 // and how many shards the rules were compiled for
+}
+
+type port struct {
+	protocol snapshot.Protocol
+	rules    []rule
+	index    index
+}
+
+type rule struct {
+	origin         string
+	match          match
+	backends       []*backend
+	total          uint64 // of all weights
+	timeout        time.Duration
+	backendTimeout time.Duration
+	answer         int // not 0: the status to answer with
+	detail         string
+}
+
+type backend struct {
+	service exchange.ServiceName
+	port    uint16
+	upTo    uint64 // its weight and those before it
+	answer  int
+	detail  string
+	balance snapshot.Balance
+	pool    *pool
+	next    atomic.Uint32 // of round robin
+}
+
+// held reports whether every shard that the rules refer to is held. Absent rules refer to nothing.
+func (r *rules) held() bool {
+	if r == nil {
+		return true
+	}
+	for p, shards := range r.refers {
+		if !p.holds(shards) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *rules) refersTo(p *pool) bool {
+	if r == nil {
+		return false
+	}
+	_, ok := r.refers[p]
+	return ok
+}
+
+func (t *Table) compile(body *snapshot.Outbound) (*rules, error) {
+	r := &rules{ports: make(map[uint16]*port, len(body.Ports)), refers: make(map[*pool]uint32)}
+	for _, source := range body.Ports {
+		p := &port{protocol: source.Protocol, rules: make([]rule, len(source.Rules))}
+		for i, s := range source.Rules {
+			compiled, err := t.compileRule(s, r.refers)
+			if err != nil {
+				return nil, fmt.Errorf("rule %s: %w", s.Origin, err)
+			}
+			p.rules[i] = compiled
+		}
+		p.index = newIndex(p.rules)
+		r.ports[uint16(source.Number)] = p
+	}
+	return r, nil
+}
+
+func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, error) {
+	m, err := compileMatch(s.Match)
+	if err != nil {
+		return rule{}, err
+	}
+	r := rule{
+		origin:         s.Origin,
+		match:          m,
+		timeout:        time.Duration(s.TimeoutMs) * time.Millisecond,
+		backendTimeout: time.Duration(s.BackendTimeoutMs) * time.Millisecond,
+		answer:         int(s.Answer),
+		detail:         s.AnswerReason,
+	}
+	for _, b := range s.Backends {
+		if b.Weight == 0 {
+			continue
+		}
+		r.total += uint64(b.Weight)
+		compiled := &backend{
+			service: exchange.ServiceName{Namespace: b.Namespace, Name: b.Service},
+			port:    uint16(b.Port),
+			upTo:    r.total,
+			answer:  int(b.Answer),
+			detail:  b.AnswerReason,
+			balance: b.Balance,
+		}
+		if b.Shards > maxShards {
+			return rule{}, fmt.Errorf("backend %s has %d shards; at most %d are possible", compiled.service, b.Shards, maxShards)
+		}
+		if compiled.answer == 0 {
+			compiled.pool = t.pool(compiled.service)
+			refers[compiled.pool] = max(refers[compiled.pool], b.Shards)
+		}
+		r.backends = append(r.backends, compiled)
+	}
+	if r.total == 0 && r.answer == 0 {
+		r.answer, r.detail = 500, "no backend of the rule has a weight"
+	}
+	return r, nil
+}
+
+// choose gives a request to one backend by weight; r.total is not 0.
+func (r *rule) choose(random uint64) *backend {
+	if len(r.backends) == 1 {
+		return r.backends[0]
+	}
+	at := below(random, r.total)
+	for _, b := range r.backends {
+		if at < b.upTo {
+			return b
+		}
+	}
+	return r.backends[len(r.backends)-1]
+}
