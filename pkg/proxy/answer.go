@@ -1,0 +1,81 @@
+package proxy
+
+import (
+	"errors"
+	"net/http"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/transport"
+)
+
+// statusOf is the status with which the proxy answers for a reason of its own.
+func statusOf(reason exchange.Reason) int {
+	switch reason {
+	case exchange.NoRoute:
+		return http.StatusNotFound
+	case exchange.NoBackend:
+		return http.StatusInternalServerError
+	case exchange.PeerLost, exchange.ServiceBroke:
+		return http.StatusBadGateway
+	case exchange.Timeout:
+		return http.StatusGatewayTimeout
+	case exchange.Malformed:
+		return http.StatusBadRequest
+	case exchange.TooLarge:
+		return http.StatusRequestHeaderFieldsTooLarge
+	default:
+		return http.StatusServiceUnavailable
+	}
+}
+
+// A failure is why an attempt brought no response.
+type failure struct {
+	err    error
+	reason exchange.Reason
+	unsent bool // the service certainly did not process the request
+}
+
+// errLocal wraps what went wrong at the local end of an exchange, the application's or the process's.
+var errLocal = errors.New("local connection")
+
+// elsewhere reports whether another instance may do better.
+func (f failure) elsewhere() bool {
+	switch f.reason {
+	case exchange.Timeout, exchange.CallerGone, exchange.Malformed, exchange.TooLarge:
+		return false
+	}
+	return true
+}
+
+// failed tells what an error of the lane means for the request.
+func failed(err error) failure {
+	if errors.Is(err, errLocal) {
+		return failure{err: err, reason: exchange.CallerGone}
+	}
+	f := failure{err: err, reason: exchange.PeerLost, unsent: errors.Is(err, transport.ErrNotSent)}
+	if f.unsent {
+		f.reason = exchange.ConnectFailed
+	}
+	if errors.Is(err, transport.ErrTooLarge) {
+		f.reason = exchange.TooLarge
+	}
+	var reset *transport.ResetError
+	if errors.As(err, &reset) && reset.Reason != exchange.Completed {
+		f.reason = reset.Reason
+		switch reset.Reason {
+		case exchange.ServiceRefused, exchange.InstanceNotServed, exchange.ShuttingDown:
+			// The peer resets with these before it has given anything to the process.
+			f.unsent = f.unsent || reset.Remote
+		}
+	}
+	return f
+}
+
+// unreachable reports whether the failure says something about the instance, and not about this request.
+func (f failure) unreachable() bool {
+	switch f.reason {
+	case exchange.ConnectFailed, exchange.PeerLost, exchange.ServiceRefused, exchange.InstanceNotServed, exchange.ShuttingDown:
+		return true
+	}
+	return false
+}

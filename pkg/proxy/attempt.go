@@ -1,0 +1,217 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/transport"
+)
+
+// exchange carries one request. keep says that the connection can go on, whole that the application has got
+// an answer to its end.
+func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
+	c.begin()
+	defer c.end()
+	if c.request.BodyLength != 0 {
+		c.request.Upgrade = "" // a server may ignore it (RFC 9110 §7.8), and nobody upgrades behind a body
+	}
+	request := bodyOf(&c.request)
+	defer request.release()
+	if err := request.hold(c.http.Body(), request.length == 0); err != nil {
+		status := c.http.ErrorStatus(err)
+		if status == 0 {
+			return c.left(err)
+		}
+		return c.fail(status, exchange.Malformed, err)
+	}
+	c.call.Now = c.seen.Start
+	c.Table.Pick(&c.call, &c.request, &c.decision)
+	for {
+		if c.decision.Status != 0 {
+			return c.fail(c.decision.Status, c.decision.Reason, nil)
+		}
+		c.seen.Attempts++
+		f, answered := c.attempt(ctx, &request)
+		if answered {
+			return f.err == nil, f.err == nil || errors.Is(f.err, errEarly) || errors.Is(f.err, errSwitched)
+		}
+		if f.reason == exchange.CallerGone {
+			return c.left(f.err)
+		}
+		instance := c.decision.Instance
+		if f.unreachable() {
+			c.Table.MarkUnreachable(instance, time.Now())
+		}
+		again := f.elsewhere() && request.repeatable() && (f.unsent || c.request.Idempotent())
+		c.call.Now = time.Now()
+		if !again || !c.Table.PickAgain(&c.call, &c.decision) {
+			return c.fail(statusOf(f.reason), f.reason, f.err)
+		}
+		c.Log.Debug("sent again to another instance", "service", c.call.Callee.String(), "peer", instance.Node, "err", f.err)
+	}
+}
+
+// attempt sends the request to the instance that was picked and passes its response on. answered says that
+// a response was begun: nothing can be sent again then, and an error means that the caller saw it break off.
+func (c *caller) attempt(ctx context.Context, request *body) (f failure, answered bool) {
+	d := &c.decision
+	key := transport.Key{Local: c.call.Caller, Node: d.Instance.Node, Remote: d.Instance.Identity}
+	began, limit := time.Now(), c.limit()
+	if limit < 0 {
+		return failure{err: context.DeadlineExceeded, reason: exchange.Timeout}, false
+	}
+	if limit > 0 { // the dial, where there is one, is part of it
+		c.term = term{Context: ctx, until: began.Add(limit)}
+		defer c.term.end()
+		ctx = &c.term
+	}
+	stream, err := c.Lanes.Open(ctx, key, d.Instance.Address, classOf(request))
+	if err != nil {
+		if limit > 0 && errors.Is(err, context.DeadlineExceeded) {
+			return failure{err: err, reason: exchange.Timeout}, false
+		}
+		return failed(err), false
+	}
+	defer stream.Release()
+	if limit > 0 {
+		limit = max(limit-time.Since(began), 1)
+	}
+	c.guard.begin(stream, limit)
+	defer c.guard.end()
+	c.request.Target = d.Target
+	if err := stream.WriteRequest(&c.request); err != nil {
+		f := failed(err)
+		if errors.Is(err, transport.ErrMalformed) {
+			f.reason = exchange.Malformed // the request is, and says nothing about the instance
+		}
+		return f, false
+	}
+	if err := request.send(stream, c.http); err != nil {
+		return failed(err), false
+	}
+	f, answered = c.passOn(stream, request)
+	if !request.settle(func() { c.conn.SetReadDeadline(time.Unix(1, 0)) }) && f.err == nil && answered {
+		// The service answered before it had the whole request: what is left cannot be told from the next one.
+		f = failure{err: errEarly}
+	}
+	return f, answered
+}
+
+var errEarly = errors.New("response was complete before the request")
+
+// limit returns how long the attempt may take, 0 where nothing limits it, and less where no time is left.
+func (c *caller) limit() time.Duration {
+	limit := c.decision.BackendTimeout
+	if total := c.decision.Timeout; total > 0 {
+		left := total - time.Since(c.seen.Start)
+		if left <= 0 {
+			return -1
+		}
+		if limit == 0 || left < limit {
+			limit = left
+		}
+	}
+	return limit
+}
+
+// passOn reads the response from the stream and writes it to the application.
+func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, answered bool) {
+	for {
+		if err := stream.ReadResponse(&c.response); err != nil {
+			return c.broke(err, request), false
+		}
+		if !c.response.Informational() {
+			break
+		}
+		if err := c.http.WriteInformational(&c.response); err != nil {
+			return c.unwritten(stream, err)
+		}
+	}
+	c.Table.MarkReachable(c.decision.Instance)
+	if c.closing.Load() {
+		c.http.Last()
+	}
+	if err := c.http.WriteResponse(&c.response); err != nil {
+		return c.unwritten(stream, err)
+	}
+	c.seen.Outcome.Status = c.response.Status
+	if c.response.Status == 101 {
+		return c.switchProtocols(stream), true
+	}
+	if request.open {
+		if err := stream.End(); err != nil {
+			return c.gone(stream, err), true
+		}
+	}
+	received, err := copyBody(c.http, stream, func(readErr error) error { return c.broke(readErr, request).err })
+	c.seen.Received += received
+	if err != nil {
+		return c.gone(stream, err), true
+	}
+	return failure{}, true
+}
+
+// unwritten tells what it means that a head could not be written: the service sent what HTTP/1.1 cannot carry,
+// of which the application has seen nothing, or the application has gone.
+func (c *caller) unwritten(stream *transport.Stream, err error) (f failure, answered bool) {
+	if errors.Is(err, http1.ErrMalformed) || errors.Is(err, http1.ErrSequence) {
+		stream.Reset(exchange.ServiceBroke)
+		return failure{err: err, reason: exchange.ServiceBroke}, false
+	}
+	return c.gone(stream, err), true
+}
+
+// broke tells why the lane brought no (whole) response: its own error, or that of the request's body.
+func (c *caller) broke(err error, request *body) failure {
+	f := failed(err)
+	if cause := request.failure(); cause != nil {
+		f = failure{err: cause, reason: exchange.CallerGone}
+		if errors.Is(cause, http1.ErrMalformed) {
+			f.reason = exchange.Malformed
+		}
+	}
+	c.seen.Err = f.err
+	if c.seen.Outcome.Status != 0 {
+		c.seen.Outcome.Reason = f.reason
+	}
+	return f
+}
+
+// gone ends an exchange whose caller can be told nothing more.
+func (c *caller) gone(stream *transport.Stream, err error) failure {
+	if c.seen.Outcome.Reason == exchange.Completed {
+		c.seen.Outcome.Reason = exchange.CallerGone
+		c.seen.Err = err
+	}
+	stream.Reset(exchange.CallerGone)
+	return failure{err: err, reason: c.seen.Outcome.Reason}
+}
+
+// switchProtocols passes bytes both ways after a 101.
+func (c *caller) switchProtocols(stream *transport.Stream) failure {
+	c.guard.end() // no timeout counts any more, and an end of one direction is no end of the other
+	if err := c.http.Flush(); err != nil {
+		return c.gone(stream, err)
+	}
+	conn, early := c.http.Hijack()
+	sent, received, err := tunnel(conn, stream, early)
+	c.seen.Sent, c.seen.Received = sent, received
+	if err != nil {
+		c.seen.Err, c.seen.Outcome.Reason = err, failed(err).reason
+		return failure{err: err, reason: c.seen.Outcome.Reason}
+	}
+	return failure{err: errSwitched} // the connection is no HTTP any more
+}
+
+var errSwitched = errors.New("connection was switched to another protocol")
+
+// classOf keeps what is large, endless, or cannot be sent again away from the others.
+func classOf(request *body) transport.Class {
+	if request.open || !request.whole {
+		return transport.Bulk
+	}
+	return transport.Interactive
+}

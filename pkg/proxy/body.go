@@ -1,0 +1,194 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/transport"
+)
+
+// A body is the body of one request on its way to a stream. A small one is held, so that it can be sent
+// again and costs no goroutine; any other is pumped by a goroutine of its own, beside the one that waits
+// for the response. It is owned by the exchange's goroutine.
+type body struct {
+	length int64
+	held   *[copyBuffer]byte
+	waits  bool // the application holds it back until a 100
+	whole  bool // all there was is held: the request can be sent any number of times
+	open   bool // the caller asks for an upgrade: what follows the head is not a body, and its end is not known
+	pump   *pump
+}
+
+type pump struct {
+	done chan struct{}
+	err  atomic.Pointer[error] // why the application's side ended early
+}
+
+// bodyOf begins the body of a request.
+func bodyOf(r *exchange.Request) body {
+	return body{length: r.BodyLength, open: r.Upgrade != "" && r.BodyLength == 0, waits: r.ExpectContinue}
+}
+
+// hold reads the body if it is small and certain to come. ended says that from has nothing to read.
+func (b *body) hold(from exchange.Body, ended bool) error {
+	if b.open || ended {
+		b.whole = true
+		return nil
+	}
+	if b.waits || b.length < 0 || b.length > copyBuffer {
+		return nil
+	}
+	b.held = takeBuffer()
+	if _, err := io.ReadFull(from, b.held[:b.length]); err != nil {
+		return err
+	}
+	// Reading on to the end completes the body: on a connection the next request begins there.
+	rest := takeBuffer()
+	defer giveBack(rest)
+	if _, err := from.Read(rest[:1]); !errors.Is(err, io.EOF) {
+		return errors.Join(err, io.ErrUnexpectedEOF)
+	}
+	b.whole = true
+	return nil
+}
+
+// repeatable reports whether the request can be sent again.
+func (b *body) repeatable() bool { return b.whole || b.pump == nil }
+
+// send writes the held body and ends the request, or starts to pump.
+func (b *body) send(stream *transport.Stream, from interface{ Body() exchange.Body }) error {
+	if !b.whole {
+		if err := stream.Flush(); err != nil {
+			return err
+		}
+		b.pump = &pump{done: make(chan struct{})}
+		go b.pump.run(stream, from.Body())
+		return nil
+	}
+	if b.length > 0 {
+		if _, err := stream.Write(b.held[:b.length]); err != nil {
+			return err
+		}
+	}
+	if b.open {
+		return stream.Flush()
+	}
+	return stream.End()
+}
+
+// run passes the body on as it arrives.
+func (p *pump) run(stream *transport.Stream, from exchange.Body) {
+	defer close(p.done)
+	buffer := takeBuffer()
+	defer giveBack(buffer)
+	for {
+		n, err := from.Read(buffer[:])
+		if n > 0 {
+			if _, werr := stream.Write(buffer[:n]); werr != nil {
+				return // whoever reads the response hears of it too
+			}
+			if werr := stream.Flush(); werr != nil {
+				return
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			if trailers := from.Trailers(); len(trailers) > 0 && stream.WriteTrailers(trailers) != nil {
+				return
+			}
+			_ = stream.End() // as above
+			return
+		}
+		if err != nil {
+			p.err.Store(&err)
+			stream.Reset(exchange.CallerGone)
+			return
+		}
+	}
+}
+
+// failure returns why the application's body ended early, or nil.
+func (b *body) failure() error {
+	if b.pump == nil {
+		return nil
+	}
+	if err := b.pump.err.Load(); err != nil {
+		return *err
+	}
+	return nil
+}
+
+// settle waits for the pump and reports whether the whole body was passed on. One that still waits for the
+// other side when the response has ended is woken, and what it reads from is of no further use.
+func (b *body) settle(wake func()) bool {
+	if b.pump == nil {
+		return true
+	}
+	timer := time.NewTimer(lateEnd)
+	defer timer.Stop()
+	select {
+	case <-b.pump.done:
+		return b.failure() == nil
+	case <-timer.C:
+	}
+	wake()
+	<-b.pump.done
+	return false
+}
+
+// lateEnd is how long the end of a request may come after its response. Where both ends are whole they come
+// at almost the same time, and waiting keeps their connections; the response has been passed on already.
+const lateEnd = 20 * time.Millisecond
+
+func (b *body) release() {
+	giveBack(b.held)
+	b.held = nil
+}
+
+// A bodyWriter is the writing side of a codec behind a head.
+type bodyWriter interface {
+	io.Writer
+	WriteTrailers(exchange.Fields) error
+	Finish() error
+	Flush() error
+}
+
+// copyBody passes the response's body on and ends it. What was read is flushed whenever more is not known to
+// be there, so that a stream of events is not held back. An error of the stream goes through onRead.
+func copyBody(to bodyWriter, stream *transport.Stream, onRead func(error) error) (int64, error) {
+	if stream.Ended() {
+		return 0, finishBody(to, stream.Trailers())
+	}
+	buffer := takeBuffer()
+	defer giveBack(buffer)
+	var total int64
+	for {
+		n, err := stream.Read(buffer[:])
+		if n > 0 {
+			total += int64(n)
+			if _, werr := to.Write(buffer[:n]); werr != nil {
+				return total, werr
+			}
+			if !stream.Ended() {
+				if werr := to.Flush(); werr != nil {
+					return total, werr
+				}
+			}
+		}
+		if errors.Is(err, io.EOF) || err == nil && stream.Ended() {
+			return total, finishBody(to, stream.Trailers())
+		}
+		if err != nil {
+			return total, onRead(err)
+		}
+	}
+}
+
+func finishBody(to bodyWriter, trailers exchange.Fields) error {
+	if len(trailers) > 0 {
+		return to.WriteTrailers(trailers)
+	}
+	return to.Finish()
+}

@@ -1,0 +1,156 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/routing"
+)
+
+// A caller is one HTTP/1.1 connection of a local application. One goroutine owns it.
+type caller struct {
+	*Outbound
+	conn     *net.TCPConn
+	http     *http1.ServerConn
+	guard    guard
+	call     routing.Call
+	observer Observer
+	idle     time.Duration
+
+	mu      sync.Mutex  // over read deadlines and what follows
+	waits   bool        // for the next request
+	closing atomic.Bool // no request is waited for any more
+
+	term     term
+	request  exchange.Request
+	response exchange.Response
+	decision routing.Decision
+	seen     Observation
+}
+
+// drain lets no further exchange begin; one that has is finished.
+func (c *caller) drain() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closing.Store(true)
+	if c.waits {
+		c.conn.SetReadDeadline(time.Unix(1, 0)) // wakes it
+	}
+}
+
+// await returns true when the first byte of a request is there.
+func (c *caller) await() bool {
+	c.mu.Lock()
+	if c.closing.Load() {
+		c.mu.Unlock()
+		return false
+	}
+	c.waits = true
+	c.conn.SetReadDeadline(time.Now().Add(c.idle))
+	c.mu.Unlock()
+	err := c.http.Await()
+	c.mu.Lock()
+	c.waits = false
+	c.conn.SetReadDeadline(time.Time{})
+	c.mu.Unlock()
+	return err == nil
+}
+
+func (c *caller) serve(ctx context.Context) {
+	for c.await() {
+		if err := c.http.ReadRequest(&c.request); err != nil {
+			if c.refuse(err) {
+				c.linger()
+			}
+			return
+		}
+		keep, whole := c.exchange(ctx)
+		c.decision.Done()
+		if !whole {
+			_ = c.conn.SetLinger(0) // a clean end would say that this was all there is
+			return
+		}
+		if !keep || !c.http.KeepAlive() {
+			c.linger()
+			return
+		}
+	}
+}
+
+// linger ends a connection on which bytes may still arrive that nobody wants.
+func (c *caller) linger() {
+	if c.conn.CloseWrite() != nil {
+		return
+	}
+	c.conn.SetReadDeadline(time.Now().Add(lingerTime))
+	rest := takeBuffer()
+	defer giveBack(rest)
+	for left := lingerBody; left > 0; {
+		n, err := c.conn.Read(rest[:])
+		if err != nil {
+			return
+		}
+		left -= n
+	}
+}
+
+// refuse answers what is not a request; false where nobody reads an answer.
+func (c *caller) refuse(err error) (answered bool) {
+	status := c.http.ErrorStatus(err)
+	if status == 0 {
+		return false
+	}
+	reason := exchange.Malformed
+	if errors.Is(err, http1.ErrTooLarge) {
+		reason = exchange.TooLarge
+	}
+	c.begin()
+	c.fail(status, reason, err)
+	c.end()
+	return true
+}
+
+// left ends an exchange whose application did not wait for the answer.
+func (c *caller) left(err error) (keep, whole bool) {
+	c.seen.Outcome = exchange.Outcome{Reason: exchange.CallerGone}
+	c.seen.Err = err
+	return false, false
+}
+
+// fail answers by the proxy itself.
+func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whole bool) {
+	c.seen.Outcome = exchange.Outcome{Status: status, Reason: reason}
+	c.seen.Err = err
+	if c.closing.Load() {
+		c.http.Last()
+	}
+	// Else the rest of the body would stand before the next request. One that does not come must not keep the
+	// answer back.
+	c.conn.SetReadDeadline(time.Now().Add(drainTime))
+	drainErr := c.http.Drain(drainBody)
+	werr := c.http.WriteError(status, reason)
+	return drainErr == nil && werr == nil, werr == nil
+}
+
+// begin and end frame what is observed of one exchange.
+func (c *caller) begin() {
+	c.seen = Observation{Kind: exchange.HTTP, Caller: c.call.Caller, Callee: c.call.Callee, Start: time.Now()}
+}
+
+func (c *caller) end() {
+	d := &c.decision
+	c.seen.Method, c.seen.Path, c.seen.Host = c.request.Method, c.request.Path, c.request.Authority
+	c.seen.Rule, c.seen.Backend = d.Rule, d.Service
+	if i := d.Instance; i != nil {
+		c.seen.Node, c.seen.Instance, c.seen.Version = i.Node, i.ID, i.Version
+	}
+	c.seen.Sent = max(c.seen.Sent, c.request.BodyLength)
+	c.seen.Duration = time.Since(c.seen.Start)
+	c.observer.Ended(&c.seen)
+}

@@ -1,0 +1,144 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/transport"
+)
+
+// Processes knows where the instances of this host listen.
+type Processes interface {
+	// Address returns where the instance's process listens for a port of its service; false where this node
+	// does not run it. An empty instance means any of the service's.
+	Address(service exchange.ServiceName, target exchange.Target) (netip.AddrPort, bool)
+}
+
+// An Inbound carries what peers' nodes send to the processes of this host. It is safe for concurrent use.
+type Inbound struct {
+	processes Processes
+	upstreams upstreams
+	log       *slog.Logger
+}
+
+// NewInbound makes an Inbound. Run must run for its idle connections to be closed in time.
+func NewInbound(processes Processes, limits http1.Limits, log *slog.Logger) *Inbound {
+	return &Inbound{processes: processes, upstreams: upstreams{limits: limits}, log: log}
+}
+
+// Run closes connections to processes that nobody used for a while, and all of them when ctx ends.
+func (in *Inbound) Run(ctx context.Context) error {
+	tick := time.NewTicker(idleUpstream / 3)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			in.upstreams.sweep(time.Time{})
+			return nil
+		case now := <-tick.C:
+			in.upstreams.sweep(now)
+		}
+	}
+}
+
+// Serve drives one exchange of a stream; it is a transport.Config's Serve. What goes wrong before the
+// process has seen anything resets the stream with a reason that lets the caller's node go elsewhere.
+func (in *Inbound) Serve(ctx context.Context, stream *transport.Stream) {
+	e := servings.Get().(*serving)
+	defer servings.Put(e)
+	if err := stream.ReadRequest(&e.request); err != nil {
+		return // the stream has said so itself
+	}
+	address, ok := in.processes.Address(stream.Local(), e.request.Target)
+	if !ok {
+		stream.Reset(exchange.InstanceNotServed)
+		return
+	}
+	if e.request.Kind == exchange.TCP {
+		in.serveTCP(ctx, stream, address)
+		return
+	}
+	if reason, err := in.serveHTTP(ctx, e, stream, address); err != nil {
+		in.log.Debug("exchange with a process failed", "service", stream.Local().String(), "peer", stream.Peer().String(),
+			"address", address.String(), "reason", string(reason), "err", err)
+		stream.Reset(reason)
+	}
+}
+
+// closedBefore reports whether an error is what a process leaves that closed an idle connection.
+func closedBefore(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// serveTCP passes a connection on.
+func (in *Inbound) serveTCP(ctx context.Context, stream *transport.Stream, address netip.AddrPort) {
+	conn, err := dialProcess(ctx, address)
+	if err != nil {
+		stream.Reset(exchange.ServiceRefused)
+		return
+	}
+	defer conn.Close()
+	if _, _, err := tunnel(conn, stream, nil); err != nil {
+		in.log.Debug("connection to a process broke off", "service", stream.Local().String(), "peer", stream.Peer().String(), "err", err)
+	}
+}
+
+func (in *Inbound) serveHTTP(ctx context.Context, e *serving, stream *transport.Stream, address netip.AddrPort) (exchange.Reason, error) {
+	if e.request.BodyLength != 0 {
+		e.request.Upgrade = "" // as the caller's node should have done: nobody upgrades behind a body
+	}
+	request := bodyOf(&e.request)
+	defer request.release()
+	if err := request.hold(stream, stream.Ended()); err != nil {
+		return exchange.CallerGone, err
+	}
+	c := in.upstreams.take(address)
+	kept := c != nil
+	for {
+		if c == nil {
+			var err error
+			if c, err = in.upstreams.dial(ctx, address); err != nil {
+				return exchange.ServiceRefused, err
+			}
+		}
+		stream.Interrupt(c.net) // a caller that gives up must not leave a process working for nobody
+		err := e.send(c, &request, stream)
+		if err == nil {
+			err = e.readHead(c, stream)
+		}
+		if err == nil {
+			break
+		}
+		c.net.Close()
+		request.settle(stream.StopReading)
+		// A process closes idle connections when it likes: what was lost to that was never looked at, but only
+		// for an idempotent request is that a promise that nobody needs to keep.
+		if !kept || !closedBefore(err) || !request.repeatable() || !e.request.Idempotent() {
+			return exchange.ServiceBroke, err
+		}
+		c, kept = nil, false
+	}
+	if e.response.Status == 101 {
+		return exchange.ServiceBroke, e.switchProtocols(c, stream)
+	}
+	if err := e.passOn(c, stream); err != nil {
+		c.net.Close()
+		request.settle(stream.StopReading)
+		return exchange.ServiceBroke, err
+	}
+	whole := request.settle(stream.StopReading) && (request.pump == nil || stream.Ended())
+	stream.Interrupt(nil)
+	if !whole {
+		c.net.Close()
+		return exchange.Completed, nil
+	}
+	in.upstreams.put(address, c, time.Now())
+	return exchange.Completed, nil
+}

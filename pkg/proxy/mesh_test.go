@@ -1,0 +1,167 @@
+package proxy
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/capture"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/routing"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+	"github.com/sennit-mesh/sennit/pkg/transport"
+	"github.com/sennit-mesh/sennit/pkg/transport/transporttest"
+)
+
+var (
+	cart   = exchange.ServiceName{Namespace: "shop", Name: "cart"}
+	orders = exchange.ServiceName{Namespace: "shop", Name: "orders"}
+)
+
+// pairLimits are those of a node.
+var pairLimits = http1.Limits{Head: 60 << 10, Fields: 256}
+
+// A pair is a caller's node and one or more nodes of the called service, with real lanes between them.
+type pair struct {
+	tb      testing.TB
+	table   *routing.Table
+	address string // of the caller's listener
+	drain   func() // what the end of a node is to its callers
+
+	mu    sync.Mutex
+	seen  []Observation
+	quiet bool // keeps no observations
+}
+
+// startPair starts a node for each process address, and a caller's node that knows them as instances.
+// protocol is what the service's port speaks.
+func startPair(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule, processes ...string) *pair {
+	tb.Helper()
+	authority := transporttest.NewAuthority(tb)
+	p := &pair{tb: tb, table: routing.New()}
+	log := slog.New(slog.DiscardHandler)
+
+	shard := &snapshot.Endpoints{Shards: 1}
+	for i, process := range processes {
+		inbound := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, log)
+		run(tb, inbound.Run)
+		name := string(rune('a' + i))
+		address := startLanes(tb, authority.Wallet(orders), inbound.Serve)
+		shard.Endpoints = append(shard.Endpoints, &snapshot.Endpoint{Node: name, Address: address.String(), Service: orders.String(), Instance: name})
+	}
+	if rule == nil {
+		rule = &snapshot.Rule{}
+	}
+	rule.Backends = []*snapshot.Backend{{Namespace: "shop", Service: "orders", Port: 80, Weight: 1, Shards: 1, Balance: snapshot.Balance_BALANCE_ROUND_ROBIN}}
+	outbound := &snapshot.Outbound{Ports: []*snapshot.OutboundPort{{Number: 80, Protocol: protocol, Rules: []*snapshot.Rule{rule}}}}
+	version := snapshot.Version{Revision: 1}
+	if _, err := p.table.Apply(snapshot.OutSubject("shop", "orders", ""), version, outbound); err != nil {
+		tb.Fatal(err)
+	}
+	if _, err := p.table.Apply(snapshot.EndpointsSubject("shop", "orders", 0), version, shard); err != nil {
+		tb.Fatal(err)
+	}
+
+	lanes := newLanes(tb, authority.Wallet(cart), func(_ context.Context, s *transport.Stream) { s.Reset(exchange.InstanceNotServed) })
+	o := &Outbound{Table: p.table, Lanes: lanes, Observe: func() Observer { return p }, Limits: pairLimits, Log: log, Await: func(context.Context, exchange.ServiceName, exchange.ServiceName) error { return nil }}
+	run(tb, o.Run)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	p.address = l.Addr().String()
+	drain := make(chan func(), 1)
+	run(tb, func(ctx context.Context) error {
+		var group sync.WaitGroup
+		defer group.Wait()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		drain <- cancel
+		defer context.AfterFunc(ctx, func() { l.Close() })()
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return nil
+			}
+			group.Go(func() { o.Serve(ctx, conn.(*net.TCPConn), capture.Listener{As: cart, To: orders, Port: 80}) })
+		}
+	})
+	p.drain = <-drain
+	return p
+}
+
+// Ended keeps what was observed.
+func (p *pair) Ended(o *Observation) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.quiet {
+		return
+	}
+	p.seen = append(p.seen, *o)
+	if o.Err != nil {
+		p.tb.Logf("%s %s from instance %q: %d %s after %v: %v", o.Method, o.Path, o.Instance, o.Outcome.Status, o.Outcome.Reason, o.Duration, o.Err)
+	}
+}
+
+// client returns a client whose every host is the caller's listener.
+func (p *pair) client() *http.Client {
+	t := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "tcp", p.address)
+	}, ExpectContinueTimeout: 20 * time.Second}
+	p.tb.Cleanup(t.CloseIdleConnections)
+	return &http.Client{Transport: t, Timeout: 30 * time.Second}
+}
+
+type oneProcess netip.AddrPort
+
+func (o oneProcess) Address(exchange.ServiceName, exchange.Target) (netip.AddrPort, bool) {
+	return netip.AddrPort(o), true
+}
+
+func startLanes(tb testing.TB, credentials transport.Credentials, serve func(context.Context, *transport.Stream)) netip.AddrPort {
+	tb.Helper()
+	socket, t := openLanes(tb, credentials, serve)
+	run(tb, t.Run)
+	return socket.LocalAddr().(*net.UDPAddr).AddrPort()
+}
+
+func newLanes(tb testing.TB, credentials transport.Credentials, serve func(context.Context, *transport.Stream)) *transport.Transport {
+	tb.Helper()
+	_, t := openLanes(tb, credentials, serve)
+	run(tb, t.Run)
+	<-t.Running()
+	return t
+}
+
+func openLanes(tb testing.TB, credentials transport.Credentials, serve func(context.Context, *transport.Stream)) (*net.UDPConn, *transport.Transport) {
+	tb.Helper()
+	socket, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	t, err := transport.New(transport.Config{Conn: socket, Credentials: credentials, Serve: serve, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return socket, t
+}
+
+// run runs something until the test ends, and waits for it.
+func run(tb testing.TB, fn func(context.Context) error) {
+	tb.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- fn(ctx) }()
+	tb.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			tb.Error(err)
+		}
+	})
+}

@@ -1,0 +1,32 @@
+package proxy
+
+import (
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+)
+
+// An Observation is what is known of an exchange when it has ended, at the caller's node. Its strings are
+// those of the heads: valid during the call that it is given to, and to be cloned by whoever keeps one.
+type Observation struct {
+	Kind           exchange.Kind
+	Caller, Callee exchange.ServiceName
+	Backend        exchange.ServiceName // zero where none was chosen
+	Version        string               // the instance's label
+	Node, Instance string               // where it was served; empty where nowhere
+	Rule           string
+	Method, Path   string
+	Host           string // as the caller named the service
+	Outcome        exchange.Outcome
+	Attempts       int
+	Sent, Received int64 // bytes of bodies, or of the connection
+	Start          time.Time
+	Duration       time.Duration
+	Err            error // what broke it, for the log
+}
+
+// An Observer hears of every exchange of one connection when it has ended, one after the other. It must not
+// block and must not keep its argument.
+type Observer interface {
+	Ended(*Observation)
+}

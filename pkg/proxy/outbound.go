@@ -1,0 +1,135 @@
+package proxy
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/capture"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/routing"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+	"github.com/sennit-mesh/sennit/pkg/transport"
+)
+
+// Lanes open streams to other nodes; a *transport.Transport does.
+type Lanes interface {
+	Open(ctx context.Context, key transport.Key, addr netip.AddrPort, class transport.Class) (*transport.Stream, error)
+}
+
+// An Outbound carries what local applications send to listeners. It is safe for concurrent use.
+type Outbound struct {
+	Table *routing.Table
+	Lanes Lanes
+	// Await returns when the table knows the callee, or an error when it is not to be expected soon. It is
+	// called for a service that this node has not called before, and for no other.
+	Await func(ctx context.Context, caller, callee exchange.ServiceName) error
+	// Observe returns who hears of the exchanges of one connection, one after the other.
+	Observe func() Observer
+	Limits  http1.Limits
+	Log     *slog.Logger
+
+	callers sync.Map // *caller → nothing: the connections that are open, for Run
+}
+
+const (
+	// idleCaller is how long an application's connection may be silent between two requests.
+	idleCaller = 10 * time.Minute
+	// unknownCaller is the same where it is not known what the service speaks: a protocol in which the service
+	// speaks first would wait for nothing.
+	unknownCaller = 10 * time.Second
+)
+
+const (
+	// drainBody is how much of a request's body is read and dropped to keep its connection, in bytes, and
+	// drainTime how long that may take.
+	drainBody = 64 << 10
+	drainTime = time.Second
+	// lingerBody and lingerTime are the same for a connection that closes, so that the answer is read before
+	// the kernel resets the connection for what was not (RFC 9112 §9.6).
+	lingerBody = 256 << 10
+	lingerTime = time.Second
+)
+
+// Serve drives one connection of an application until it ends; it is a capture.Handler. When ctx ends, an
+// exchange that runs is finished and the connection closed.
+func (o *Outbound) Serve(ctx context.Context, conn *net.TCPConn, l capture.Listener) {
+	defer conn.Close()
+	if !o.Table.Ready(l.As.Namespace, l.To) {
+		if err := o.Await(ctx, l.As, l.To); err != nil {
+			o.Log.Warn("caller cannot be served yet", "service", l.To.String(), "err", err)
+			// HTTP callers are told with a 503 below; what another protocol would say is not known.
+		}
+	}
+	call := routing.Call{Caller: l.As, Callee: l.To, Port: l.Port, Random: rand.NewPCG(rand.Uint64(), rand.Uint64())}
+	protocol, known := o.Table.Protocol(l.As.Namespace, l.To, l.Port)
+	if known && protocol == snapshot.Protocol_PROTOCOL_TCP {
+		o.serveTCP(ctx, conn, &call)
+		return
+	}
+	c := &caller{
+		Outbound: o, call: call, conn: conn, guard: guard{conn: conn}, idle: idleCaller,
+		http: http1.NewServerConn(conn, o.Limits), observer: o.Observe(),
+	}
+	if !known {
+		c.idle = unknownCaller
+		c.http.Last() // the next connection is looked at anew
+	}
+	o.callers.Store(c, nil)
+	defer o.callers.Delete(c)
+	stop := context.AfterFunc(ctx, c.drain)
+	defer stop()
+	c.serve(context.WithoutCancel(ctx))
+}
+
+// serveTCP carries one connection whose bytes are not looked at.
+func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Call) {
+	seen := Observation{Kind: exchange.TCP, Caller: call.Caller, Callee: call.Callee, Start: time.Now()}
+	var d routing.Decision
+	defer func() {
+		d.Done()
+		seen.Rule, seen.Backend = d.Rule, d.Service
+		if d.Instance != nil {
+			seen.Node, seen.Instance, seen.Version = d.Instance.Node, d.Instance.ID, d.Instance.Version
+		}
+		seen.Duration = time.Since(seen.Start)
+		o.Observe().Ended(&seen)
+	}()
+	call.Now = seen.Start
+	o.Table.Pick(call, nil, &d)
+	for d.Status == 0 {
+		seen.Attempts++
+		stream, err := o.Lanes.Open(ctx, transport.Key{Local: call.Caller, Node: d.Instance.Node, Remote: d.Instance.Identity}, d.Instance.Address, transport.Bulk)
+		if err != nil {
+			seen.Err = err
+			o.Table.MarkUnreachable(d.Instance, time.Now())
+			call.Now = time.Now()
+			o.Table.PickAgain(call, &d)
+			continue
+		}
+		defer stream.Release()
+		seen.Err = stream.WriteRequest(&exchange.Request{Kind: exchange.TCP, Target: d.Target})
+		if seen.Err == nil {
+			seen.Sent, seen.Received, seen.Err = tunnel(conn, stream, nil)
+		}
+		if seen.Err != nil {
+			f := failed(seen.Err)
+			seen.Outcome.Reason = f.reason
+			if f.unreachable() && seen.Received == 0 {
+				o.Table.MarkUnreachable(d.Instance, time.Now())
+			}
+		}
+		return
+	}
+	seen.Outcome.Reason = d.Reason
+	if seen.Err == nil {
+		seen.Err = fmt.Errorf("no instance to connect to: %s", d.Detail)
+	}
+	abort(conn) // a reset tells the application that nothing was there
+}

@@ -1,0 +1,135 @@
+package proxy
+
+import (
+	"errors"
+	"io"
+	"sync"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/transport"
+)
+
+// A serving is what one inbound exchange needs besides its stream. It is used again by the next.
+type serving struct {
+	request  exchange.Request
+	response exchange.Response
+}
+
+var servings = sync.Pool{New: func() any { return new(serving) }}
+
+// send writes the request to the process, or starts to pump its body.
+func (e *serving) send(c *upstream, request *body, stream *transport.Stream) error {
+	if err := c.WriteRequest(&e.request); err != nil {
+		return err
+	}
+	if !request.whole {
+		if err := c.Flush(); err != nil {
+			return err
+		}
+		request.pump = &pump{done: make(chan struct{})}
+		go request.pump.toProcess(c, stream)
+		return nil
+	}
+	if request.length > 0 {
+		if _, err := c.Write(request.held[:request.length]); err != nil {
+			return err
+		}
+	}
+	return finishBody(c, stream.Trailers())
+}
+
+// toProcess passes the request's body on as it arrives.
+func (p *pump) toProcess(c *upstream, stream *transport.Stream) {
+	defer close(p.done)
+	buffer := takeBuffer()
+	defer giveBack(buffer)
+	for {
+		n, err := stream.Read(buffer[:])
+		if n > 0 {
+			if _, werr := c.Write(buffer[:n]); werr != nil {
+				return // the process may have answered and closed: its response decides
+			}
+			if werr := c.Flush(); werr != nil {
+				return
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			_ = finishBody(c, stream.Trailers()) // as above
+			return
+		}
+		if err != nil {
+			p.err.Store(&err)
+			c.net.Close() // wakes whoever waits for a response to a request that will never be whole
+			return
+		}
+	}
+}
+
+// readHead reads the response's head and passes it, and informational ones before it, on.
+func (e *serving) readHead(c *upstream, stream *transport.Stream) error {
+	for {
+		if err := c.ReadResponse(&e.response); err != nil {
+			return err
+		}
+		if !e.response.Informational() {
+			return nil
+		}
+		if err := stream.WriteInformational(&e.response); err != nil {
+			return err
+		}
+	}
+}
+
+// passOn writes the response, with its body, to the stream.
+func (e *serving) passOn(c *upstream, stream *transport.Stream) error {
+	if err := stream.WriteResponse(&e.response); err != nil {
+		return err
+	}
+	from := c.Body()
+	if exchange.BodyForbidden(e.request.Method, e.response.Status) || e.response.BodyLength == 0 {
+		return stream.End()
+	}
+	buffer := takeBuffer()
+	defer giveBack(buffer)
+	left := e.response.BodyLength
+	for {
+		n, err := from.Read(buffer[:])
+		if n > 0 {
+			if _, werr := stream.Write(buffer[:n]); werr != nil {
+				return werr
+			}
+			if left -= int64(n); left != 0 { // the end of a stated length leaves together with its last bytes
+				if werr := stream.Flush(); werr != nil {
+					return werr
+				}
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			if trailers := from.Trailers(); len(trailers) > 0 {
+				if werr := stream.WriteTrailers(trailers); werr != nil {
+					return werr
+				}
+			}
+			return stream.End()
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// switchProtocols passes bytes both ways after a 101, until both sides have ended.
+func (e *serving) switchProtocols(c *upstream, stream *transport.Stream) error {
+	if err := stream.WriteResponse(&e.response); err != nil {
+		c.net.Close()
+		return err
+	}
+	if err := stream.Flush(); err != nil {
+		c.net.Close()
+		return err
+	}
+	conn, early := c.Hijack()
+	defer conn.Close()
+	_, _, err := tunnel(conn, stream, early)
+	return err
+}

@@ -1,0 +1,109 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/sennit-mesh/sennit/pkg/transport"
+)
+
+// tunnel passes bytes both ways between a connection and a stream until both directions have ended, each by
+// itself: a half-closed connection stays open the other way. early was read from conn already. It returns
+// how many bytes went each way, and the first error that was not an end; errLocal where conn is at fault. What
+// broke off on one side is a reset on the other, and never an end.
+func tunnel(conn net.Conn, stream *transport.Stream, early []byte) (toStream, toConn int64, err error) {
+	var group sync.WaitGroup
+	var sendErr error
+	group.Go(func() {
+		toStream, sendErr = copyToStream(stream, conn, early)
+		if sendErr != nil {
+			// Whoever reads the response must not wait for an answer to what did not arrive.
+			stream.Reset(failed(sendErr).reason)
+		}
+	})
+	toConn, err = copyToConn(conn, stream)
+	if err != nil {
+		stream.Reset(failed(err).reason)
+		abort(conn) // wakes the other direction
+	}
+	group.Wait()
+	if err == nil {
+		err = sendErr
+	}
+	return toStream, toConn, err
+}
+
+func copyToStream(stream *transport.Stream, conn net.Conn, early []byte) (int64, error) {
+	if len(early) > 0 {
+		if _, err := stream.Write(early); err != nil {
+			return 0, err
+		}
+		if err := stream.Flush(); err != nil {
+			return 0, err
+		}
+	}
+	total := int64(len(early))
+	buffer := takeBuffer()
+	defer giveBack(buffer)
+	for {
+		n, err := conn.Read(buffer[:])
+		if n > 0 {
+			if _, err := stream.Write(buffer[:n]); err != nil {
+				return total, err
+			}
+			if err := stream.Flush(); err != nil {
+				return total, err
+			}
+			total += int64(n)
+		}
+		if errors.Is(err, io.EOF) {
+			return total, stream.End()
+		}
+		if err != nil {
+			return total, fmt.Errorf("%w: %w", errLocal, err)
+		}
+	}
+}
+
+func copyToConn(conn net.Conn, stream *transport.Stream) (int64, error) {
+	var total int64
+	buffer := takeBuffer()
+	defer giveBack(buffer)
+	for {
+		n, err := stream.Read(buffer[:])
+		if n > 0 {
+			if _, err := conn.Write(buffer[:n]); err != nil {
+				return total, fmt.Errorf("%w: %w", errLocal, err)
+			}
+			total += int64(n)
+		}
+		if errors.Is(err, io.EOF) {
+			if err := closeWrite(conn); err != nil {
+				return total, fmt.Errorf("%w: %w", errLocal, err)
+			}
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// abort closes a connection with a reset.
+func abort(conn net.Conn) {
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
+// closeWrite ends one direction of a connection, where it has two.
+func closeWrite(conn net.Conn) error {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		return half.CloseWrite()
+	}
+	return nil
+}

@@ -1,0 +1,13 @@
+// Package telemetry records what happened to exchanges: summaries of who calls whom, and the access log.
+//
+// A node's Edges count every exchange by caller, callee, backend, destination and protocol, without a lock
+// and without allocating; each second Report takes what was counted. A controller's Graph merges the
+// reports of all nodes into rates and percentiles over a sliding window. Percentiles are at most 1/32 off
+// (histogram.go says why). The AccessLog writes one JSON line for each failed exchange and for a sample of
+// the others, and drops lines, counted, rather than delay an exchange.
+//
+// The package carries no reports and serves no metrics: it is handed what it writes to.
+// Start reading at edges.go, then graph.go and accesslog.go.
+package telemetry
+
+//go:generate go run ../../internal/protogen
