@@ -1,0 +1,260 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/managedfields"
+
+	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/bus"
+)
+
+// Limits on what callers can make grow.
+const (
+	maxBody     = 3 << 20 // bytes of a request
+	maxWatchers = 1000
+	maxEvents   = 1024 // kept for each kind, for watchers that come back
+	maxPage     = 10_000
+)
+
+// Records is a log of documents: each subject has a history, and all share one sequence. bus.Records implements it.
+type Records interface {
+	// Append stores data where the last sequence of subject is expect (0: there is none), else bus.ErrConflict.
+	Append(ctx context.Context, subject string, data []byte, expect uint64) (uint64, error)
+	// Follow calls fn for everything from a sequence on, in order, until ctx ends or fn fails.
+	Follow(ctx context.Context, from uint64, fn func(bus.Entry) error) error
+	// Last is the sequence of the newest entry, as the log's leader knows it.
+	Last(ctx context.Context) (uint64, error)
+}
+
+// Virtual shows documents that another part owns. Creator and Deleter may be implemented beside it.
+type Virtual interface {
+	// List returns all documents, and a number that grows with each change of any.
+	List(ctx context.Context) (all []*unstructured.Unstructured, version uint64, err error)
+	// Changed returns a channel that is closed at the next change.
+	Changed() <-chan struct{}
+}
+
+// A Creator makes a document of a virtual kind; what it returns is shown to the caller this once.
+type Creator interface {
+	Create(ctx context.Context, u *unstructured.Unstructured) (*unstructured.Unstructured, error)
+}
+
+// A Deleter removes a document of a virtual kind.
+type Deleter interface {
+	Delete(ctx context.Context, namespace, name string) error
+}
+
+// A Change is one write: who does what, and the document before (nil: created) and after (nil: deleted).
+type Change struct {
+	User, Verb      string
+	Kind            *api.Kind
+	Namespace, Name string
+	Before, After   *unstructured.Unstructured // must not be changed
+	Sequence        uint64                     // where it was stored; 0 while it is only asked for
+	DryRun          bool                       // nothing will be stored
+}
+
+// Config of a Server. Resources, Status and Authenticate must be given.
+type Config struct {
+	Resources, Status Records
+	Epoch             uint64 // the history that sequences belong to: 0, or the Unix time of a restore in seconds
+	Virtual           map[*api.Kind]Virtual
+
+	// Authenticate returns the name of the operator whose bearer token it is, or an error.
+	Authenticate func(ctx context.Context, token string) (user string, err error)
+	// Hook is called for each change before it is stored, and may refuse it (403 with the error's text); and
+	// again, with Sequence set, when it is stored and before the caller learns so. May be nil.
+	Hook    func(ctx context.Context, c Change) error
+	Version string
+	Log     *slog.Logger // nil: slog.Default
+}
+
+// A Server answers the API. Its handlers may be used as soon as New returned; requests wait for Run to catch up.
+type Server struct {
+	cfg      Config
+	cache    *cache
+	managers map[*api.Kind]*managedfields.FieldManager
+	watchers atomic.Int64
+	openAPI  func() *openAPI
+
+	mu      sync.Mutex
+	closing chan struct{} // closed when Run ends, so that watches end
+	ready   chan struct{} // closed when the cache has caught up for the first time
+}
+
+// New builds a server; Run must run while its handlers are used.
+func New(cfg Config) (*Server, error) {
+	if cfg.Resources == nil || cfg.Status == nil || cfg.Authenticate == nil {
+		return nil, errors.New("apiserver: Resources, Status and Authenticate must be given")
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	if cfg.Hook == nil {
+		cfg.Hook = func(context.Context, Change) error { return nil }
+	}
+	s := &Server{cfg: cfg, cache: newCache(), closing: make(chan struct{}), ready: make(chan struct{})}
+	managers, err := fieldManagers()
+	if err != nil {
+		return nil, fmt.Errorf("apiserver: managed fields: %w", err)
+	}
+	s.managers = managers
+	s.openAPI = sync.OnceValue(func() *openAPI { return newOpenAPI(cfg.Version) })
+	return s, nil
+}
+
+// Run follows the logs until ctx ends, and then ends all watches.
+func (s *Server) Run(ctx context.Context) error {
+	defer close(s.closing)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.follow(ctx, "resources", s.cfg.Resources, s.applyResource, s.cache.resources) })
+	g.Go(func() error { return s.follow(ctx, "status", s.cfg.Status, s.applyStatus, s.cache.statuses) })
+	for k, v := range s.cfg.Virtual {
+		g.Go(func() error { return s.poll(ctx, k, v) })
+	}
+	g.Go(func() error { return s.start(ctx) })
+	return g.Wait()
+}
+
+// start makes the namespace that always exists, once the cache is current.
+func (s *Server) start(ctx context.Context) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		err := s.current(ctx)
+		if err == nil && s.cache.get(api.Namespace, "", "default") == nil {
+			_, err = s.makeNamespace(ctx, "system:controller", "default")
+		}
+		if err == nil {
+			close(s.ready)
+			return nil
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.cfg.Log.Warn("resources are not readable yet", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// follow keeps the cache behind a log, and starts again behind what it has when the log breaks off.
+func (s *Server) follow(ctx context.Context, name string, log Records, apply func(bus.Entry) error, at *progress) error {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
+		before := at.get()
+		err := log.Follow(ctx, before+1, func(e bus.Entry) error {
+			if e.Sequence <= at.get() {
+				return nil
+			}
+			if at == s.cache.resources && at.get() == 0 {
+				s.cache.forget(e.Sequence - 1)
+			}
+			if err := apply(e); err != nil { // one bad record must not hide all that follow
+				s.cfg.Log.Error("record skipped", "subject", e.Subject, "sequence", e.Sequence, "err", err)
+			}
+			at.set(e.Sequence)
+			return nil
+		})
+		if ctx.Err() != nil {
+			return nil
+		}
+		if at.get() > before {
+			wait = 50 * time.Millisecond
+		}
+		s.cfg.Log.Warn("log broke off, following again", "log", name, "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+// poll keeps a virtual kind's collection behind its owner.
+func (s *Server) poll(ctx context.Context, k *api.Kind, v Virtual) error {
+	for {
+		changed := v.Changed()
+		if err := s.refresh(ctx, k); err != nil && ctx.Err() == nil {
+			s.cfg.Log.Warn("documents cannot be shown", "kind", k.Name, "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-time.After(30 * time.Second):
+		}
+	}
+}
+
+// refresh brings a virtual kind's collection to what its owner lists now.
+func (s *Server) refresh(ctx context.Context, k *api.Kind) error {
+	v := s.cfg.Virtual[k]
+	if v == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all, version, err := v.List(ctx)
+	if err != nil {
+		return err
+	}
+	s.cache.replace(k, all, version+1, s.version) // 0 has a meaning of its own to clients
+	return nil
+}
+
+// current waits until the cache has all that the logs hold now.
+func (s *Server) current(ctx context.Context) error {
+	last, err := s.cfg.Resources.Last(ctx)
+	if err != nil {
+		return fmt.Errorf("read the end of the resources: %w", err)
+	}
+	lastStatus, err := s.cfg.Status.Last(ctx)
+	if err != nil {
+		return fmt.Errorf("read the end of the statuses: %w", err)
+	}
+	if err := s.cache.resources.wait(ctx, last); err != nil {
+		return err
+	}
+	return s.cache.statuses.wait(ctx, lastStatus)
+}
+
+const epochStep = 1_000_000_000
+
+// version is the resourceVersion of a sequence.
+func (s *Server) version(sequence uint64) string {
+	return strconv.FormatUint(s.cfg.Epoch*epochStep+sequence, 10)
+}
+
+// sequence is the sequence that a resourceVersion stands for. One of an older epoch is too old (410).
+func (s *Server) sequence(version string) (uint64, error) {
+	n, err := strconv.ParseUint(version, 10, 64)
+	if err != nil {
+		return 0, badRequest("resourceVersion must be a number, is %q", version)
+	}
+	if n < s.cfg.Epoch*epochStep {
+		return 0, expired("resourceVersion %s is of before the restore; list again", version)
+	}
+	return n - s.cfg.Epoch*epochStep, nil
+}
+
+// Handler answers operators who show a bearer token, over TLS.
+func (s *Server) Handler() http.Handler {
+	return s.handler(func(r *http.Request) (string, error) { return s.authenticate(r) })
+}
+
+// LocalHandler answers everyone, as user: for a unix socket whose file mode says who may connect.
+func (s *Server) LocalHandler(user string) http.Handler {
+	return s.handler(func(*http.Request) (string, error) { return user, nil })
+}

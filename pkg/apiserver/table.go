@@ -1,0 +1,209 @@
+package apiserver
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/util/duration"
+
+	"github.com/sennit-mesh/sennit/pkg/api"
+)
+
+// A column of a table: wide ones are shown with -o wide only.
+type column struct {
+	name, says string
+	wide       bool
+	cell       func(u *unstructured.Unstructured) any
+}
+
+// columns are what people look for in each kind, after the name and before the age.
+var columns = map[*api.Kind][]column{
+	api.Namespace: {
+		{"Status", "Whether the namespace can be used.", false, text("status", "phase")},
+	},
+	api.Service: {
+		{"Type", "How the service is reached.", false, text("spec", "type")},
+		{"Port(s)", "Ports that callers use, and their protocol.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "spec", "ports"), func(m map[string]any) string {
+				return fmt.Sprintf("%v/%v", m["port"], m["protocol"])
+			})
+		}},
+		{"Selector", "Labels of the instances; where there are none, those registered under the name.", true, func(u *unstructured.Unstructured) any {
+			m, _, _ := unstructured.NestedStringMap(u.Object, "spec", "selector")
+			return pairs(m)
+		}},
+	},
+	api.EndpointSlice: {
+		{"AddressType", "Kind of addresses.", false, func(u *unstructured.Unstructured) any { return value(u, "addressType") }},
+		{"Ports", "Ports of the endpoints.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "ports"), func(m map[string]any) string { return fmt.Sprint(m["port"]) })
+		}},
+		{"Endpoints", "Addresses of the endpoints.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "endpoints"), func(m map[string]any) string {
+				list, _, _ := unstructured.NestedStringSlice(m, "addresses")
+				return strings.Join(list, ",")
+			})
+		}},
+	},
+	api.HTTPRoute: {
+		{"Hostnames", "Host names that the route is for.", false, func(u *unstructured.Unstructured) any {
+			list, _, _ := unstructured.NestedStringSlice(u.Object, "spec", "hostnames")
+			return strings.Join(list, ",")
+		}},
+		{"Parents", "What the route is attached to.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "spec", "parentRefs"), func(m map[string]any) string {
+				return fmt.Sprintf("%v/%v", strings.ToLower(fmt.Sprint(m["kind"])), m["name"])
+			})
+		}},
+		{"Accepted", "Whether all parents accept the route.", false, condition("Accepted")},
+		{"Resolved", "Whether all that the route refers to is there.", false, condition("ResolvedRefs")},
+		{"Backends", "Where requests go, with weights.", true, func(u *unstructured.Unstructured) any {
+			var all []any
+			for _, rule := range slice(u, "spec", "rules") {
+				m, _ := rule.(map[string]any)
+				refs, _ := m["backendRefs"].([]any)
+				all = append(all, refs...)
+			}
+			return joined(all, func(m map[string]any) string { return fmt.Sprintf("%v:%v=%v", m["name"], m["port"], m["weight"]) })
+		}},
+	},
+	api.JoinTokens: {
+		{"Node", "Name that the host will have.", false, text("spec", "node")},
+		{"Services", "Services that the host may run.", false, list("spec", "services")},
+		{"Expires", "When the token ends.", false, text("status", "expires")},
+		{"Used By", "The node that joined with it.", false, text("status", "usedBy")},
+	},
+	api.Nodes: {
+		{"Liveness", "alive, lost or frozen.", false, text("status", "liveness")},
+		{"Instances", "Instances that it has registered.", false, func(u *unstructured.Unstructured) any { return value(u, "status", "instances") }},
+		{"Address", "Where its lanes are dialled.", false, text("status", "address")},
+		{"Version", "Version of its program.", false, text("status", "version")},
+		{"Services", "Services that it may run.", true, list("spec", "services")},
+		{"Message", "What is wrong with it.", true, text("status", "message")},
+	},
+}
+
+// table gives documents as rows.
+func table(k *api.Kind, all []*unstructured.Unstructured, meta listMeta, include string, head bool) *metav1.Table {
+	t := &metav1.Table{
+		TypeMeta: metav1.TypeMeta{Kind: "Table", APIVersion: "meta.k8s.io/v1"},
+		ListMeta: metav1.ListMeta{ResourceVersion: meta.version, Continue: meta.next},
+		Rows:     make([]metav1.TableRow, 0, len(all)),
+	}
+	if meta.next != "" {
+		t.RemainingItemCount = &meta.remaining
+	}
+	if head {
+		t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{
+			Name: "Name", Type: "string", Format: "name", Description: "Name of the document.",
+		})
+		for _, c := range columns[k] {
+			def := metav1.TableColumnDefinition{Name: c.name, Type: "string", Description: c.says}
+			if c.wide {
+				def.Priority = 1
+			}
+			t.ColumnDefinitions = append(t.ColumnDefinitions, def)
+		}
+		t.ColumnDefinitions = append(t.ColumnDefinitions, metav1.TableColumnDefinition{
+			Name: "Age", Type: "string", Description: "How long ago it was made.",
+		})
+	}
+	for _, u := range all {
+		row := metav1.TableRow{Cells: []any{u.GetName()}}
+		for _, c := range columns[k] {
+			v := c.cell(u)
+			if v == nil || v == "" {
+				v = "<none>"
+			}
+			row.Cells = append(row.Cells, v)
+		}
+		row.Cells = append(row.Cells, age(u))
+		switch include {
+		case "None":
+		case "Object":
+			row.Object.Object = u
+		default:
+			row.Object.Object = &unstructured.Unstructured{Object: partial(u)}
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
+
+func age(u *unstructured.Unstructured) string {
+	at := u.GetCreationTimestamp()
+	if at.IsZero() {
+		return "<unknown>"
+	}
+	return duration.HumanDuration(max(0, time.Since(at.Time)))
+}
+
+func value(u *unstructured.Unstructured, path ...string) any {
+	v, _, _ := unstructured.NestedFieldNoCopy(u.Object, path...)
+	return v
+}
+
+func slice(u *unstructured.Unstructured, path ...string) []any {
+	l, _ := value(u, path...).([]any)
+	return l
+}
+
+func text(path ...string) func(*unstructured.Unstructured) any {
+	return func(u *unstructured.Unstructured) any { return value(u, path...) }
+}
+
+func list(path ...string) func(*unstructured.Unstructured) any {
+	return func(u *unstructured.Unstructured) any {
+		l, _, _ := unstructured.NestedStringSlice(u.Object, path...)
+		return strings.Join(l, ",")
+	}
+}
+
+func joined(l []any, say func(map[string]any) string) string {
+	var parts []string
+	for _, v := range l {
+		if m, ok := v.(map[string]any); ok {
+			parts = append(parts, say(m))
+		}
+	}
+	const most = 3
+	if len(parts) > most {
+		return strings.Join(parts[:most], ",") + fmt.Sprintf(" + %d more", len(parts)-most)
+	}
+	return strings.Join(parts, ",")
+}
+
+func pairs(m map[string]string) string {
+	var parts []string
+	for k, v := range m {
+		parts = append(parts, k+"="+v)
+	}
+	sort.Strings(parts)
+	return strings.Join(parts, ",")
+}
+
+// condition gives True where all parents say so, else what the first other one says.
+func condition(kind string) func(*unstructured.Unstructured) any {
+	return func(u *unstructured.Unstructured) any {
+		said := ""
+		for _, parent := range slice(u, "status", "parents") {
+			m, _ := parent.(map[string]any)
+			l, _ := m["conditions"].([]any)
+			for _, c := range l {
+				cond, _ := c.(map[string]any)
+				if cond["type"] != kind {
+					continue
+				}
+				if st, _ := cond["status"].(string); st != "True" {
+					return fmt.Sprintf("%s (%v)", st, cond["reason"])
+				}
+				said = "True"
+			}
+		}
+		return said
+	}
+}

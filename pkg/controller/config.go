@@ -1,0 +1,115 @@
+package controller
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+)
+
+// Config says where a controller keeps its state and how it is reached.
+type Config struct {
+	StateDir    string // the streams and the authority's keys; one process at a time
+	Cluster     string
+	TrustDomain string
+	Name        string         // of this controller, a DNS label
+	Bus         netip.AddrPort // TCP, where nodes connect
+	API         netip.AddrPort // TCP, where operators connect; port 0 of a zero address: none
+	Advertise   string         // comma-separated hosts or addresses by which nodes and operators reach this one
+	Socket      string         // unix socket for operators on this host, without a token; empty: none
+	TTL         time.Duration  // of certificates; 0: 24 h
+	Log         *slog.Logger   // nil: slog.Default
+
+	Now func() time.Time // what certificates and tokens are dated by; nil: time.Now
+}
+
+// Flags declares the settings as command-line flags, with the defaults of a root or user installation.
+func (c *Config) Flags(flags *flag.FlagSet) {
+	state := "/var/lib/sennit/controller"
+	if os.Getuid() != 0 {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			home = "."
+		}
+		state = filepath.Join(home, ".local/state/sennit/controller")
+	}
+	flags.StringVar(&c.StateDir, "state-dir", state, "folder of the streams and of the authority's sealed keys")
+	flags.StringVar(&c.Cluster, "cluster", "sennit", "name of the cluster; never changes")
+	flags.StringVar(&c.TrustDomain, "trust-domain", "sennit.local", "SPIFFE trust domain; never changes")
+	flags.StringVar(&c.Name, "name", hostLabel(), "name of this controller, unique in the cluster")
+	flags.TextVar(&c.Bus, "bus", netip.MustParseAddrPort("0.0.0.0:4222"), "TCP address where nodes connect")
+	flags.TextVar(&c.API, "api", netip.MustParseAddrPort("0.0.0.0:6443"), "TCP address where operators connect")
+	flags.StringVar(&c.Advertise, "advertise", "", "hosts or addresses by which this controller is reached, comma-separated (default: this host's address)")
+	flags.StringVar(&c.Socket, "socket", report.SocketPath("controller"), "unix socket for operators on this host")
+	flags.DurationVar(&c.TTL, "certificate-ttl", 24*time.Hour, "how long certificates live")
+}
+
+// LoadConfig reads the command line of the daemon.
+func LoadConfig(args []string) (Config, error) {
+	var c Config
+	flags := flag.NewFlagSet("controller", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	c.Flags(flags)
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			flags.SetOutput(os.Stderr)
+			flags.Usage()
+		}
+		return c, err
+	}
+	return c, nil
+}
+
+// hosts are the names and addresses by which this controller is reached.
+func (c *Config) hosts() []string {
+	var hosts []string
+	for host := range strings.SplitSeq(c.Advertise, ",") {
+		if host = strings.TrimSpace(host); host != "" {
+			hosts = append(hosts, host)
+		}
+	}
+	if len(hosts) > 0 {
+		return hosts
+	}
+	if address := c.Bus.Addr(); !address.IsUnspecified() {
+		return []string{address.String()}
+	}
+	addresses, err := net.InterfaceAddrs()
+	if err != nil {
+		return []string{"127.0.0.1"}
+	}
+	for _, a := range addresses {
+		prefix, err := netip.ParsePrefix(a.String())
+		if err == nil && prefix.Addr().Is4() && !prefix.Addr().IsLoopback() {
+			hosts = append(hosts, prefix.Addr().String())
+		}
+	}
+	return append(hosts, "127.0.0.1")
+}
+
+func (c *Config) check() error {
+	if !exchange.IsLabel(c.Name) {
+		return fmt.Errorf("--name is %q; a controller is named like one label of a host name: a-z, 0-9 and -", c.Name)
+	}
+	return nil
+}
+
+// hostLabel is the host's name as a label.
+func hostLabel() string {
+	name, err := os.Hostname()
+	name, _, _ = strings.Cut(strings.ToLower(name), ".")
+	if err != nil || !exchange.IsLabel(name) {
+		return "controller"
+	}
+	return name
+}

@@ -1,0 +1,181 @@
+package controller
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/bus"
+	"github.com/sennit-mesh/sennit/pkg/compile"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// compileLoop compiles whenever something has changed, once for all changes that came meanwhile.
+func (c *Controller) compileLoop(ctx context.Context) error {
+	if err := c.inputsRead(ctx); err != nil {
+		return err
+	}
+	for {
+		changed := c.api.Changed()
+		if err := c.compile(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			// What is published stays; the next change, or the next second, tries again.
+			c.log.Error("compile", "err", err)
+			changed = after(ctx, time.Second)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		case <-c.rebuild:
+		}
+	}
+}
+
+func after(ctx context.Context, d time.Duration) <-chan struct{} {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	context.AfterFunc(ctx, cancel)
+	return ctx.Done()
+}
+
+// inputsRead waits until all that was stored before this start is in memory: a set compiled from less would
+// say that services are gone.
+func (c *Controller) inputsRead(ctx context.Context) error {
+	instances, err := c.conn.Records(bus.StreamInstance).Last(ctx)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for c.catalogue.Sequence() < instances || !c.members.read() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+	close(c.inputs)
+	return nil
+}
+
+func (c *Controller) compile(ctx context.Context) error {
+	services, routes, resources, err := c.documents(ctx)
+	if err != nil {
+		return err
+	}
+	instances, lost, sequence := c.instances()
+	c.forget(lost)
+	out := compile.Compile(compile.Input{Services: services, Routes: routes, Instances: instances, Lost: lost})
+
+	bodies := out.Bodies
+	for _, m := range c.members.list() {
+		config := &snapshot.NodeConfig{}
+		for _, s := range m.Services {
+			config.Services = append(config.Services, s.String())
+		}
+		bodies[snapshot.NodeSubject(m.Name)] = config
+	}
+	set := bus.Set{Bodies: make(map[string]bus.Body, len(bodies)), BuiltFrom: snapshot.Inputs{Resources: resources, Instances: sequence}}
+	for subject, body := range bodies {
+		data, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", subject, err)
+		}
+		set.Bodies[subject] = bus.Body{Data: data}
+	}
+	c.publisher.Publish(set)
+	return c.writeStatuses(ctx, routes, out)
+}
+
+// instances are those of the catalogue that their nodes may still run: a host that was taken over, and removed for
+// it, goes on to register and to say that it is alive for as long as its user of the bus does, and must not be called.
+func (c *Controller) instances() (instances []*snapshot.Instance, lost map[string]bool, sequence uint64) {
+	instances, lost, sequence = c.catalogue.View()
+	return slices.DeleteFunc(instances, func(in *snapshot.Instance) bool {
+		service, err := exchange.ParseServiceName(in.GetService())
+		return err != nil || c.members.ended(in.GetNode(), service)
+	}), lost, sequence
+}
+
+// forget has nobody wait for nodes that were lost or removed since the compilation before.
+func (c *Controller) forget(lost map[string]bool) {
+	waited := make(map[string]bool)
+	for node := range c.members.list() {
+		if !lost[node] {
+			waited[node] = true
+		}
+	}
+	for node := range c.waited {
+		if !waited[node] {
+			c.publisher.Applied().Forget(node)
+		}
+	}
+	c.waited = waited
+}
+
+// documents returns what is compiled, as it was at one sequence of the log: what a snapshot says of its origin is
+// compared with the log when a controller starts, and must not lag behind what is in it. Under a stream of changes
+// that never leaves a moment between two reads it is the older of the two.
+func (c *Controller) documents(ctx context.Context) (services []*corev1.Service, routes []*gatewayv1.HTTPRoute, at uint64, err error) {
+	const tries = 8
+	for range tries {
+		var later uint64
+		if services, at, err = documents[corev1.Service](ctx, c, api.Service); err != nil {
+			return nil, nil, 0, err
+		}
+		if routes, later, err = documents[gatewayv1.HTTPRoute](ctx, c, api.HTTPRoute); err != nil {
+			return nil, nil, 0, err
+		}
+		if later == at {
+			break
+		}
+	}
+	return services, routes, at, nil
+}
+
+// documents returns all documents of a kind, decoded, and the sequence that they stand for.
+func documents[T any](ctx context.Context, c *Controller, kind *api.Kind) ([]*T, uint64, error) {
+	found, sequence, err := c.api.Documents(ctx, kind)
+	if err != nil {
+		return nil, 0, err
+	}
+	all := make([]*T, 0, len(found))
+	for _, u := range found {
+		into := new(T)
+		if err := api.As(u, into); err != nil {
+			return nil, 0, fmt.Errorf("%s %s/%s: %w", kind.Name, u.GetNamespace(), u.GetName(), err)
+		}
+		all = append(all, into)
+	}
+	return all, sequence, nil
+}
+
+// writeStatuses says in each route's status what became of it. Only the leader does: two controllers that
+// disagree for a moment would take turns.
+func (c *Controller) writeStatuses(ctx context.Context, routes []*gatewayv1.HTTPRoute, out compile.Output) error {
+	if !c.publisher.Leading() {
+		return nil
+	}
+	for _, r := range routes {
+		name := typesName(r)
+		merged, changed := compile.MergeStatus(r.Status.RouteStatus, out.Statuses[name], metav1.Now())
+		if !changed {
+			continue
+		}
+		if err := c.api.WriteStatus(ctx, api.HTTPRoute, r.Namespace, r.Name, string(r.UID), gatewayv1.HTTPRouteStatus{RouteStatus: merged}); err != nil {
+			return fmt.Errorf("status of httproute %s: %w", name, err)
+		}
+	}
+	return nil
+}
