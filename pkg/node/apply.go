@@ -1,0 +1,146 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sennit-mesh/sennit/pkg/bus"
+	"github.com/sennit-mesh/sennit/pkg/capture"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// firstCall bounds how long a caller waits for the configuration of a service that this node has never
+// called.
+const firstCall = 5 * time.Second
+
+// deliver takes one verified update into force: the end of the way of a change.
+func (n *Node) deliver(u bus.Update) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := n.take(u); err != nil {
+		// What was in force stays: a snapshot that cannot be used is the controllers' fault, and they hear of it.
+		n.log.Error("configuration is not usable; what was in force before stays", "subject", u.Subject, "err", err)
+		n.follower.Applied(u.Subject, u.Version, err.Error())
+	}
+	n.follow()
+	close(n.changed) // wakes first callers
+	n.changed = make(chan struct{})
+}
+
+func (n *Node) take(u bus.Update) error {
+	if u.Subject == snapshot.RosterSubject {
+		newer, err := n.identity.UpdateRoster(u.Body)
+		if newer {
+			n.lanes.Recheck() // somebody may have been revoked
+		}
+		return err
+	}
+	var body proto.Message
+	if !u.Gone {
+		var err error
+		if body, err = snapshot.Decode(u.Subject, u.Body); err != nil {
+			return err
+		}
+	}
+	names, err := snapshot.ParseSubject(u.Subject)
+	if err != nil {
+		return err
+	}
+	switch names.Kind {
+	case snapshot.KindOut, snapshot.KindEndpoints:
+		applied, err := n.table.Apply(u.Subject, u.Version, body)
+		for _, a := range applied {
+			n.follower.Applied(a.Subject, a.Version, "")
+		}
+		return err
+	case snapshot.KindNode:
+		if config, ok := body.(*snapshot.NodeConfig); ok {
+			n.allowed(config.GetServices())
+		}
+	}
+	n.follower.Applied(u.Subject, u.Version, "")
+	return nil
+}
+
+// allowed compares what the registry lets this node run with the identities that it has.
+func (n *Node) allowed(services []string) {
+	have := make([]string, 0, len(services))
+	for _, s := range n.identity.Services() {
+		have = append(have, s.String())
+	}
+	slices.Sort(have)
+	want := slices.Sorted(slices.Values(services))
+	if !slices.Equal(have, want) {
+		n.identity.Refresh()
+	}
+}
+
+// declared takes in that what runs on this host, or its health, has changed.
+func (n *Node) declared() {
+	n.registrar.Wake()
+	n.mu.Lock()
+	defer n.mu.Unlock() // who reads what is declared last applies it last
+	wanted := n.local.Listeners()
+	listeners := make([]capture.Listener, 0, len(wanted))
+	for _, l := range wanted {
+		listeners = append(listeners, capture.Listener(l))
+	}
+	n.capture.Apply(listeners)
+	n.follow()
+}
+
+// follow tells the follower what this node needs, where that has changed: itself, what runs here, what is
+// called from here, and the instances behind that. n.mu is held.
+func (n *Node) follow() {
+	if !n.ready {
+		return // what was kept says what is needed: forgetting parts of it now would be too early
+	}
+	subjects := []string{snapshot.RosterSubject, snapshot.NodeSubject(n.identity.Node())}
+	for _, in := range n.local.Instances() {
+		subjects = append(subjects, snapshot.InSubject(in.Service.Namespace, in.Service.Name))
+	}
+	for _, l := range n.local.Listeners() {
+		subjects = append(subjects, snapshot.OutSubject(l.To.Namespace, l.To.Name, ""))
+		if l.As.Namespace != l.To.Namespace {
+			subjects = append(subjects, snapshot.OutSubject(l.To.Namespace, l.To.Name, l.As.Namespace))
+		}
+	}
+	subjects = append(subjects, n.table.Needs()...)
+	slices.Sort(subjects)
+	subjects = slices.Compact(subjects)
+	if slices.Equal(subjects, n.followed) {
+		return
+	}
+	for _, old := range n.followed {
+		if _, kept := slices.BinarySearch(subjects, old); !kept {
+			n.table.Drop(old)
+		}
+	}
+	n.followed = subjects
+	n.follower.Follow(subjects)
+}
+
+// await waits until a service that was never called from here can be routed to.
+func (n *Node) await(ctx context.Context, caller, callee exchange.ServiceName) error {
+	ctx, cancel := context.WithTimeout(ctx, firstCall)
+	defer cancel()
+	for {
+		n.mu.Lock()
+		changed := n.changed
+		n.mu.Unlock()
+		if n.table.Ready(caller.Namespace, callee) {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("configuration of %s did not come within %s: %w", callee, firstCall, errors.Join(n.conn.Err(), ctx.Err()))
+		}
+	}
+}

@@ -1,0 +1,99 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sennit-mesh/sennit/pkg/bus"
+	"github.com/sennit-mesh/sennit/pkg/ca"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+	"github.com/sennit-mesh/sennit/pkg/telemetry"
+)
+
+// requestTime bounds one request to the controllers.
+const requestTime = 5 * time.Second
+
+// A words is what a node says about itself over the bus; it signs what changes state (registry.Bus).
+type words struct {
+	conn     *bus.Conn
+	identity *ca.Identity
+	log      *slog.Logger
+	lastSent atomic.Int64
+}
+
+// Register sends one registration, or the removal of one.
+func (w *words) Register(ctx context.Context, in *snapshot.Instance, removed bool) error {
+	payload, err := proto.Marshal(&snapshot.Registration{Instance: in, Removed: removed, SentUnixNs: w.stamp()})
+	if err != nil {
+		return err
+	}
+	signature, err := w.identity.Sign(payload)
+	if err != nil {
+		return err
+	}
+	message, err := proto.Marshal(&snapshot.SignedRegistration{Registration: payload, Signature: signature})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	_, err = w.conn.Request(ctx, bus.VerbRegister, message)
+	return err
+}
+
+// stamp is the time, and grows even where the clock does not.
+func (w *words) stamp() int64 {
+	for {
+		last := w.lastSent.Load()
+		next := max(time.Now().UnixNano(), last+1)
+		if w.lastSent.CompareAndSwap(last, next) {
+			return next
+		}
+	}
+}
+
+// Alive says that the node lives.
+func (w *words) Alive(ctx context.Context, alive *snapshot.Alive) (*snapshot.AliveReply, error) {
+	message, err := proto.Marshal(alive)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	answer, err := w.conn.Request(ctx, bus.VerbAlive, message)
+	if err != nil {
+		return nil, err
+	}
+	var reply snapshot.AliveReply
+	return &reply, proto.Unmarshal(answer, &reply)
+}
+
+// reportEdges sends each second what was counted, until ctx ends. What a bus that is away cannot take is
+// lost: summaries are for watching, and the next ones follow.
+func (w *words) reportEdges(ctx context.Context, edges *telemetry.Edges) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			report := edges.Report(now)
+			if w.conn.Err() != nil {
+				continue
+			}
+			message, err := proto.Marshal(report)
+			if err != nil {
+				w.log.Error("summary of exchanges not sent", "err", err)
+				continue
+			}
+			sending, cancel := context.WithTimeout(ctx, time.Second)
+			_, _ = w.conn.Request(sending, bus.VerbTelemetry, message) // see above
+			cancel()
+		}
+	}
+}

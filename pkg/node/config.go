@@ -1,0 +1,92 @@
+package node
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/api/report"
+)
+
+// Config says where a node keeps its state and how it is reached.
+type Config struct {
+	StateDir    string // identity.db and node.db; one process at a time
+	ServicesDir string // services.d
+	// Join is a join token, or the name of a file that holds one after "@". It is needed once, on a host that
+	// has not joined; a host that has joined ignores it.
+	Join      string
+	Lanes     netip.AddrPort // UDP, where other nodes dial this one
+	Advertise string         // ip:port or ip that others dial; empty: the address that this host has towards the bus
+	Socket    string         // unix socket for `sennit service` and `sennit status` on this host; empty: none
+	AccessLog string         // file for the access log; "-": standard output; empty: none
+	LogShare  float64        // share of the exchanges without failure that are logged, 0 to 1
+	DrainTime time.Duration  // how long running exchanges may take when the node stops
+	Log       *slog.Logger   // nil: slog.Default
+
+	Now func() time.Time // what certificates and tokens are judged by; nil: time.Now
+}
+
+// Flags declares the settings as command-line flags, with the defaults of a root or user installation.
+func (c *Config) Flags(flags *flag.FlagSet) {
+	state := "/var/lib/sennit/node"
+	services := "/etc/sennit/services.d"
+	if os.Getuid() != 0 {
+		home, err := os.UserHomeDir()
+		if err != nil {
+			home = "."
+		}
+		state, services = filepath.Join(home, ".local/state/sennit/node"), filepath.Join(home, ".config/sennit/services.d")
+	}
+	flags.StringVar(&c.StateDir, "state-dir", state, "folder of the node's keys and of the configuration that it has")
+	flags.StringVar(&c.ServicesDir, "services-dir", services, "folder of the files that say what runs on this host")
+	flags.StringVar(&c.Join, "join", "", "join token, or @FILE; needed once. SENNIT_JOIN_TOKEN does the same and stays out of the process list")
+	flags.TextVar(&c.Lanes, "lanes", netip.MustParseAddrPort("0.0.0.0:7443"), "UDP address where other nodes reach this one")
+	flags.StringVar(&c.Advertise, "advertise", "", "address, or address:port, that other nodes dial (default: this host's address towards the bus)")
+	flags.StringVar(&c.Socket, "socket", report.SocketPath("node"), "unix socket for sennit's commands on this host")
+	flags.StringVar(&c.AccessLog, "access-log", "-", "file for the access log; - is standard output, empty is none")
+	flags.Float64Var(&c.LogShare, "access-log-share", 0.01, "share of the requests without failure that are logged; failures always are")
+	flags.DurationVar(&c.DrainTime, "drain-time", 15*time.Second, "how long running requests may take when the node stops")
+}
+
+// LoadConfig reads the command line of the daemon. env is as of os.Environ.
+func LoadConfig(args, env []string) (Config, error) {
+	var c Config
+	flags := flag.NewFlagSet("node", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	c.Flags(flags)
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			flags.SetOutput(os.Stderr)
+			flags.Usage()
+		}
+		return c, err
+	}
+	return c, c.Complete(env)
+}
+
+// Complete takes what the environment gives and resolves the token's file.
+func (c *Config) Complete(env []string) error {
+	for _, variable := range env {
+		if value, ok := strings.CutPrefix(variable, "SENNIT_JOIN_TOKEN="); ok && c.Join == "" {
+			c.Join = value
+		}
+	}
+	if file, ok := strings.CutPrefix(c.Join, "@"); ok {
+		token, err := os.ReadFile(file)
+		if err != nil {
+			return fmt.Errorf("read the join token: %w", err)
+		}
+		c.Join = strings.TrimSpace(string(token))
+	}
+	if c.LogShare < 0 || c.LogShare > 1 {
+		return fmt.Errorf("--access-log-share is a share from 0 to 1, not %v", c.LogShare)
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+package node
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync/atomic"
+
+	"go.etcd.io/bbolt"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sennit-mesh/sennit/pkg/ca"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// A store keeps in node.db what the node must have to serve while the bus is away: the signed messages that
+// it follows, verified again at each start, and the services that were registered at run time.
+type store struct {
+	db *bbolt.DB
+	// unkept is why the newest configuration could not be kept, nil where it is: the node serves with it, and
+	// would start with an older one.
+	unkept atomic.Pointer[error]
+}
+
+var (
+	snapshotsBucket = []byte("snapshots") // subject → Kept messages
+	lanesBucket     = []byte("lanes")     // what lanes keep across restarts
+	servicesBucket  = []byte("services")  // key → document of services.d
+)
+
+func openStore(dir string) (*store, error) {
+	file := filepath.Join(dir, "node.db")
+	db, err := ca.OpenDB(file, "what the node keeps", "remove it, and the node asks the controllers again (what was registered with `sennit service register` is to be registered again)")
+	if err != nil {
+		return nil, err
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range [][]byte{snapshotsBucket, servicesBucket, lanesBucket} {
+			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare %s: %w (is the disk full?)", file, err), db.Close())
+	}
+	return &store{db: db}, nil
+}
+
+// snapshots returns all kept messages.
+func (s *store) snapshots() ([]snapshot.Raw, error) {
+	var all []snapshot.Raw
+	err := s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(snapshotsBucket).ForEach(func(_, value []byte) error {
+			var kept Kept
+			if err := proto.Unmarshal(value, &kept); err != nil {
+				return err
+			}
+			for _, m := range kept.GetMessages() {
+				all = append(all, snapshot.Raw{Subject: m.GetSubject(), Data: m.GetData()})
+			}
+			return nil
+		})
+	})
+	return all, err
+}
+
+// keep replaces what is kept of a subject; no messages remove it.
+func (s *store) keep(subject string, messages []snapshot.Raw) error {
+	err := s.put(subject, messages)
+	if s.unkept.Store(nil); err != nil {
+		s.unkept.Store(&err)
+	}
+	return err
+}
+
+func (s *store) put(subject string, messages []snapshot.Raw) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		bucket := tx.Bucket(snapshotsBucket)
+		if len(messages) == 0 {
+			return bucket.Delete([]byte(subject))
+		}
+		var kept Kept
+		for _, m := range messages {
+			kept.Messages = append(kept.Messages, &KeptMessage{Subject: m.Subject, Data: m.Data})
+		}
+		value, err := proto.Marshal(&kept)
+		if err != nil {
+			return err
+		}
+		return bucket.Put([]byte(subject), value)
+	})
+}
+
+// resetKey makes the tokens by which peers notice at once that this process replaced another. It is made once.
+func (s *store) resetKey() (*[32]byte, error) {
+	key := new([32]byte)
+	return key, s.db.Update(func(tx *bbolt.Tx) error {
+		bucket, name := tx.Bucket(lanesBucket), []byte("reset-key")
+		if copy(key[:], bucket.Get(name)) == len(key) {
+			return nil
+		}
+		if _, err := rand.Read(key[:]); err != nil {
+			return err
+		}
+		return bucket.Put(name, key[:])
+	})
+}
+
+// Load, Save and Delete keep services registered at run time (registry.Store).
+func (s *store) Load() (map[string][]byte, error) {
+	all := map[string][]byte{}
+	return all, s.db.View(func(tx *bbolt.Tx) error {
+		return tx.Bucket(servicesBucket).ForEach(func(key, value []byte) error {
+			all[string(key)] = append([]byte(nil), value...)
+			return nil
+		})
+	})
+}
+
+// Save stores one document.
+func (s *store) Save(key string, document []byte) error {
+	return s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(servicesBucket).Put([]byte(key), document) })
+}
+
+// Delete removes one document.
+func (s *store) Delete(key string) error {
+	return s.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket(servicesBucket).Delete([]byte(key)) })
+}
+
+func (s *store) close() error { return s.db.Close() }
