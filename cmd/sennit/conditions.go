@@ -1,0 +1,109 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/sennit-mesh/sennit/cmd/sennit/client"
+	"github.com/sennit-mesh/sennit/pkg/api"
+)
+
+// statusTimeout is how long apply waits for the controller's word on what it applied, for all documents together.
+const statusTimeout = 3 * time.Second
+
+var errSettled = errors.New("the status is of this generation")
+
+// warnOfStatus says what the controller finds wrong with the routes that were applied: references to nothing and the
+// like, which are no errors. A controller that is busy has its word later; `sennit get` shows it.
+func (a *apply) warnOfStatus(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
+	defer cancel()
+	for i, d := range a.docs {
+		if d.Kind != api.HTTPRoute {
+			continue
+		}
+		status, err := settledStatus(ctx, a.client, d.target(), a.results[i].GetGeneration())
+		if err != nil {
+			a.client.Warn(fmt.Sprintf("%s: the controller has not said yet what it makes of it (look later: sennit get %s %s -n %s)",
+				d.reference(), d.Kind.Plural, d.Written.GetName(), d.Written.GetNamespace()))
+			continue
+		}
+		for _, text := range conditionWarnings(status) {
+			a.client.Warn(d.reference() + ": " + text)
+		}
+	}
+}
+
+// settledStatus waits until a route's status is of a generation, or of a later one.
+func settledStatus(ctx context.Context, c *client.Client, t client.Target, generation int64) (status gatewayv1.RouteStatus, err error) {
+	err = c.Watch(ctx, t, "", false, func(e client.Event) error {
+		u := &unstructured.Unstructured{}
+		if err := u.UnmarshalJSON(e.Object); err != nil {
+			return fmt.Errorf("read the status: %w", err)
+		}
+		data, err := json.Marshal(u.Object["status"])
+		if err != nil {
+			return fmt.Errorf("read the status: %w", err)
+		}
+		status = gatewayv1.RouteStatus{}
+		if err := json.Unmarshal(data, &status); err != nil {
+			return fmt.Errorf("read the status: %w", err)
+		}
+		if len(status.Parents) == 0 {
+			return nil
+		}
+		for _, p := range status.Parents {
+			for _, cond := range p.Conditions {
+				if cond.ObservedGeneration < generation {
+					return nil
+				}
+			}
+		}
+		return errSettled
+	})
+	if errors.Is(err, errSettled) {
+		return status, nil
+	}
+	if err == nil {
+		err = errors.New("the watch ended")
+	}
+	return status, err
+}
+
+// conditionWarnings lists what a status says is not as it should be.
+func conditionWarnings(status gatewayv1.RouteStatus) []string {
+	var out []string
+	for _, p := range status.Parents {
+		for _, cond := range p.Conditions {
+			good := metav1.ConditionTrue
+			if cond.Type == string(gatewayv1.RouteConditionPartiallyInvalid) {
+				good = metav1.ConditionFalse
+			}
+			if cond.Status != good {
+				out = append(out, fmt.Sprintf("%s is %s at %s (%s): %s", cond.Type, cond.Status, parentName(p.ParentRef), cond.Reason, cond.Message))
+			}
+		}
+	}
+	return out
+}
+
+func parentName(ref gatewayv1.ParentReference) string {
+	kind, name := "gateway", string(ref.Name)
+	if ref.Kind != nil {
+		kind = string(*ref.Kind)
+	}
+	if k, ok := findKind(kind); ok {
+		kind = k.Singular
+	}
+	if ref.Namespace != nil {
+		name = string(*ref.Namespace) + "/" + name
+	}
+	return kind + " " + name
+}

@@ -1,0 +1,105 @@
+package demo
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// traffic is the shop's customers: it checks out at the storefront, many at a time and steadily, and counts
+// what came back. It is safe for concurrent use.
+type traffic struct {
+	url    string
+	client *http.Client
+
+	mu       sync.Mutex
+	total    int64
+	failed   int64
+	lastFail string
+	versions map[string]int64 // of payments, since the last take
+}
+
+func newTraffic(address string) *traffic {
+	return &traffic{
+		url:      "http://" + address + "/checkout",
+		client:   &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 32}},
+		versions: map[string]int64{},
+	}
+}
+
+// run keeps customers customers busy until ctx ends; each waits pause between two checkouts. A request that
+// is under way when ctx ends is finished and counted.
+func (t *traffic) run(ctx context.Context, customers int, pause time.Duration) {
+	var group sync.WaitGroup
+	for range customers {
+		group.Go(func() {
+			tick := time.NewTicker(pause)
+			defer tick.Stop()
+			for {
+				select {
+				case <-ctx.Done():
+					return
+				case <-tick.C:
+					version, err := t.checkout(context.WithoutCancel(ctx))
+					t.count(version, err)
+				}
+			}
+		})
+	}
+	group.Wait()
+}
+
+func (t *traffic) checkout(ctx context.Context) (version string, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url, nil)
+	if err != nil {
+		return "", err
+	}
+	response, err := t.client.Do(request)
+	if err != nil {
+		return "", err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	if err != nil {
+		return "", err
+	}
+	if response.StatusCode != http.StatusOK {
+		return "", fmt.Errorf("%s (%s): %s", response.Status, response.Header.Get("sennit-reason"), body)
+	}
+	var got receipt
+	if err := json.Unmarshal(body, &got); err != nil {
+		return "", err
+	}
+	return got.versionOf("payments"), nil
+}
+
+func (t *traffic) count(version string, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.total++
+	if err != nil {
+		t.failed++
+		t.lastFail = err.Error()
+		return
+	}
+	t.versions[version]++
+}
+
+// takeVersions returns how many checkouts each version of payments took part in since the last call.
+func (t *traffic) takeVersions() map[string]int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	taken := t.versions
+	t.versions = map[string]int64{}
+	return taken
+}
+
+func (t *traffic) counts() (total, failed int64, lastFail string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.total, t.failed, t.lastFail
+}

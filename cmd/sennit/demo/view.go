@@ -1,0 +1,101 @@
+package demo
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"charm.land/lipgloss/v2"
+
+	"github.com/sennit-mesh/sennit/pkg/telemetry"
+)
+
+// openTime is how long the shop may take to open on a slow machine.
+const openTime = 30 * time.Second
+
+// A view prints what happens, and below it the table of who calls whom, which on a terminal stays in place.
+type view struct {
+	out      io.Writer
+	terminal bool
+	lines    int // of the table that stands at the cursor
+}
+
+var (
+	head = lipgloss.NewStyle().Bold(true)
+	bad  = lipgloss.NewStyle().Bold(true).Foreground(lipgloss.Color("9"))
+	good = lipgloss.NewStyle().Foreground(lipgloss.Color("10"))
+)
+
+// say prints a message above the table.
+func (v *view) say(format string, args ...any) {
+	v.clear()
+	fmt.Fprintf(v.out, format+"\n", args...)
+}
+
+// draw puts the table in the place of the one before.
+func (v *view) draw(edges []telemetry.GraphEdge, total, failed int64) {
+	v.clear()
+	rows := [][]string{{"caller", "callee", "answered by", "rate/s", "success", "p50 ms", "p99 ms"}}
+	for _, e := range edges {
+		answered := strings.TrimSpace(e.Backend + " " + e.Version)
+		rows = append(rows, []string{e.Caller, e.Callee, answered, fmt.Sprintf("%.1f", e.Rate), fmt.Sprintf("%.2f %%", 100*e.Success),
+			fmt.Sprintf("%.1f", 1000*e.P50), fmt.Sprintf("%.1f", 1000*e.P99)})
+	}
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], len(cell))
+		}
+	}
+	var b strings.Builder
+	for r, row := range rows {
+		var line strings.Builder
+		for i, cell := range row {
+			if i > 2 {
+				fmt.Fprintf(&line, "  %*s", widths[i], cell) // numbers end together
+			} else {
+				fmt.Fprintf(&line, "  %-*s", widths[i], cell)
+			}
+		}
+		b.WriteString(v.style(line.String(), r == 0, r > 0 && edges[r-1].Success < 1))
+		b.WriteByte('\n')
+	}
+	fmt.Fprintf(&b, "  requests: %d, failed: %d\n", total, failed)
+	io.WriteString(v.out, b.String())
+	v.lines = strings.Count(b.String(), "\n")
+}
+
+func (v *view) style(line string, title, failing bool) string {
+	switch {
+	case !v.terminal:
+		return line
+	case title:
+		return head.Render(line)
+	case failing:
+		return bad.Render(line)
+	}
+	return good.Render(line)
+}
+
+// clear takes the table away.
+func (v *view) clear() {
+	if v.terminal && v.lines > 0 {
+		fmt.Fprintf(v.out, "\x1b[%dA\x1b[J", v.lines)
+	}
+	v.lines = 0
+}
+
+// settle leaves the table where it is.
+func (v *view) settle() { v.lines = 0 }
+
+// pauseFor waits, or returns when ctx ends.
+func pauseFor(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

@@ -1,0 +1,90 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sennit-mesh/sennit/pkg/api"
+)
+
+func joinTokenCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "join-token",
+		Short: "Let hosts join the mesh",
+		Example: `  sennit join-token create --node web1 --service default/orders
+  sennit get jointokens                    # which there are, and which were used`,
+		GroupID: groupHosts,
+	}
+	cmd.AddCommand(joinTokenCreateCommand())
+	return cmd
+}
+
+func joinTokenCreateCommand() *cobra.Command {
+	var (
+		conn     connection
+		node     string
+		services []string
+		expires  time.Duration
+		out      *format
+	)
+	cmd := &cobra.Command{
+		Use:   "create --node NAME [--service NAMESPACE/NAME...]",
+		Short: "Make a token with which one host can join, once",
+		Long: `Create makes a token that lets one host join as a node that may run the given services, and prints it alone, so that it
+can be piped. The token is a secret until it is used; it works once, and not after it has expired.`,
+		Example: `  sennit join-token create --node web1 --service default/orders > web1.token   # then, on web1: sennit node --join @web1.token
+  sennit join-token create --node web1 --service default/orders --service default/stock --expires 10m`,
+		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case node == "":
+				return misused(cmd, "say with --node which name the host gets")
+			case expires <= 0:
+				return misused(cmd, "--expires must be more than 0, is %s", expires)
+			}
+			doc := &api.JoinToken{
+				ObjectMeta: metav1.ObjectMeta{GenerateName: node + "-"},
+				Spec:       api.JoinTokenSpec{Node: node, TTL: &metav1.Duration{Duration: expires}},
+			}
+			for _, s := range services {
+				namespace, name := splitService(s)
+				doc.Spec.Services = append(doc.Spec.Services, namespace+"/"+name)
+			}
+			u, err := api.From(api.JoinTokens, doc)
+			if err != nil {
+				return err
+			}
+			c, err := conn.open(cmd)
+			if err != nil {
+				return err
+			}
+			made, err := c.Create(cmd.Context(), api.JoinTokens, u)
+			if err != nil {
+				return err
+			}
+			if out.structured() {
+				return out.write(cmd.OutOrStdout(), unmanaged(made).Object)
+			}
+			var got api.JoinToken
+			if err := api.As(made, &got); err != nil {
+				return err
+			}
+			if got.Status.Token == "" {
+				return errors.New("the controller made a join token and did not say it; its log tells why")
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), got.Status.Token)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&node, "node", "", "name that the host will have in the cluster")
+	f.StringArrayVar(&services, "service", nil, "service that the host may run, NAMESPACE/NAME (may be repeated)")
+	f.DurationVar(&expires, "expires", time.Hour, "how long the token can be used")
+	out = outputFlag(cmd)
+	conn.flags(cmd)
+	return cmd
+}
