@@ -1,0 +1,58 @@
+package mesh
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"testing"
+
+	"github.com/sennit-mesh/sennit/pkg/controller"
+	"github.com/sennit-mesh/sennit/pkg/node"
+)
+
+// Main is the body of TestMain in a package that starts meshes: it runs the tests, or, where the test binary
+// was started again as a part of a mesh, that part.
+func Main(m *testing.M) {
+	if len(os.Args) < 2 {
+		os.Exit(m.Run())
+	}
+	run := map[string]func(context.Context, []string) error{
+		"controller": runController, "node": runNode, "service": runService, "stranger": runStranger,
+	}[os.Args[1]]
+	if run == nil {
+		os.Exit(m.Run())
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[2:]); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %v\n", os.Args[1], err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func runController(ctx context.Context, args []string) error {
+	cfg, err := controller.LoadConfig(args)
+	if err != nil {
+		return err
+	}
+	c, err := controller.New(cfg)
+	if err != nil {
+		return err
+	}
+	return c.Run(ctx)
+}
+
+func runNode(ctx context.Context, args []string) error {
+	cfg, err := node.LoadConfig(args, os.Environ())
+	if err != nil {
+		return err
+	}
+	n, err := node.New(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return n.Run(ctx)
+}
