@@ -30,7 +30,8 @@ func (t *Transport) admit(ctx context.Context, _ *quic.ClientInfo) (context.Cont
 // accept serves a connection that a peer opened.
 func (t *Transport) accept(q *quic.Conn) {
 	id := q.Context().Value(identityKey{}).(*identity)
-	c := &conn{identity: *id, t: t, q: q, streams: make(map[*Stream]struct{})}
+	c := newConn(t)
+	c.identity, c.q = *id, q
 	if udp, ok := q.RemoteAddr().(*net.UDPAddr); ok {
 		c.addr = udp.AddrPort()
 	}
@@ -44,6 +45,7 @@ func (t *Transport) accept(q *quic.Conn) {
 		c.close(closeRefused, "node stops")
 		return
 	}
+	t.spawn(c.deliver)
 	if t.draining.Load() {
 		c.goAway()
 	}
@@ -118,6 +120,7 @@ func (s *Stream) settle() bool {
 	case whole:
 		// The response is complete and the rest of the request is not wanted (RFC 9110 §7.5 lets a
 		// server answer early).
+		s.flushPosted()
 		_ = str.Close()
 		str.CancelRead(codeUnread)
 	default:

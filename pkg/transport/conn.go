@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -15,18 +16,19 @@ import (
 // opened by the end that dialled; the other end opens one stream at most, to say that it drains.
 type conn struct {
 	identity
-	t     *Transport
-	q     *quic.Conn
-	lane  *lane // nil where the peer dialled
-	class Class
-	addr  netip.AddrPort
-	from  origin // of one that a peer opened; zero otherwise
+	t      *Transport
+	q      *quic.Conn
+	lane   *lane // nil where the peer dialled
+	class  Class
+	outbox outbox
+	addr   netip.AddrPort
+	from   origin // of one that a peer opened; zero otherwise
 
 	mu        sync.Mutex
 	streams   map[*Stream]struct{} // all that are open, for sweep
 	idle      []*Stream            // those that wait for an exchange; the last used is last
 	lowest    int                  // fewest idle ones since the last trim
-	running   int                  // exchanges
+	running   atomic.Int32         // exchanges; changed with the lock held
 	draining  bool                 // takes no further exchange
 	crowded   bool                 // many of its streams stall: others are better off elsewhere
 	said      bool                 // the peer was told so
@@ -38,6 +40,10 @@ type conn struct {
 type origin struct {
 	service exchange.ServiceName
 	addr    netip.Addr
+}
+
+func newConn(t *Transport) *conn {
+	return &conn{t: t, streams: make(map[*Stream]struct{}), outbox: outbox{wake: make(chan struct{}, 1)}}
 }
 
 func (c *conn) add(s *Stream) {
@@ -55,13 +61,13 @@ func (c *conn) remove(s *Stream) {
 // began and ended count the exchanges of a connection that the peer opened.
 func (c *conn) began() {
 	c.mu.Lock()
-	c.running++
+	c.running.Add(1)
 	c.mu.Unlock()
 }
 
 func (c *conn) ended() {
 	c.mu.Lock()
-	c.running--
+	c.running.Add(-1)
 	c.mu.Unlock()
 }
 

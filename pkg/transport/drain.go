@@ -35,7 +35,7 @@ func (t *Transport) awaitNone(ctx context.Context, kind func(*conn) bool, tell f
 			if kind(c) {
 				tell(c)
 				c.mu.Lock()
-				running += c.running
+				running += int(c.running.Load())
 				c.mu.Unlock()
 				left++
 			}

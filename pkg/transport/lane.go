@@ -94,7 +94,7 @@ func (l *lane) take(addr netip.AddrPort, class Class, crowded bool) *Stream {
 			s := c.idle[len(c.idle)-1]
 			c.idle = c.idle[:len(c.idle)-1]
 			c.lowest = min(c.lowest, len(c.idle))
-			c.running++
+			c.running.Add(1)
 			c.mu.Unlock()
 			return s
 		}
@@ -109,7 +109,7 @@ func (l *lane) take(addr netip.AddrPort, class Class, crowded bool) *Stream {
 			if str, err := c.q.OpenStream(); err == nil {
 				s := newStream(l.t, c, str, true)
 				c.streams[s] = struct{}{}
-				c.running++
+				c.running.Add(1)
 				c.mu.Unlock()
 				return s
 			}
@@ -124,25 +124,23 @@ func (l *lane) release(s *Stream) {
 	c := s.conn
 	whole := s.reusable()
 	keep := whole && c.class != Bulk
-	if !whole {
-		if s.out.state != outEnded || s.in.state != inEnded {
-			s.Reset(exchange.CallerGone)
-		}
+	if !whole && (s.out.state != outEnded || s.in.state != inEnded || s.posted.waits()) {
+		s.Reset(exchange.CallerGone)
 	}
 	raw := s.in.raw
 	s.clear()
 	c.mu.Lock()
-	c.running--
+	running := c.running.Add(-1)
 	if keep = keep && !c.draining && len(c.idle) < l.t.limits.IdleStreams; keep {
 		c.idle = append(c.idle, s)
 	} else {
 		delete(c.streams, s)
 	}
-	if c.running == 0 {
+	if running == 0 {
 		c.idleSince = time.Now()
 		c.linger = raw
 	}
-	finished := c.running == 0 && c.draining && !raw
+	finished := running == 0 && c.draining && !raw
 	c.mu.Unlock()
 	if !keep {
 		s.discard(whole)
@@ -216,6 +214,7 @@ func (l *lane) connect(ctx context.Context, d *dial, class Class) {
 	side.failed, side.retries = nil, 0
 	side.conns = append(side.conns, c)
 	l.mu.Unlock()
+	l.t.spawn(c.deliver)
 	close(d.done)
 
 	if c.awaitGoAway(ctx) {
@@ -232,7 +231,7 @@ func (l *lane) connect(ctx context.Context, d *dial, class Class) {
 func (c *conn) drain() {
 	c.mu.Lock()
 	c.draining = true
-	finished := c.running == 0 && !c.linger
+	finished := c.running.Load() == 0 && !c.linger
 	c.mu.Unlock()
 	if finished {
 		c.close(closeDone, "drained")
@@ -247,7 +246,8 @@ func (t *Transport) dial(ctx context.Context, l *lane, addr netip.AddrPort, clas
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.limits.Handshake)
 	defer cancel()
-	c := &conn{t: t, lane: l, class: class, addr: addr, streams: make(map[*Stream]struct{}), idleSince: time.Now()}
+	c := newConn(t)
+	c.lane, c.class, c.addr, c.idleSince = l, class, addr, time.Now()
 	config := t.dialTLS(l.key, cert, l.sessions.of(cert), &c.identity)
 	if c.q, err = t.quic.Dial(ctx, udpAddr(addr), config, t.quicConfig(class, true)); err != nil {
 		return nil, err

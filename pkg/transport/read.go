@@ -354,9 +354,18 @@ func (s *Stream) receive(p []byte) (int, error) {
 	if own := s.fault(); own != nil {
 		s.in.err = own
 	} else {
-		s.in.err = broken(err, false)
+		s.in.err = broken(err, s.unsent())
 	}
 	return n, s.in.err
+}
+
+// unsent reports whether the lane was given nothing of the request, and sees to it that it will not be.
+func (s *Stream) unsent() bool {
+	if !s.caller {
+		return false
+	}
+	s.posted.drop()
+	return !s.sent.Load()
 }
 
 // refuse ends an exchange whose peer does not keep to the format.

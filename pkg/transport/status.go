@@ -32,7 +32,7 @@ func (t *Transport) Connections() []ConnectionState {
 			state.Key = Key{Local: c.peer, Remote: c.local}
 		}
 		c.mu.Lock()
-		state.Running, state.Idle, state.Draining, state.Crowded = c.running, len(c.idle), c.draining, c.crowded
+		state.Running, state.Idle, state.Draining, state.Crowded = int(c.running.Load()), len(c.idle), c.draining, c.crowded
 		c.mu.Unlock()
 		states = append(states, state)
 	}

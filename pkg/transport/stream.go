@@ -26,8 +26,10 @@ type Stream struct {
 	caller  bool
 	upgrade bool // the caller asked for one
 
-	in  reader
-	out writer
+	in     reader
+	out    writer
+	posted posted
+	sent   atomic.Bool // bytes of this exchange were given to the lane
 
 	waitsMu sync.Mutex
 	waits   io.Closer // see Interrupt
@@ -81,7 +83,6 @@ type writer struct {
 	buf    *buffer
 	n      int // buf.b[:n] is not written yet
 	state  outState
-	sent   bool // bytes of this exchange were given to the lane
 	method string
 	err    error // sticky
 
@@ -117,6 +118,9 @@ func (s *Stream) begin() {
 // reusable reports whether both directions are complete, so that nothing of this exchange can still arrive. Behind an
 // upgrade the callee may end the stream when one direction has ended, which the caller learns too late.
 func (s *Stream) reusable() bool {
+	if s.caller && s.posted.waits() {
+		return false // an early response: the callee has not seen the whole request
+	}
 	s.out.mu.Lock()
 	defer s.out.mu.Unlock()
 	return !s.in.raw && !s.upgrade && s.in.state == inEnded && s.in.err == nil && s.in.r == s.in.w &&
@@ -134,8 +138,12 @@ func (s *Stream) clear() {
 	s.in = reader{held: s.in.held[:0], trailers: s.in.trailers[:0], err: s.in.err, body: exchange.LengthUnknown}
 	s.out.mu.Lock()
 	s.out.buf.giveBack()
-	s.out.buf, s.out.n, s.out.state, s.out.sent, s.out.method = nil, 0, outHead, false, ""
+	s.out.buf, s.out.n, s.out.state, s.out.method = nil, 0, outHead, ""
 	s.out.mu.Unlock()
+	if s.caller {
+		s.posted.drop() // a callee's response is still on its way
+	}
+	s.sent.Store(false)
 }
 
 // Release ends the caller's use of the stream: it goes back to the lane's pool where its exchange is
@@ -173,6 +181,9 @@ func (s *Stream) writeReset(str *quic.Stream, code quic.StreamErrorCode) bool {
 	}
 	defer w.mu.Unlock()
 	if w.err != nil || w.state == outEnded || w.state == outRaw {
+		return false
+	}
+	if s.tryPosted() != nil {
 		return false
 	}
 	if w.n > 0 && str.TryWriteAll(w.buf.b[:w.n]) != nil {

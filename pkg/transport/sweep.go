@@ -71,7 +71,7 @@ const lingerFor = time.Second
 func (c *conn) sweep(now time.Time) {
 	c.mu.Lock()
 	unused := now.Sub(c.idleSince)
-	if c.running == 0 && (unused >= c.t.limits.Idle || c.draining && (unused >= lingerFor || !c.linger)) {
+	if c.running.Load() == 0 && (unused >= c.t.limits.Idle || c.draining && (unused >= lingerFor || !c.linger)) {
 		c.draining = true
 		c.mu.Unlock()
 		c.close(closeDone, "idle")

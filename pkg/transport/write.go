@@ -274,13 +274,30 @@ func (s *Stream) flush() error {
 	if w.n == 0 {
 		return nil
 	}
+	if s.post() {
+		return nil
+	}
 	p := w.buf.b[:w.n]
 	w.n = 0
 	return s.send(p)
 }
 
-// send gives bytes to the lane.
+// send gives bytes to the lane, behind those that were posted.
 func (s *Stream) send(p []byte) error {
+	buf, n, err := s.posted.take()
+	defer buf.giveBack()
+	if err == nil && buf != nil {
+		err = s.write(buf.b[:n])
+	} else if err != nil {
+		err = s.unwritten(err)
+	}
+	if err != nil || len(p) == 0 {
+		return err
+	}
+	return s.write(p)
+}
+
+func (s *Stream) write(p []byte) error {
 	w := &s.out
 	str := s.str.Load()
 	if str == nil {
@@ -293,15 +310,23 @@ func (s *Stream) send(p []byte) error {
 	s.sending.Store(s.t.tick.Load() + 1)
 	n, err := str.Write(p)
 	s.sending.Store(0)
-	w.sent = w.sent || n > 0
+	if n > 0 {
+		s.sent.Store(true)
+	}
 	if err == nil {
 		return nil
 	}
+	return s.unwritten(err)
+}
+
+// unwritten turns an error of the lane's into the writer's.
+func (s *Stream) unwritten(err error) error {
+	w := &s.out
 	if own := s.fault(); own != nil {
 		w.err = own
 		return w.err
 	}
-	w.err = broken(err, s.caller && !w.sent)
+	w.err = broken(err, s.caller && !s.sent.Load())
 	var reset *ResetError
 	if s.caller && errors.As(w.err, &reset) && reset.Remote && reset.code == codeUnread {
 		// The callee wants no more of the request; its response is whole, or this exchange came behind the
