@@ -97,15 +97,15 @@ func (c *conn) goAway() {
 // controlGoAway is the only thing that is said on a stream of the dialled end.
 const controlGoAway = 0x01
 
-// awaitGoAway returns when the peer drains or the connection is gone.
-func (c *conn) awaitGoAway(ctx context.Context) (drains bool) {
+// awaitGoAway returns when the peer drains or the connection is gone. A peer that says anything else is not
+// one to begin exchanges with either.
+func (c *conn) awaitGoAway(ctx context.Context) {
 	str, err := c.q.AcceptStream(ctx)
 	if err != nil {
-		return false
+		return
 	}
 	var said [1]byte
-	n, _ := str.Read(said[:])
+	_, _ = str.Read(said[:])
 	str.CancelRead(codeNone)
 	_ = str.Close()
-	return n == 1 && said[0] == controlGoAway
 }

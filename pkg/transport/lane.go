@@ -217,10 +217,10 @@ func (l *lane) connect(ctx context.Context, d *dial, class Class) {
 	l.t.spawn(c.deliver)
 	close(d.done)
 
-	if c.awaitGoAway(ctx) {
-		c.drain()
-		<-c.q.Context().Done()
-	}
+	// Whatever the peer says there: a connection that is forgotten before it has ended would stay for good.
+	c.awaitGoAway(ctx)
+	c.drain()
+	<-c.q.Context().Done()
 	l.mu.Lock()
 	side.conns = slices.DeleteFunc(side.conns, func(other *conn) bool { return other == c })
 	l.mu.Unlock()

@@ -338,6 +338,8 @@ func TestPeerBreaksTheFormat(t *testing.T) {
 		{"more body than stated", string(whole) + "\x03\x04abcd\x05\x00", exchange.Malformed},
 		{"less body than stated", string(whole) + "\x03\x02ab\x05\x00", exchange.Malformed},
 		{"data behind trailers", string(whole) + "\x03\x02ab\x04\x02\x01\x80\x03\x01c\x05\x00", exchange.Malformed},
+		{"empty trailers twice", string(whole) + "\x03\x03abc\x04\x01\x00\x04\x01\x00\x05\x00", exchange.Malformed},
+		{"data behind empty trailers", string(whole) + "\x03\x02ab\x04\x01\x00\x03\x01c\x05\x00", exchange.Malformed},
 		{"too many unknown frames", strings.Repeat("\x20\x00", maxSkips+1), exchange.Malformed},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -364,5 +366,61 @@ func TestPeerBreaksTheFormat(t *testing.T) {
 				t.Errorf("%v, want a reset by the peer because %q", err, tt.want)
 			}
 		})
+	}
+}
+
+// TestPeerSaysNonsenseOfItself opens the stream of the dialled end for something else than to say that it drains:
+// the caller must neither forget the connection nor keep it.
+func TestPeerSaysNonsenseOfItself(t *testing.T) {
+	hold := make(chan struct{})
+	caller, callee := startPair(t, Limits{}, func(ctx context.Context, s *Stream) {
+		var req exchange.Request
+		if s.ReadRequest(&req) != nil {
+			return
+		}
+		if req.Path == "/hold" {
+			<-hold
+		}
+		_ = s.WriteResponse(&exchange.Response{Status: 204})
+		_ = s.End()
+	})
+	ctx := testContext(t)
+	s, err := caller.Open(ctx, toOrder, callee.addr, Interactive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.WriteRequest(&exchange.Request{Method: "GET", Path: "/hold"}), s.End()); err != nil {
+		t.Fatal(err)
+	}
+	first := s.conn
+	for _, c := range callee.conns() {
+		str, err := c.q.OpenStream()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = str.Write([]byte{0x7f})
+		_ = str.Close()
+	}
+	for draining := false; !draining && ctx.Err() == nil; time.Sleep(time.Millisecond) {
+		first.mu.Lock()
+		draining = first.draining
+		first.mu.Unlock()
+	}
+	if err := get(ctx, caller, toOrder, callee.addr); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(caller.conns()); n != 2 {
+		t.Errorf("%d connections are known while an exchange runs on the first, want 2", n)
+	}
+	close(hold)
+	var resp exchange.Response
+	if err := s.ReadResponse(&resp); err != nil || resp.Status != 204 {
+		t.Errorf("the exchange that ran: %d, %v", resp.Status, err)
+	}
+	s.Release()
+	select {
+	case <-first.q.Context().Done():
+	case <-ctx.Done():
+		t.Error("the connection stays open")
 	}
 }

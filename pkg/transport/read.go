@@ -123,9 +123,10 @@ func (s *Stream) Read(p []byte) (int, error) {
 			if err != nil {
 				return 0, err
 			}
-			if len(in.trailers) != 0 {
+			if in.trailed { // even without a field: what was read of each would be held
 				return 0, s.refuse(fmt.Errorf("%w: trailers twice", ErrMalformed))
 			}
+			in.trailed = true
 			if in.trailers, err = parseTrailers(payload, in.trailers, s.t.limits.Fields); err != nil {
 				return 0, s.refuse(err)
 			}
@@ -154,7 +155,7 @@ func (s *Stream) Ended() bool { return s.in.state == inEnded }
 // checkLength holds the body to the length that its head stated.
 func (s *Stream) checkLength(n int) error {
 	in := &s.in
-	if in.bodyless || len(in.trailers) != 0 || in.body >= 0 && int64(n) > in.body {
+	if in.bodyless || in.trailed || in.body >= 0 && int64(n) > in.body {
 		return s.refuse(fmt.Errorf("%w: more body than the head stated", ErrMalformed))
 	}
 	if in.body >= 0 {

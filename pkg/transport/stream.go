@@ -74,6 +74,7 @@ type reader struct {
 	skips    int
 	bodyless bool // no body follows whatever length is stated
 	raw      bool // TCP: the stream is not used again
+	trailed  bool // the trailers were read
 	trailers exchange.Fields
 	err      error // sticky
 }
