@@ -93,7 +93,11 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 		return failed(err), false
 	}
 	f, answered = c.passOn(stream, request)
-	if !request.settle(func() { c.conn.SetReadDeadline(time.Unix(1, 0)) }) && f.err == nil && answered {
+	wake := func() {
+		c.conn.SetReadDeadline(time.Unix(1, 0))
+		stream.Reset(exchange.CallerGone) // a peer that does not take the rest must not hold the application up
+	}
+	if !request.settle(wake) && f.err == nil && answered {
 		// The service answered before it had the whole request: what is left cannot be told from the next one.
 		f = failure{err: errEarly}
 	}

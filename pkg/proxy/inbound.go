@@ -133,7 +133,11 @@ func (in *Inbound) serveHTTP(ctx context.Context, e *serving, stream *transport.
 		request.settle(stream.StopReading)
 		return exchange.ServiceBroke, err
 	}
-	whole := request.settle(stream.StopReading) && (request.pump == nil || stream.Ended())
+	wake := func() {
+		stream.StopReading()
+		c.net.Close() // a process that has answered may take no more, and keep the connection
+	}
+	whole := request.settle(wake) && (request.pump == nil || stream.Ended())
 	stream.Interrupt(nil)
 	if !whole {
 		c.net.Close()

@@ -43,16 +43,29 @@ type pair struct {
 // protocol is what the service's port speaks.
 func startPair(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule, processes ...string) *pair {
 	tb.Helper()
+	var peers []servePeer
+	for _, process := range processes {
+		inbound := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, slog.New(slog.DiscardHandler))
+		run(tb, inbound.Run)
+		peers = append(peers, inbound.Serve)
+	}
+	return startCaller(tb, protocol, rule, peers...)
+}
+
+// A servePeer is what a peer does with an exchange: what an Inbound does, or worse.
+type servePeer func(context.Context, *transport.Stream)
+
+// startCaller is startPair with peers that serve as they are told.
+func startCaller(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule, peers ...servePeer) *pair {
+	tb.Helper()
 	authority := transporttest.NewAuthority(tb)
 	p := &pair{tb: tb, table: routing.New()}
 	log := slog.New(slog.DiscardHandler)
 
 	shard := &snapshot.Endpoints{Shards: 1}
-	for i, process := range processes {
-		inbound := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, log)
-		run(tb, inbound.Run)
+	for i, serve := range peers {
 		name := string(rune('a' + i))
-		address := startLanes(tb, authority.Wallet(orders), inbound.Serve)
+		address := startLanes(tb, authority.Wallet(orders), serve)
 		shard.Endpoints = append(shard.Endpoints, &snapshot.Endpoint{Node: name, Address: address.String(), Service: orders.String(), Instance: name})
 	}
 	if rule == nil {

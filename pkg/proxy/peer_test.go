@@ -1,0 +1,104 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"testing"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/transport"
+	"github.com/sennit-mesh/sennit/pkg/transport/transporttest"
+)
+
+// These are peers and processes that have every right to speak and do it badly.
+
+// TestPeerThatTakesNoBody answers whole and never reads: the application must get the answer, and the end of its
+// connection.
+func TestPeerThatTakesNoBody(t *testing.T) {
+	end := make(chan struct{})
+	t.Cleanup(func() { close(end) })
+	p := startCaller(t, http11, nil, func(ctx context.Context, s *transport.Stream) {
+		var request exchange.Request
+		if s.ReadRequest(&request) != nil {
+			return
+		}
+		_ = s.WriteResponse(&exchange.Response{Status: 200})
+		_ = s.End()
+		select {
+		case <-end:
+		case <-ctx.Done():
+		}
+	})
+	conn := p.dial()
+	go func() { // more than any window; it ends with the connection
+		fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 30000000\r\n\r\n")
+		conn.Write(make([]byte, 30_000_000))
+	}()
+	reader := bufio.NewReader(conn)
+	response, err := http.ReadResponse(reader, nil)
+	if err != nil || response.StatusCode != 200 {
+		t.Fatalf("%v, %v", response, err)
+	}
+	if _, err := io.Copy(io.Discard, reader); err != nil && isDeadline(err) {
+		t.Error("the connection goes on as if the exchange still ran")
+	}
+}
+
+func isDeadline(err error) bool {
+	timeout, ok := err.(net.Error)
+	return ok && timeout.Timeout()
+}
+
+// TestProcessThatTakesNoBody answers whole, never reads, and keeps its connection; and its caller's node does not
+// give up. The callee's node must not keep what that takes.
+func TestProcessThatTakesNoBody(t *testing.T) {
+	closed := make(chan error, 1)
+	process := rawProcess(t, func(conn *net.TCPConn, head *bufio.Reader) {
+		if !readHead(head) {
+			return
+		}
+		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+		// Reading would make place. An end is seen without it, as what cannot be written.
+		for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+			if _, err := conn.Write([]byte("x")); err != nil || time.Now().After(deadline) {
+				closed <- err
+				return
+			}
+		}
+	})
+	authority := transporttest.NewAuthority(t)
+	inbound := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, slog.New(slog.DiscardHandler))
+	run(t, inbound.Run)
+	address := startLanes(t, authority.Wallet(orders), inbound.Serve)
+	lanes := newLanes(t, authority.Wallet(cart), nobody)
+	stream, err := lanes.Open(t.Context(), transport.Key{Local: cart, Node: "a", Remote: orders}, address, transport.Bulk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Release()
+	if err := stream.WriteRequest(&exchange.Request{Method: "POST", Authority: "orders", Path: "/", BodyLength: 1 << 40}); err != nil {
+		t.Fatal(err)
+	}
+	wrote := make(chan struct{})
+	go func() {
+		defer close(wrote)
+		stream.Write(make([]byte, 30_000_000)) // until the callee wants no more
+	}()
+	var response exchange.Response
+	if err := stream.ReadResponse(&response); err != nil || response.Status != 200 {
+		t.Fatalf("%d, %v", response.Status, err)
+	}
+	if err := <-closed; err == nil {
+		t.Error("the connection to the process stays, with a request that nobody ends")
+	}
+	<-wrote
+}
+
+func nobody(_ context.Context, s *transport.Stream) { s.Reset(exchange.InstanceNotServed) }
