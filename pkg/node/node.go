@@ -77,6 +77,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 		return n, err
 	}
 	n.log = n.log.With("node", n.identity.Node())
+	n.table.Node = n.identity.Node()
 	if n.store, err = openStore(cfg.StateDir); err != nil {
 		return n, err
 	}

@@ -35,7 +35,7 @@ type set struct {
 	instances []*Instance       // each once
 }
 
-// A group is the instances that a request may go to.
+// A group is the instances that a request may go to, on few nodes (few.go).
 type group struct {
 	healthy []member
 	all     []member
@@ -176,8 +176,15 @@ func (t *Table) assemble(p *pool) *set {
 			}
 		}
 	}
+	t.thin(s.rest)
+	for _, g := range s.ports {
+		t.thin(g)
+	}
 	return s
 }
+
+// thin leaves few of each list: those that are not healthy take no place from those that are.
+func (t *Table) thin(g *group) { g.healthy, g.all = t.few(g.healthy), t.few(g.all) }
 
 func (g *group) add(m member, unhealthy bool) {
 	g.all = append(g.all, m)

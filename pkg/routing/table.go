@@ -8,7 +8,7 @@
 // whom to ask, and whom to ask next.
 //
 // Start reading at Pick (pick.go); then index.go and match.go (which rule), path.go (what a path is),
-// balance.go (which instance), and here for how rules come in.
+// balance.go and few.go (which instance), and here for how rules come in.
 package routing
 
 import (
@@ -27,6 +27,10 @@ import (
 // Protocol, MarkUnreachable and MarkReachable are safe for concurrent use with everything; Apply, Drop and
 // Needs belong to one goroutine.
 type Table struct {
+	// Node is the name of the node whose table this is: it decides which nodes of a callee with many are called.
+	// It is set before the first Apply.
+	Node string
+
 	services atomic.Pointer[map[exchange.ServiceName]*service] // replaced where a service comes or goes
 
 	// Of the writer alone:
