@@ -131,7 +131,8 @@ func (l *lane) release(s *Stream) {
 	s.clear()
 	c.mu.Lock()
 	running := c.running.Add(-1)
-	if keep = keep && !c.draining && len(c.idle) < l.t.limits.IdleStreams; keep {
+	// shed may have reset it just now.
+	if keep = keep && s.cause.Load() == nil && !c.draining && len(c.idle) < l.t.limits.IdleStreams; keep {
 		c.idle = append(c.idle, s)
 	} else {
 		delete(c.streams, s)

@@ -372,13 +372,14 @@ func TestPeerBreaksTheFormat(t *testing.T) {
 // TestPeerSaysNonsenseOfItself opens the stream of the dialled end for something else than to say that it drains:
 // the caller must neither forget the connection nor keep it.
 func TestPeerSaysNonsenseOfItself(t *testing.T) {
-	hold := make(chan struct{})
+	began, hold := make(chan struct{}), make(chan struct{})
 	caller, callee := startPair(t, Limits{}, func(ctx context.Context, s *Stream) {
 		var req exchange.Request
 		if s.ReadRequest(&req) != nil {
 			return
 		}
 		if req.Path == "/hold" {
+			close(began)
 			<-hold
 		}
 		_ = s.WriteResponse(&exchange.Response{Status: 204})
@@ -392,6 +393,7 @@ func TestPeerSaysNonsenseOfItself(t *testing.T) {
 	if err := errors.Join(s.WriteRequest(&exchange.Request{Method: "GET", Path: "/hold"}), s.End()); err != nil {
 		t.Fatal(err)
 	}
+	<-began
 	first := s.conn
 	for _, c := range callee.conns() {
 		str, err := c.q.OpenStream()

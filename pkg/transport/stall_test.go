@@ -147,6 +147,7 @@ func TestBudgetResetsTheSlowest(t *testing.T) {
 	for caller.tick.Load() == 0 {
 		runtime.Gosched()
 	}
+	caller.tick.Add(1) // what was read in this very tick is not reset
 	caller.keepBudget(caller.conns())
 	left := 0
 	for i, s := range streams {
@@ -171,6 +172,41 @@ func TestBudgetResetsTheSlowest(t *testing.T) {
 	}
 	for _, s := range streams {
 		s.Release()
+	}
+}
+
+// TestWhatWasReadSinceIsNotReset: between finding a stream that nobody reads and resetting it, its exchange may end
+// and another begin.
+func TestWhatWasReadSinceIsNotReset(t *testing.T) {
+	caller, callee := startPair(t, Limits{}, stallServer)
+	s, err := caller.Open(testContext(t), toOrder, callee.addr, Interactive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Release()
+	var resp exchange.Response
+	if err := errors.Join(s.WriteRequest(&exchange.Request{Method: "GET", Path: "/flood"}), s.End(), s.ReadResponse(&resp)); err != nil {
+		t.Fatal(err)
+	}
+	found := s.lastRead.Load()
+	caller.tick.Add(1)
+	p := make([]byte, firstWindow)
+	if _, err := io.ReadFull(s, p); err != nil {
+		t.Fatal(err)
+	}
+	if s.shed(found, caller.tick.Load()) || s.cause.Load() != nil {
+		t.Error("a stream was reset that was read since it was found to stall")
+	}
+	found = s.lastRead.Load()
+	if s.shed(found, found) {
+		t.Error("a stream was reset that was read in this very tick")
+	}
+	if !s.shed(found, found+1) {
+		t.Error("a stream that stalls was not reset")
+	}
+	var cause *ResetError
+	if _, err := io.Copy(io.Discard, s); !errors.As(err, &cause) || cause.Reason != exchange.Overloaded {
+		t.Errorf("it reads %v", err)
 	}
 }
 

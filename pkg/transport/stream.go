@@ -159,9 +159,13 @@ func (s *Stream) Release() {
 func (s *Stream) Reset(reason exchange.Reason) { s.reset(codeOf(reason), reason) }
 
 func (s *Stream) reset(code quic.StreamErrorCode, reason exchange.Reason) {
-	if !s.cause.CompareAndSwap(nil, &ResetError{Reason: reason, code: code}) {
-		return
+	if s.cause.CompareAndSwap(nil, &ResetError{Reason: reason, code: code}) {
+		s.cancel(code)
 	}
+}
+
+// cancel tells the peer of a reset.
+func (s *Stream) cancel(code quic.StreamErrorCode) {
 	str := s.str.Load()
 	if str == nil {
 		return
@@ -233,10 +237,19 @@ func (s *Stream) StopReading() {
 	}
 }
 
-// shed resets a stream whose reader stalls and lets go of what the peer had sent.
-func (s *Stream) shed() {
-	s.reset(codeOf(exchange.Overloaded), exchange.Overloaded)
-	s.str.Store(nil)
+// shed resets a stream that nobody has read since a tick, and lets go of what the peer had sent. It does nothing, and
+// reports false, where it was read in the meantime: it may belong to another exchange by now. Neither is that known
+// of one that was read in this very tick.
+func (s *Stream) shed(since, now uint32) bool {
+	s.conn.mu.Lock() // no exchange begins or is released meanwhile
+	stalls := since != now && s.unread.Load() && !s.reading.Load() && s.lastRead.Load() == since
+	shed := stalls && s.cause.CompareAndSwap(nil, &ResetError{Reason: exchange.Overloaded, code: codeOf(exchange.Overloaded)})
+	s.conn.mu.Unlock()
+	if shed {
+		s.cancel(codeOf(exchange.Overloaded))
+		s.str.Store(nil)
+	}
+	return shed
 }
 
 // fault is the error of whoever finds the stream reset by this node, and nil where it was not.

@@ -134,8 +134,8 @@ const (
 	stallAge = 3
 )
 
-// keepBudget notes which connections are crowded, and resets the streams that were not read for longest, where the windows of all that are not read
-// add up to more than the node's budget.
+// keepBudget notes which connections are crowded, and resets the streams that were not read for longest, where the
+// windows of all that are not read add up to more than the node's budget.
 func (t *Transport) keepBudget(conns []*conn) {
 	var stalls []stall
 	var sum int64
@@ -149,7 +149,7 @@ func (t *Transport) keepBudget(conns []*conn) {
 			} else if s.unread.Load() && !s.reading.Load() && now-s.lastRead.Load() >= stallAge {
 				waiting++
 			}
-			if !s.unread.Load() || s.reading.Load() {
+			if !s.unread.Load() || s.reading.Load() || s.cause.Load() != nil {
 				continue
 			}
 			window := t.windowOf(s)
@@ -165,9 +165,13 @@ func (t *Transport) keepBudget(conns []*conn) {
 	slices.SortFunc(stalls, func(a, b stall) int { return cmp.Compare(now-b.since, now-a.since) })
 	reset := 0
 	for i := 0; i < len(stalls) && sum > t.limits.Buffered; i++ {
-		stalls[i].s.shed()
+		if stalls[i].s.shed(stalls[i].since, now) {
+			reset++
+		}
 		sum -= stalls[i].bytes
-		reset++
+	}
+	if reset == 0 {
+		return
 	}
 	t.log.Warn("too many bytes that nobody reads: slowest streams reset", "streams", reset, "budget", t.limits.Buffered)
 }
