@@ -36,7 +36,18 @@ type Outbound struct {
 	Log     *slog.Logger
 
 	callers sync.Map // *caller → nothing: the connections that are open, for Run
+	vain    sync.Map // awaited → time.Time: when it was last awaited in vain
 }
+
+// awaited is what is awaited: the rules of a callee for the callers of a namespace.
+type awaited struct {
+	callers string
+	callee  exchange.ServiceName
+}
+
+// vainFor is for how long a service that was awaited in vain is not awaited again: who calls what is not there
+// hears so at once.
+const vainFor = 30 * time.Second
 
 const (
 	// idleCaller is how long an application's connection may be silent between two requests.
@@ -62,10 +73,7 @@ const (
 func (o *Outbound) Serve(ctx context.Context, conn *net.TCPConn, l capture.Listener) {
 	defer conn.Close()
 	if !o.Table.Ready(l.As.Namespace, l.To) {
-		if err := o.Await(ctx, l.As, l.To); err != nil {
-			o.Log.Warn("caller cannot be served yet", "service", l.To.String(), "err", err)
-			// HTTP callers are told with a 503 below; what another protocol would say is not known.
-		}
+		o.await(ctx, l, time.Now())
 	}
 	call := routing.Call{Caller: l.As, Callee: l.To, Port: l.Port, Random: rand.NewPCG(rand.Uint64(), rand.Uint64())}
 	protocol, known := o.Table.Protocol(l.As.Namespace, l.To, l.Port)
@@ -86,6 +94,21 @@ func (o *Outbound) Serve(ctx context.Context, conn *net.TCPConn, l capture.Liste
 	stop := context.AfterFunc(ctx, c.drain)
 	defer stop()
 	c.serve(context.WithoutCancel(ctx))
+}
+
+// await waits for what is needed to serve a caller, where that was not in vain just now. HTTP callers are told with
+// a 503 where it does not come; what another protocol would say is not known.
+func (o *Outbound) await(ctx context.Context, l capture.Listener, now time.Time) {
+	what := awaited{l.As.Namespace, l.To}
+	if last, ok := o.vain.Load(what); ok && now.Sub(last.(time.Time)) < vainFor {
+		return
+	}
+	if err := o.Await(ctx, l.As, l.To); err != nil {
+		o.vain.Store(what, now)
+		o.Log.Warn("caller cannot be served yet", "service", l.To.String(), "err", err)
+		return
+	}
+	o.vain.Delete(what)
 }
 
 // serveTCP carries one connection whose bytes are not looked at.
