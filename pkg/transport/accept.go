@@ -59,9 +59,15 @@ func (c *conn) serve(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		if !c.takeStream() {
+			str.CancelRead(codeRefused)
+			str.CancelWrite(codeRefused)
+			continue
+		}
 		s := newStream(c.t, c, str, false)
 		c.add(s)
 		if !c.t.spawn(s.serve) {
+			c.giveStream()
 			str.CancelRead(codeRefused)
 			str.CancelWrite(codeRefused)
 			return
@@ -71,6 +77,7 @@ func (c *conn) serve(ctx context.Context) {
 
 // serve hands over one exchange after another. Between two it holds no buffer.
 func (s *Stream) serve(ctx context.Context) {
+	defer s.conn.giveStream()
 	defer s.conn.remove(s)
 	for s.awaitExchange() {
 		s.conn.began()

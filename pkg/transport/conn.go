@@ -23,6 +23,7 @@ type conn struct {
 	outbox outbox
 	addr   netip.AddrPort
 	from   origin // of one that a peer opened; zero otherwise
+	share  *share // of from
 
 	mu        sync.Mutex
 	streams   map[*Stream]struct{} // all that are open, for sweep
@@ -44,6 +45,28 @@ type origin struct {
 
 func newConn(t *Transport) *conn {
 	return &conn{t: t, streams: make(map[*Stream]struct{}), outbox: outbox{wake: make(chan struct{}, 1)}}
+}
+
+// A share is what one origin has of this node.
+type share struct {
+	conns   int // under Transport.mu
+	streams atomic.Int64
+}
+
+// takeStream counts a stream that the peer opened, and reports false where that is one too many. giveStream takes
+// it back.
+func (c *conn) takeStream() bool {
+	ours, theirs := c.t.streams.Add(1), c.share.streams.Add(1)
+	if ours > int64(c.t.limits.InboundStreams) || theirs > int64(c.t.limits.PeerStreams) {
+		c.giveStream()
+		return false
+	}
+	return true
+}
+
+func (c *conn) giveStream() {
+	c.t.streams.Add(-1)
+	c.share.streams.Add(-1)
 }
 
 func (c *conn) add(s *Stream) {

@@ -21,14 +21,18 @@ type Limits struct {
 	// Default 128 MB.
 	Buffered int64
 
-	Lanes       int           // outgoing lanes; the one that was not used for longest makes place; default 1,024
-	Inbound     int           // connections that peers opened; default 8,192
-	PeerInbound int           // of them, those of one service at one address; default 512
-	Connections int           // connections of one class in one lane; default 4
-	IdleStreams int           // idle streams that a connection keeps for the next exchange; default 256
-	Idle        time.Duration // an unused lane is closed after this; default a minute
-	Silence     time.Duration // a peer that sends nothing for so long is lost; default 10 s
-	Handshake   time.Duration // a dial takes at most this; default 5 s
+	Lanes       int // outgoing lanes; the one that was not used for longest makes place; default 1,024
+	Inbound     int // connections that peers opened; default 8,192
+	PeerInbound int // of them, those of one service at one address; default 512
+	// InboundStreams are those that peers have open, which cost this node a goroutine each, and PeerStreams those of
+	// one service at one address. More are refused as if they had never been sent. Default 65,536 and 8,192.
+	InboundStreams int
+	PeerStreams    int
+	Connections    int           // connections of one class in one lane; default 4
+	IdleStreams    int           // idle streams that a connection keeps for the next exchange; default 256
+	Idle           time.Duration // an unused lane is closed after this; default a minute
+	Silence        time.Duration // a peer that sends nothing for so long is lost; default 10 s
+	Handshake      time.Duration // a dial takes at most this; default 5 s
 }
 
 func (l Limits) withDefaults() Limits {
@@ -41,6 +45,8 @@ func (l Limits) withDefaults() Limits {
 	l.Lanes = defaulted(l.Lanes, 1024)
 	l.Inbound = defaulted(l.Inbound, 8192)
 	l.PeerInbound = defaulted(l.PeerInbound, 512)
+	l.InboundStreams = defaulted(l.InboundStreams, 65536)
+	l.PeerStreams = defaulted(l.PeerStreams, 8192)
 	l.Connections = defaulted(l.Connections, 4)
 	l.IdleStreams = defaulted(l.IdleStreams, 256)
 	l.Idle = defaulted(l.Idle, time.Minute)

@@ -118,6 +118,80 @@ func TestOnePeerHasSoManyConnections(t *testing.T) {
 	count(3)
 }
 
+// One peer cannot take all streams, and all together no more than there are. What is refused was not looked at.
+func TestPeersHaveSoManyStreams(t *testing.T) {
+	const each = 2
+	for _, tt := range []struct {
+		name   string
+		limits Limits
+		others bool // may go on
+	}{
+		{"of one peer", Limits{PeerStreams: each}, true},
+		{"of all", Limits{InboundStreams: each}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			a := transporttest.NewAuthority(t)
+			began, hold := make(chan struct{}, each), make(chan struct{})
+			callee := startNode(t, a.Wallet(orders), tt.limits, func(_ context.Context, s *Stream) {
+				var req exchange.Request
+				if s.ReadRequest(&req) != nil {
+					return
+				}
+				if req.Method == "POST" {
+					began <- struct{}{}
+					<-hold
+				}
+				_ = s.WriteResponse(&exchange.Response{Status: 204})
+				_ = s.End()
+			})
+			caller := startNode(t, a.Wallet(cart, billing), Limits{}, nil)
+			ctx := testContext(t)
+			var held []*Stream
+			for range each {
+				s, err := caller.Open(ctx, toOrder, callee.addr, Bulk)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(s.WriteRequest(&exchange.Request{Method: "POST"}), s.End()); err != nil {
+					t.Fatal(err)
+				}
+				<-began
+				held = append(held, s)
+			}
+			if err := get(ctx, caller, toOrder, callee.addr); !errors.Is(err, ErrNotSent) {
+				t.Errorf("one more: %v", err)
+			}
+			if err := get(ctx, caller, Key{billing, "b", orders}, callee.addr); (err == nil) != tt.others {
+				t.Errorf("another peer: %v", err)
+			}
+			close(hold)
+			for _, s := range held {
+				var resp exchange.Response
+				if err := s.ReadResponse(&resp); err != nil {
+					t.Error(err)
+				}
+				s.Release()
+			}
+			for {
+				err := get(ctx, caller, toOrder, callee.addr)
+				if err == nil {
+					break
+				}
+				if !errors.Is(err, ErrNotSent) { // also once ctx has ended
+					t.Fatalf("when those have ended: %v", err)
+				}
+				if ctx.Err() != nil {
+					t.Fatal("the streams that ended are counted for ever")
+				}
+			}
+			callee.stop()
+			if left := callee.streams.Load(); left != 0 {
+				t.Errorf("%d streams are counted when all have ended", left)
+			}
+		})
+	}
+}
+
 // closeLanes ends all connections of a node, so that the next exchange is a new handshake.
 func (n *node) closeLanes(t *testing.T) {
 	t.Helper()

@@ -61,7 +61,9 @@ type Transport struct {
 	run  context.Context    // of the running Run; nil before and after
 	work sync.WaitGroup
 
-	origins map[origin]int // connections that peers opened, by who did
+	origins map[origin]*share // of what peers opened, by who did
+
+	streams atomic.Int64 // that peers opened
 }
 
 var errLaneGone = errors.New("lane was closed")
@@ -82,7 +84,7 @@ func New(cfg Config) (*Transport, error) {
 		changed:     make(chan struct{}, 1),
 		running:     make(chan struct{}),
 		all:         make(map[*conn]struct{}),
-		origins:     make(map[origin]int),
+		origins:     make(map[origin]*share),
 	}
 	t.lanes.Store(&map[Key]*lane{})
 	_, _ = rand.Read(t.tickets[:]) // never fails
@@ -237,10 +239,16 @@ func (t *Transport) register(c *conn) error {
 		return errStops
 	}
 	if c.from != (origin{}) {
-		if t.origins[c.from] >= t.limits.PeerInbound {
+		s := t.origins[c.from]
+		if s == nil {
+			s = &share{}
+			t.origins[c.from] = s
+		}
+		if s.conns >= t.limits.PeerInbound {
 			return errCrowds
 		}
-		t.origins[c.from]++
+		s.conns++
+		c.share = s
 	}
 	t.all[c] = struct{}{}
 	return nil
@@ -251,7 +259,7 @@ func (t *Transport) unregister(c *conn) {
 	_, registered := t.all[c]
 	delete(t.all, c)
 	if registered && c.from != (origin{}) {
-		if t.origins[c.from]--; t.origins[c.from] == 0 {
+		if c.share.conns--; c.share.conns == 0 {
 			delete(t.origins, c.from)
 		}
 	}
