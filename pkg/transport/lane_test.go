@@ -426,3 +426,40 @@ func TestPeerSaysNonsenseOfItself(t *testing.T) {
 		t.Error("the connection stays open")
 	}
 }
+
+// TestIdleLaneIsKeptAlive wants a lane without exchanges to outlive the silence after which a peer counts as lost.
+func TestIdleLaneIsKeptAlive(t *testing.T) {
+	t.Parallel()
+	const silence = time.Second
+	caller, callee := startPair(t, Limits{Silence: silence}, echo)
+	ctx := testContext(t)
+	if err := get(ctx, caller, toOrder, callee.addr); err != nil {
+		t.Fatal(err)
+	}
+	c := caller.conns()[0]
+	select {
+	case <-c.q.Context().Done():
+		t.Fatalf("an idle lane ends: %v", context.Cause(c.q.Context()))
+	case <-time.After(3 * silence): // nothing else tells that something does not happen
+	}
+	if err := get(ctx, caller, toOrder, callee.addr); err != nil {
+		t.Error(err)
+	}
+	if conns := caller.conns(); len(conns) != 1 || conns[0] != c {
+		t.Error("the lane was made anew")
+	}
+}
+
+func TestConnectionIDsNameTheGeneration(t *testing.T) {
+	seen := map[string]bool{}
+	for range 100 {
+		id, err := connectionIDs{7}.GenerateConnectionID()
+		if err != nil || id.Len() != (connectionIDs{}).ConnectionIDLen() || id.Bytes()[0] != 7 {
+			t.Fatalf("%s, %v", id, err)
+		}
+		seen[string(id.Bytes())] = true
+	}
+	if len(seen) != 100 {
+		t.Errorf("%d of 100 IDs differ", len(seen))
+	}
+}
