@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,6 +100,57 @@ func TestProcessThatTakesNoBody(t *testing.T) {
 		t.Error("the connection to the process stays, with a request that nobody ends")
 	}
 	<-wrote
+}
+
+// TestResetWhileBothDirectionsAreFull gives a TCP exchange up while its process neither reads nor can write: the
+// connection to it must end.
+func TestResetWhileBothDirectionsAreFull(t *testing.T) {
+	ended := make(chan error, 1)
+	process := rawProcess(t, func(conn *net.TCPConn, _ *bufio.Reader) {
+		conn.SetDeadline(time.Now().Add(15 * time.Second))
+		for p := make([]byte, 64<<10); ; {
+			if _, err := conn.Write(p); err != nil {
+				ended <- err
+				return
+			}
+		}
+	})
+	authority := transporttest.NewAuthority(t)
+	inbound := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, slog.New(slog.DiscardHandler))
+	address := startLanes(t, authority.Wallet(orders), inbound.Serve)
+	lanes := newLanes(t, authority.Wallet(cart), nobody)
+	stream, err := lanes.Open(t.Context(), transport.Key{Local: cart, Node: "a", Remote: orders}, address, transport.Bulk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Release()
+	if err := stream.WriteRequest(&exchange.Request{Kind: exchange.TCP}); err != nil {
+		t.Fatal(err)
+	}
+	var sent atomic.Int64
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		for p := make([]byte, 64<<10); ; sent.Add(1) {
+			if _, err := stream.Write(p); err != nil {
+				return
+			}
+		}
+	}()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for last, still := int64(-1), 0; still < 15; <-tick.C { // until everything between both ends is full
+		if n := sent.Load(); n == last {
+			still++
+		} else {
+			last, still = n, 0
+		}
+	}
+	stream.Reset(exchange.CallerGone)
+	<-stopped
+	if err := <-ended; isDeadline(err) {
+		t.Error("the process is kept connected to nobody")
+	}
 }
 
 func nobody(_ context.Context, s *transport.Stream) { s.Reset(exchange.InstanceNotServed) }

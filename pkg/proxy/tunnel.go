@@ -16,23 +16,25 @@ import (
 // broke off on one side is a reset on the other, and never an end.
 func tunnel(conn net.Conn, stream *transport.Stream, early []byte) (toStream, toConn int64, err error) {
 	var group sync.WaitGroup
-	var sendErr error
+	var once sync.Once
+	fail := func(cause error) {
+		once.Do(func() { err = cause })
+		// Whoever reads the response must not wait for an answer to what did not arrive. And each direction may wait
+		// for conn: one for it to take bytes, which it does not because the other cannot take its own.
+		stream.Reset(failed(cause).reason)
+		abort(conn)
+	}
 	group.Go(func() {
-		toStream, sendErr = copyToStream(stream, conn, early)
-		if sendErr != nil {
-			// Whoever reads the response must not wait for an answer to what did not arrive.
-			stream.Reset(failed(sendErr).reason)
+		var cause error
+		if toStream, cause = copyToStream(stream, conn, early); cause != nil {
+			fail(cause)
 		}
 	})
-	toConn, err = copyToConn(conn, stream)
-	if err != nil {
-		stream.Reset(failed(err).reason)
-		abort(conn) // wakes the other direction
+	var cause error
+	if toConn, cause = copyToConn(conn, stream); cause != nil {
+		fail(cause)
 	}
 	group.Wait()
-	if err == nil {
-		err = sendErr
-	}
 	return toStream, toConn, err
 }
 
