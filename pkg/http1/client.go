@@ -97,6 +97,8 @@ func checkRequest(r *exchange.Request) error {
 		return malformed("an authority that names no host (RFC 9112 §3.2)")
 	case r.Upgrade != "" && !isProtocol(r.Upgrade):
 		return malformed("an Upgrade that names no protocol (RFC 9110 §7.8)")
+	case isName(r.Upgrade, "h2c"), isName(r.Upgrade, "h2"):
+		return malformed("an Upgrade to HTTP/2, whose requests nobody would look at (RFC 9113 §3.1)")
 	case r.BodyLength < exchange.LengthUnknown:
 		return sequence("a negative length")
 	}

@@ -78,6 +78,7 @@ func TestClientRefusesToWrite(t *testing.T) {
 		{"CONNECT with a path", exchange.Request{Method: "CONNECT", Authority: "a:1", Path: "/"}},
 		{"CONNECT with a body", exchange.Request{Method: "CONNECT", Authority: "a:1", BodyLength: 1}},
 		{"a line end in a field", exchange.Request{Method: "GET", Authority: "a", Path: "/", Fields: exchange.Fields{{Name: "A", Value: "\r\n"}}}},
+		{"an upgrade to HTTP/2", exchange.Request{Method: "GET", Authority: "a", Path: "/", Upgrade: "h2c"}},
 		{"a line end in the upgrade", exchange.Request{Method: "GET", Authority: "a", Path: "/", Upgrade: "a\r\n"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -53,7 +53,10 @@ func failed(err error) failure {
 		return failure{err: err, reason: exchange.CallerGone}
 	}
 	f := failure{err: err, reason: exchange.PeerLost, unsent: errors.Is(err, transport.ErrNotSent)}
-	if f.unsent {
+	switch {
+	case errors.Is(err, transport.ErrBusy):
+		f.reason = exchange.Overloaded
+	case f.unsent:
 		f.reason = exchange.ConnectFailed
 	}
 	if errors.Is(err, transport.ErrTooLarge) {

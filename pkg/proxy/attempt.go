@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
@@ -18,6 +19,9 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	if c.request.BodyLength != 0 {
 		c.request.Upgrade = "" // a server may ignore it (RFC 9110 §7.8), and nobody upgrades behind a body
 	}
+	if c.request.Method == "CONNECT" {
+		return c.fail(http.StatusNotImplemented, exchange.NoRoute, errConnect)
+	}
 	request := bodyOf(&c.request)
 	defer request.release()
 	if err := request.hold(c.http.Body(), request.length == 0); err != nil {
@@ -29,6 +33,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	}
 	c.call.Now = c.seen.Start
 	c.Table.Pick(&c.call, &c.request, &c.decision)
+	c.routed = true
 	for {
 		if c.decision.Status != 0 {
 			return c.fail(c.decision.Status, c.decision.Reason, nil)
@@ -103,6 +108,8 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 	}
 	return f, answered
 }
+
+var errConnect = errors.New("CONNECT asks for a tunnel to a host, and a listener leads to a service")
 
 var errEarly = errors.New("response was complete before the request")
 

@@ -333,3 +333,21 @@ func TestProcessThatClosesIdleConnections(t *testing.T) {
 		}
 	}
 }
+
+// TestObservedOnItsOwn wants nothing of the exchange before it said of one that was never routed.
+func TestObservedOnItsOwn(t *testing.T) {
+	p := startPair(t, http11, nil, startProcess(t, func(http.ResponseWriter, *http.Request) {}))
+	conn := p.dial()
+	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: orders\r\n\r\nGET / HTTP/1.1\r\nHost: orders\r\nHost: other\r\n\r\n")
+	if _, err := io.Copy(io.Discard, conn); err != nil {
+		t.Fatal(err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.seen) != 2 || p.seen[0].Node == "" || p.seen[1].Outcome.Reason != exchange.Malformed {
+		t.Fatalf("observed: %+v", p.seen)
+	}
+	if o := p.seen[1]; o.Node != "" || o.Instance != "" || !o.Backend.IsZero() {
+		t.Errorf("a request that was malformed is said to have been served by %s on %s", o.Instance, o.Node)
+	}
+}

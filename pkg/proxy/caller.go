@@ -31,6 +31,7 @@ type caller struct {
 	request  exchange.Request
 	response exchange.Response
 	decision routing.Decision
+	routed   bool // decision is of this exchange
 	seen     Observation
 }
 
@@ -140,15 +141,17 @@ func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whol
 
 // begin and end frame what is observed of one exchange.
 func (c *caller) begin() {
+	c.routed = false
 	c.seen = Observation{Kind: exchange.HTTP, Caller: c.call.Caller, Callee: c.call.Callee, Start: time.Now()}
 }
 
 func (c *caller) end() {
-	d := &c.decision
 	c.seen.Method, c.seen.Path, c.seen.Host = c.request.Method, c.request.Path, c.request.Authority
-	c.seen.Rule, c.seen.Backend = d.Rule, d.Service
-	if i := d.Instance; i != nil {
-		c.seen.Node, c.seen.Instance, c.seen.Version = i.Node, i.ID, i.Version
+	if d := &c.decision; c.routed {
+		c.seen.Rule, c.seen.Backend = d.Rule, d.Service
+		if i := d.Instance; i != nil {
+			c.seen.Node, c.seen.Instance, c.seen.Version = i.Node, i.ID, i.Version
+		}
 	}
 	c.seen.Sent = max(c.seen.Sent, c.request.BodyLength)
 	c.seen.Duration = time.Since(c.seen.Start)

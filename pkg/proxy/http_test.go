@@ -248,6 +248,7 @@ func TestAnswersOfItsOwn(t *testing.T) {
 		{"a rule that answers", &snapshot.Rule{Answer: 500}, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n", 500, exchange.NoBackend},
 		{"the timeout passes", &snapshot.Rule{TimeoutMs: 50}, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n", 504, exchange.Timeout},
 		{"a timeout for an attempt", &snapshot.Rule{BackendTimeoutMs: 50}, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n", 504, exchange.Timeout},
+		{"a tunnel", nil, "CONNECT orders:80 HTTP/1.1\r\nHost: orders:80\r\n\r\n", 501, exchange.NoRoute},
 		{"two lengths", nil, "POST / HTTP/1.1\r\nHost: orders\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400, exchange.Malformed},
 		{"a head without end", nil, "GET / HTTP/1.1\r\nHost: orders\r\nX: " + strings.Repeat("x", 200<<10), 431, exchange.TooLarge},
 	} {

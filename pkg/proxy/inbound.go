@@ -91,6 +91,9 @@ func (in *Inbound) serveTCP(ctx context.Context, stream *transport.Stream, addre
 }
 
 func (in *Inbound) serveHTTP(ctx context.Context, e *serving, stream *transport.Stream, address netip.AddrPort) (exchange.Reason, error) {
+	if e.request.Method == "CONNECT" {
+		return exchange.Malformed, errConnect
+	}
 	if e.request.BodyLength != 0 {
 		e.request.Upgrade = "" // as the caller's node should have done: nobody upgrades behind a body
 	}
@@ -110,6 +113,10 @@ func (in *Inbound) serveHTTP(ctx context.Context, e *serving, stream *transport.
 		}
 		stream.Interrupt(c.net) // a caller that gives up must not leave a process working for nobody
 		err := e.send(c, &request, stream)
+		if errors.Is(err, http1.ErrMalformed) { // what no application could have sent through its node
+			c.net.Close()
+			return exchange.Malformed, err
+		}
 		if err == nil {
 			err = e.readHead(c, stream)
 		}

@@ -3,6 +3,7 @@ package proxy
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -150,6 +151,69 @@ func TestResetWhileBothDirectionsAreFull(t *testing.T) {
 	<-stopped
 	if err := <-ended; isDeadline(err) {
 		t.Error("the process is kept connected to nobody")
+	}
+}
+
+// TestPeerSendsWhatNoApplicationCan wants what the caller's node should have refused to be refused by the callee's,
+// before the process sees any of it.
+func TestPeerSendsWhatNoApplicationCan(t *testing.T) {
+	var asked atomic.Int64
+	process := startProcess(t, func(http.ResponseWriter, *http.Request) { asked.Add(1) })
+	authority := transporttest.NewAuthority(t)
+	inbound := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, slog.New(slog.DiscardHandler))
+	run(t, inbound.Run)
+	address := startLanes(t, authority.Wallet(orders), inbound.Serve)
+	lanes := newLanes(t, authority.Wallet(cart), nobody)
+	for _, tt := range []struct {
+		name    string
+		request exchange.Request
+	}{
+		{"a tunnel", exchange.Request{Method: "CONNECT", Authority: "orders:80"}},
+		{"an upgrade to HTTP/2", exchange.Request{Method: "GET", Authority: "orders", Path: "/", Upgrade: "h2c"}},
+		{"two hosts", exchange.Request{Method: "GET", Authority: "orders,other", Path: "/"}},
+		{"no path", exchange.Request{Method: "GET", Authority: "orders"}},
+		{"a path that is a URI", exchange.Request{Method: "GET", Authority: "orders", Path: "http://other/"}},
+	} {
+		stream, err := lanes.Open(t.Context(), transport.Key{Local: cart, Node: "a", Remote: orders}, address, transport.Interactive)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(stream.WriteRequest(&tt.request), stream.End()); err != nil {
+			t.Fatal(err)
+		}
+		var response exchange.Response
+		var reset *transport.ResetError
+		if err := stream.ReadResponse(&response); !errors.As(err, &reset) || reset.Reason != exchange.Malformed {
+			t.Errorf("%s: %d, %v", tt.name, response.Status, err)
+		}
+		stream.Release()
+	}
+	if n := asked.Load(); n != 0 {
+		t.Errorf("the process was asked %d times", n)
+	}
+}
+
+// TestFailures tells what an error of a lane means.
+func TestFailures(t *testing.T) {
+	for _, tt := range []struct {
+		name        string
+		err         error
+		reason      exchange.Reason
+		unsent      bool
+		unreachable bool
+	}{
+		{"not sent", transport.ErrNotSent, exchange.ConnectFailed, true, true},
+		{"broke off", transport.ErrBroken, exchange.PeerLost, false, true},
+		{"a lane that has no stream left says nothing about the peer", fmt.Errorf("%w: %w", transport.ErrNotSent, transport.ErrBusy), exchange.Overloaded, true, false},
+		{"the peer's process does not listen", &transport.ResetError{Reason: exchange.ServiceRefused, Remote: true}, exchange.ServiceRefused, true, true},
+		{"the process broke off", &transport.ResetError{Reason: exchange.ServiceBroke, Remote: true}, exchange.ServiceBroke, false, false},
+		{"our own timeout", &transport.ResetError{Reason: exchange.Timeout}, exchange.Timeout, false, false},
+		{"the application's end", errLocal, exchange.CallerGone, false, false},
+	} {
+		f := failed(tt.err)
+		if f.reason != tt.reason || f.unsent != tt.unsent || f.unreachable() != tt.unreachable {
+			t.Errorf("%s: %+v, unreachable %v", tt.name, f, f.unreachable())
+		}
 	}
 }
 

@@ -22,6 +22,8 @@ var (
 	ErrTooLarge = errors.New("head over the limit")
 	// ErrIdentity says that an end of a lane is not who it should be, or is not trusted.
 	ErrIdentity = errors.New("identity refused")
+	// ErrBusy is returned by Open where all streams that a lane may have are in use: that says nothing about the peer.
+	ErrBusy = errors.New("all streams of the lane are in use")
 	// ErrDraining is returned by Open once Drain has let go of the outgoing lanes.
 	ErrDraining = errors.New("node is draining")
 )

@@ -182,7 +182,7 @@ func (l *lane) dialLocked(addr netip.AddrPort, class Class) (*dial, error) {
 		c.mu.Unlock()
 	}
 	if there >= l.t.limits.Connections {
-		return nil, fmt.Errorf("%w: all streams of lane %s are in use", ErrNotSent, l.key)
+		return nil, fmt.Errorf("%w: %w: %s", ErrNotSent, ErrBusy, l.key)
 	}
 	d := &dial{addr: addr, done: make(chan struct{})}
 	if !l.t.spawn(func(ctx context.Context) { l.connect(ctx, d, class) }) {
