@@ -94,13 +94,19 @@ func departed(conn *net.TCPConn) bool {
 	return err != nil || gone
 }
 
-// Run finds applications that went away while they were waited for, until ctx ends.
+// Run finds applications that went away while they were waited for, until ctx ends. Then it resets the connections
+// that are left: one whose application takes nothing would keep its handler, and the node, from ending.
 func (o *Outbound) Run(ctx context.Context) error {
 	tick := time.NewTicker(sweepEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-ctx.Done():
+			o.ended.Store(true)
+			o.conns.Range(func(conn, _ any) bool {
+				abort(conn.(*net.TCPConn))
+				return true
+			})
 			return nil
 		case now := <-tick.C:
 			o.callers.Range(func(c, _ any) bool {

@@ -85,6 +85,8 @@ func (in *Inbound) serveTCP(ctx context.Context, stream *transport.Stream, addre
 		return
 	}
 	defer conn.Close()
+	stream.Interrupt(aborted{conn}) // a process that neither takes nor gives anything hears of the caller's end too
+	defer stream.Interrupt(nil)
 	if _, _, err := tunnel(conn, stream, nil); err != nil {
 		in.log.Debug("connection to a process broke off", "service", stream.Local().String(), "peer", stream.Peer().String(), "err", err)
 	}

@@ -33,6 +33,7 @@ type pair struct {
 	table   *routing.Table
 	address string // of the caller's listener
 	drain   func() // what the end of a node is to its callers
+	cutOff  func() // what it is when they had their time
 
 	mu    sync.Mutex
 	seen  []Observation
@@ -83,7 +84,12 @@ func startCaller(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule,
 
 	lanes := newLanes(tb, authority.Wallet(cart), func(_ context.Context, s *transport.Stream) { s.Reset(exchange.InstanceNotServed) })
 	o := &Outbound{Table: p.table, Lanes: lanes, Observe: func() Observer { return p }, Limits: pairLimits, Log: log, Await: func(context.Context, exchange.ServiceName, exchange.ServiceName) error { return nil }}
-	run(tb, o.Run)
+	running, cutOff := context.WithCancel(tb.Context())
+	p.cutOff = cutOff
+	run(tb, func(ctx context.Context) error {
+		defer context.AfterFunc(ctx, cutOff)()
+		return o.Run(running)
+	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		tb.Fatal(err)

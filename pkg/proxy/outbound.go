@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/capture"
@@ -35,8 +36,10 @@ type Outbound struct {
 	Limits  http1.Limits
 	Log     *slog.Logger
 
-	callers sync.Map // *caller → nothing: the connections that are open, for Run
-	vain    sync.Map // awaited → time.Time: when it was last awaited in vain
+	callers sync.Map    // *caller → nothing: those of HTTP, for Run to look after
+	conns   sync.Map    // *net.TCPConn → nothing: all that are open, for Run to end
+	ended   atomic.Bool // Run has
+	vain    sync.Map    // awaited → time.Time: when it was last awaited in vain
 }
 
 // awaited is what is awaited: the rules of a callee for the callers of a namespace.
@@ -69,9 +72,14 @@ const (
 )
 
 // Serve drives one connection of an application until it ends; it is a capture.Handler. When ctx ends, an
-// exchange that runs is finished and the connection closed.
+// exchange that runs is finished and the connection closed; when Run ends, it is cut off.
 func (o *Outbound) Serve(ctx context.Context, conn *net.TCPConn, l capture.Listener) {
 	defer conn.Close()
+	o.conns.Store(conn, nil)
+	defer o.conns.Delete(conn)
+	if o.ended.Load() {
+		return
+	}
 	if !o.Table.Ready(l.As.Namespace, l.To) {
 		o.await(ctx, l, time.Now())
 	}

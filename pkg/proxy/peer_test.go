@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 	"github.com/sennit-mesh/sennit/pkg/transport"
 	"github.com/sennit-mesh/sennit/pkg/transport/transporttest"
 )
@@ -128,8 +129,50 @@ func TestResetWhileBothDirectionsAreFull(t *testing.T) {
 	if err := stream.WriteRequest(&exchange.Request{Kind: exchange.TCP}); err != nil {
 		t.Fatal(err)
 	}
+	stopped := fill(stream)
+	stream.Reset(exchange.CallerGone)
+	<-stopped
+	if err := <-ended; isDeadline(err) {
+		t.Error("the process is kept connected to nobody")
+	}
+}
+
+// TestResetOfASilentProcess gives a TCP exchange up whose process does nothing at all, when everything before it is
+// full: its node must not keep what that takes.
+func TestResetOfASilentProcess(t *testing.T) {
+	hold := make(chan struct{})
+	process := rawProcess(t, func(*net.TCPConn, *bufio.Reader) { <-hold })
+	t.Cleanup(func() { close(hold) })
+	authority := transporttest.NewAuthority(t)
+	inbound := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, slog.New(slog.DiscardHandler))
+	returned := make(chan struct{})
+	address := startLanes(t, authority.Wallet(orders), func(ctx context.Context, s *transport.Stream) {
+		defer close(returned)
+		inbound.Serve(ctx, s)
+	})
+	lanes := newLanes(t, authority.Wallet(cart), nobody)
+	stream, err := lanes.Open(t.Context(), transport.Key{Local: cart, Node: "a", Remote: orders}, address, transport.Bulk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Release()
+	if err := stream.WriteRequest(&exchange.Request{Kind: exchange.TCP}); err != nil {
+		t.Fatal(err)
+	}
+	stopped := fill(stream)
+	stream.Reset(exchange.CallerGone)
+	<-stopped
+	select {
+	case <-returned:
+	case <-time.After(15 * time.Second):
+		t.Error("the node holds on to a connection of nobody's")
+	}
+}
+
+// fill writes until everything between both ends is full. stopped is closed when writing has ended.
+func fill(stream *transport.Stream) (stopped chan struct{}) {
 	var sent atomic.Int64
-	stopped := make(chan struct{})
+	stopped = make(chan struct{})
 	go func() {
 		defer close(stopped)
 		for p := make([]byte, 64<<10); ; sent.Add(1) {
@@ -140,17 +183,43 @@ func TestResetWhileBothDirectionsAreFull(t *testing.T) {
 	}()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	for last, still := int64(-1), 0; still < 15; <-tick.C { // until everything between both ends is full
+	for last, still := int64(-1), 0; still < 15; <-tick.C {
 		if n := sent.Load(); n == last {
 			still++
 		} else {
 			last, still = n, 0
 		}
 	}
-	stream.Reset(exchange.CallerGone)
-	<-stopped
-	if err := <-ended; isDeadline(err) {
-		t.Error("the process is kept connected to nobody")
+	return stopped
+}
+
+// TestEndCutsOffWhoTakesNothing wants a node to end although an application reads nothing of its answer.
+func TestEndCutsOffWhoTakesNothing(t *testing.T) {
+	for _, protocol := range []snapshot.Protocol{http11, snapshot.Protocol_PROTOCOL_TCP} {
+		t.Run(protocol.String(), func(t *testing.T) {
+			process := rawProcess(t, func(conn *net.TCPConn, head *bufio.Reader) {
+				if !readHead(head) {
+					return
+				}
+				io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")
+				for p := make([]byte, 64<<10); ; {
+					if _, err := conn.Write(p); err != nil {
+						return
+					}
+				}
+			})
+			p := startPair(t, protocol, nil, process)
+			conn := p.dial()
+			fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: orders\r\n\r\n")
+			if _, err := io.ReadFull(conn, make([]byte, 1000)); err != nil {
+				t.Fatal(err)
+			}
+			p.drain()
+			p.cutOff()
+			if n, err := io.Copy(io.Discard, conn); err == nil || isDeadline(err) {
+				t.Errorf("after the node's end the application reads %d bytes and %v, want a reset", n, err)
+			}
+		})
 	}
 }
 

@@ -102,6 +102,14 @@ func abort(conn net.Conn) {
 	_ = conn.Close()
 }
 
+// aborted is a connection whose Close is a reset.
+type aborted struct{ net.Conn }
+
+func (a aborted) Close() error {
+	abort(a.Conn)
+	return nil
+}
+
 // closeWrite ends one direction of a connection, where it has two.
 func closeWrite(conn net.Conn) error {
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {

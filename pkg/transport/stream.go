@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -221,6 +222,9 @@ func (s *Stream) Interrupt(c io.Closer) {
 }
 
 func (s *Stream) interrupted() {
+	if str := s.str.Load(); str != nil && s.cause.Load() == nil && errors.Is(context.Cause(str.Context()), quic.ErrStreamClosed) {
+		return // this end has written all that it will: the half-close of TCP
+	}
 	s.waitsMu.Lock()
 	defer s.waitsMu.Unlock()
 	if s.waits != nil {
