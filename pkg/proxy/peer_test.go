@@ -55,8 +55,8 @@ func TestPeerThatTakesNoBody(t *testing.T) {
 }
 
 func isDeadline(err error) bool {
-	timeout, ok := err.(net.Error)
-	return ok && timeout.Timeout()
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // TestProcessThatTakesNoBody answers whole, never reads, and keeps its connection; and its caller's node does not

@@ -120,7 +120,7 @@ func TestJoinedDatagramsAreTakenApart(t *testing.T) {
 func TestAddressesAreBounded(t *testing.T) {
 	batch, sender := newBatch(t)
 	from := sender.LocalAddr().(*net.UDPAddr).AddrPort()
-	if batch.address(from) != batch.address(from) {
+	if first := batch.address(from); batch.address(from) != first {
 		t.Error("an address is not remembered")
 	}
 	for port := range 3 * knownAddresses {
