@@ -448,6 +448,90 @@ func TestAttackFlooding(t *testing.T) {
 	s.unchanged(t, before)
 }
 
+// A flood that no controller is asked to answer is one all the same: of what the server refuses, and of a verb
+// that nobody serves. Neither fills the controller's log.
+func TestAttackFloodingWhatNobodyAnswers(t *testing.T) {
+	t.Parallel()
+	for name, subject := range map[string]string{"refused": "sennit.node.web2.register", "served by nobody": "sennit.node.web1.quota"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := bustest.Start(t)
+			other := b.Node(t, "web2")
+			credential := b.NodeCredential(t, "web1")
+			closed := make(chan struct{})
+			flooder := connectRaw(t, b, credential, func(error) {}, nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+			bustest.Run(t, func(ctx context.Context) error {
+				for ctx.Err() == nil && flooder.Publish(subject, nil) == nil {
+				}
+				return nil
+			})
+			select {
+			case <-closed:
+			case <-time.After(30 * time.Second):
+				t.Fatal("it was not cut off")
+			}
+			pair, err := nkeys.FromSeed(credential.Seed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			again, err := nats.Connect("tls://"+b.Addr, nats.Secure(b.Roots.Clone()), nats.TLSHandshakeFirst(), nats.UserJWT(credential.Token, pair.Sign), nats.Timeout(30*time.Second))
+			if err == nil {
+				again.Close()
+				t.Error("its connection ended, and it was let in again at once")
+			}
+			if other.Err() != nil {
+				t.Errorf("another node was cut off with it: %v", other.Err())
+			}
+		})
+	}
+}
+
+// A node may have users under several keys, one for each renewal. When one of them is cut off, going on with
+// another is no way around it.
+func TestAttackFloodingWithAnotherKey(t *testing.T) {
+	t.Parallel()
+	b := bustest.Start(t)
+	serving(t, b, bus.DefaultLimits, bus.VerbApplied, func(context.Context, string, []byte) ([]byte, error) { return nil, nil })
+	first, second := b.NodeCredential(t, "web1"), b.NodeCredential(t, "web1")
+	cut := make(chan struct{}, 2)
+	closed := []nats.Option{nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { cut <- struct{}{} })}
+	wait := func(which string) {
+		t.Helper()
+		select {
+		case <-cut:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("the %s user was not cut off", which)
+		}
+	}
+	connectRaw(t, b, first, func(error) {}, closed...)
+	for range 2 { // asked for twice, as by two controllers
+		b.Server.CutOff("web1", bus.VerbApplied)
+	}
+	wait("first")
+	start := time.Now()
+	flooder := connectRaw(t, b, second, func(error) {}, closed...)
+	bustest.Run(t, func(ctx context.Context) error {
+		data := request(t, "sennit.node.web1.applied", nil)
+		for ctx.Err() == nil && flooder.Publish("sennit.node.web1.applied", data) == nil {
+		}
+		return nil
+	})
+	wait("second")
+	// It counts as one node that did not stop: both keys stay out for the longer time.
+	pair, err := nkeys.FromSeed(first.Seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for time.Since(start) < bustest.CutOffTime+bustest.CutOffTime/2 {
+		conn, err := nats.Connect("tls://"+b.Addr, nats.Secure(b.Roots.Clone()), nats.TLSHandshakeFirst(), nats.UserJWT(first.Token, pair.Sign), nats.NoReconnect(), nats.Timeout(30*time.Second))
+		if err == nil {
+			conn.Close()
+			t.Fatalf("the first user was let in again after %s, while the second is out", time.Since(start))
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
 // Who behaves again is let in again.
 func TestACutOffEnds(t *testing.T) {
 	t.Parallel()

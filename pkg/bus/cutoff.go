@@ -22,7 +22,13 @@ const (
 	// maxNodeConns is how many connections one node may have. It needs one, and has some more until the server
 	// finds that those of before are dead. NATS bounds them for an account only, and all nodes share theirs.
 	maxNodeConns = 64
-	crowdEvery   = 5 * time.Second // how often they are counted
+	watchEvery   = 5 * time.Second // how often they are counted, and what they sent
+
+	// maxNodeMessages and maxNodeBytes are what a node may send on average between two counts, in a second. What
+	// controllers answer is bounded far below (Limits); this ends a flood of what nobody answers, which no meter
+	// sees: of subjects that are refused, and of verbs that are not served.
+	maxNodeMessages = 1000
+	maxNodeBytes    = 16 << 20
 )
 
 // cutOff keeps flooding nodes out of the server: it revokes the keys of their users for a while, which also
@@ -31,9 +37,14 @@ type cutOff struct {
 	server *Server
 	first  time.Duration
 	asked  chan flood
+	refuse chan uint64 // connections on which the server refuses too much
 	out    map[flood]*offender
 	known  map[string]flood // whose the keys of the connected users are
+	sent   map[uint64]sent  // by connection, at the last count
 }
+
+// sent is what came over a connection since it was made.
+type sent struct{ messages, bytes int64 }
 
 // A flood is one node's, by its own users or by those that ask to join under its name.
 type flood struct {
@@ -53,7 +64,7 @@ func newCutOff(s *Server) *cutOff {
 	if first == 0 {
 		first = firstCutOff
 	}
-	return &cutOff{server: s, first: first, asked: make(chan flood, 64), out: map[flood]*offender{}}
+	return &cutOff{server: s, first: first, asked: make(chan flood, 64), refuse: make(chan uint64, 64), out: map[flood]*offender{}}
 }
 
 // ask never blocks: a node that goes on flooding is asked for again.
@@ -64,11 +75,19 @@ func (c *cutOff) ask(node, verb string) {
 	}
 }
 
+// refused never blocks either. The server's own connections call it, and it must not call the server.
+func (c *cutOff) refused(connection uint64) {
+	select {
+	case c.refuse <- connection:
+	default:
+	}
+}
+
 // run cuts off and lets in again until ctx ends or the server dies.
 func (c *cutOff) run(ctx context.Context, fatal <-chan error) error {
 	due := time.NewTimer(time.Hour)
 	defer due.Stop()
-	count := time.NewTicker(crowdEvery)
+	count := time.NewTicker(watchEvery)
 	defer count.Stop()
 	for {
 		select {
@@ -81,7 +100,11 @@ func (c *cutOff) run(ctx context.Context, fatal <-chan error) error {
 		case <-due.C:
 			c.release(time.Now())
 		case <-count.C:
-			for _, f := range c.crowds() {
+			for _, f := range c.tooMuch() {
+				c.add(f, time.Now())
+			}
+		case connection := <-c.refuse:
+			if f, ok := c.owner(connection); ok {
 				c.add(f, time.Now())
 			}
 		}
@@ -100,12 +123,17 @@ func (c *cutOff) next() time.Time {
 	return next
 }
 
+// add cuts a node off. One that is out already is asked for again by what it sent before, which is nothing new, or
+// because it goes on with another key: a node has a user for each key that it renewed with, and may keep them all.
 func (c *cutOff) add(f flood, now time.Time) {
 	o := c.out[f]
-	if o != nil && len(o.keys) > 0 {
-		return // what arrives now was sent before
-	}
 	keys, err := c.users(f)
+	if o != nil && len(o.keys) > 0 {
+		keys = slices.DeleteFunc(keys, func(key string) bool { return slices.Contains(o.keys, key) })
+		if err == nil && len(keys) == 0 {
+			return
+		}
+	}
 	if err != nil || len(keys) == 0 {
 		c.server.cfg.Log.Warn("flooding node could not be cut off", "node", f.node, "err", err)
 		return
@@ -118,7 +146,7 @@ func (c *cutOff) add(f flood, now time.Time) {
 		c.out[f] = o
 	}
 	o.last = min(2*o.last, longestCutOff)
-	o.keys, o.until = keys, now.Add(o.last)
+	o.keys, o.until = append(o.keys, keys...), now.Add(o.last)
 	c.server.cfg.Log.Warn("node floods the bus and is cut off", "node", f.node, "joining", f.joining, "for", o.last)
 	c.apply()
 }
@@ -167,27 +195,44 @@ func (c *cutOff) apply() {
 	c.server.nats.UpdateAccountClaims(account, claims)
 }
 
-// crowds finds who has more connections than maxNodeConns.
-func (c *cutOff) crowds() (crowds []flood) {
-	if c.server.nats.NumClients() <= maxNodeConns {
-		return nil
-	}
-	known, counts := map[string]flood{}, map[flood]int{}
+// tooMuch finds who has more connections than maxNodeConns, or sent more than a node may since the last count.
+func (c *cutOff) tooMuch() (floods []flood) {
+	known, before := map[string]flood{}, c.sent
+	counts, totals := map[flood]int{}, map[flood]sent{}
+	c.sent = map[uint64]sent{}
 	err := c.each(func(conn *server.ConnInfo) {
 		f, ok := c.known[conn.AuthorizedUser]
 		if !ok {
 			f.node, f.joining = tokenOf(conn.JWT)
 		}
 		known[conn.AuthorizedUser] = f
-		if counts[f]++; counts[f] == maxNodeConns+1 {
-			crowds = append(crowds, f)
-		}
+		now, total := sent{conn.InMsgs, conn.InBytes}, totals[f]
+		total.messages += now.messages - before[conn.Cid].messages
+		total.bytes += now.bytes - before[conn.Cid].bytes
+		c.sent[conn.Cid], totals[f] = now, total
+		counts[f]++
 	})
 	if err != nil {
 		c.server.cfg.Log.Warn("connections of nodes could not be counted", "err", err)
 	}
 	c.known = known
-	return crowds
+	const seconds = int64(watchEvery / time.Second)
+	for f, total := range totals {
+		if counts[f] > maxNodeConns || total.messages > maxNodeMessages*seconds || total.bytes > maxNodeBytes*seconds {
+			floods = append(floods, f)
+		}
+	}
+	return floods
+}
+
+// owner finds whose a connection is; false where it is no node's, or closed.
+func (c *cutOff) owner(connection uint64) (f flood, ok bool) {
+	page, err := c.server.nats.Connz(&server.ConnzOptions{Username: true, CID: connection})
+	if err != nil || len(page.Conns) != 1 || page.Conns[0].Account != public(c.server.cfg.Accounts.nodes) {
+		return flood{}, false
+	}
+	f.node, f.joining = tokenOf(page.Conns[0].JWT)
+	return f, true
 }
 
 // users finds the keys of a node's connected users.

@@ -115,6 +115,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	s := &Server{cfg: cfg, nats: ns, log: newServerLog(cfg.Log), ready: make(chan struct{}), fault: newStoreFault()}
 	s.log.fault = s.fault
 	s.cut = newCutOff(s)
+	s.log.refused = s.cut.refused
 	ns.SetLoggerV2(s.log, false, false, false)
 	return s, nil
 }

@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
+	"sync"
+	"time"
 )
 
 // serverLog hands what the embedded server says to our log. Its notices are our debug messages: a
@@ -14,10 +17,13 @@ type serverLog struct {
 	log   *slog.Logger
 	fatal chan error // the first; later ones are only logged
 	fault *storeFault
+
+	refused  func(connection uint64) // is told of a connection on which too much is refused; must not block
+	refusals refusals
 }
 
 func newServerLog(log *slog.Logger) *serverLog {
-	return &serverLog{log: log, fatal: make(chan error, 1)}
+	return &serverLog{log: log, fatal: make(chan error, 1), refused: func(uint64) {}}
 }
 
 func (l *serverLog) say(level slog.Level, format string, v []any) {
@@ -40,8 +46,20 @@ func (l *serverLog) Warnf(format string, v ...any) {
 	l.say(level, format, v)
 }
 
-// Errorf also finds the store's failures, which the server gives in no other way.
+// Errorf also finds the store's failures, and what clients were refused, which the server gives in no other way.
 func (l *serverLog) Errorf(format string, v ...any) {
+	if connection, ok := refusedOn(format); ok {
+		log, left, flood := l.refusals.take(connection, time.Now())
+		if left > 0 {
+			l.log.Warn("more was refused to users of the bus than is logged", "times", left)
+		}
+		if flood {
+			l.refused(connection)
+		}
+		if !log {
+			return
+		}
+	}
 	l.say(slog.LevelError, format, v)
 	if strings.HasPrefix(format, "Filestore") && strings.Contains(format, "Critical write error") && l.fault != nil {
 		l.fault.set(fmt.Sprintf(format, v...))
@@ -70,4 +88,45 @@ func remedy(said string) error {
 		}
 	}
 	return errors.New(said)
+}
+
+const (
+	// refusalsLogged is how many refusals are logged in a second: who sends what it may not sends as fast as it
+	// can, and the server says a line to each.
+	refusalsLogged = 10
+	// refusalsFlood is how many of them on one connection, in a second, cut its node off.
+	refusalsFlood = 1000
+)
+
+// refusals counts what the server refused in the present second. It is safe for concurrent use.
+type refusals struct {
+	mu     sync.Mutex
+	second time.Time
+	all    int
+	by     map[uint64]int // connection
+}
+
+// take counts one. left is how many of the second before were not logged, told once.
+func (r *refusals) take(connection uint64, now time.Time) (log bool, left int, flood bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now.Sub(r.second) >= time.Second {
+		left = max(r.all-refusalsLogged, 0)
+		r.second, r.all, r.by = now, 0, map[uint64]int{}
+	}
+	r.all++
+	r.by[connection]++
+	return r.all <= refusalsLogged, left, r.by[connection] == refusalsFlood
+}
+
+// refusedOn reads which connection a line about a refusal is of: "127.0.0.1:54072 - cid:24 - …Violation…". What
+// comes behind the number is the client's to choose in part.
+func refusedOn(format string) (connection uint64, ok bool) {
+	if !strings.Contains(format, " Violation ") {
+		return 0, false
+	}
+	_, rest, _ := strings.Cut(format, " - cid:")
+	number, _, _ := strings.Cut(rest, " ")
+	connection, err := strconv.ParseUint(number, 10, 64)
+	return connection, err == nil
 }
