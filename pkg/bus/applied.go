@@ -26,6 +26,11 @@ type Applied struct {
 	moved chan struct{} // closed and replaced when something changed
 	nodes map[string]map[string]appliedEntry
 
+	// removed says whether a node was removed, and may whether it is told of a subject. Its host may go on to follow
+	// and to report until its user of the bus ends, and may follow what it is not told of: nobody waits for that.
+	removed func(node string) bool
+	may     func(node, subject string) bool
+
 	stored map[string]snapshot.Version // what the leader published
 	built  snapshot.Inputs             // everything up to these sequences is in it
 	leads  bool
@@ -46,7 +51,10 @@ type Pending struct {
 }
 
 func newApplied() *Applied {
-	return &Applied{moved: make(chan struct{}), nodes: map[string]map[string]appliedEntry{}}
+	return &Applied{
+		moved: make(chan struct{}), nodes: map[string]map[string]appliedEntry{},
+		removed: func(string) bool { return false }, may: func(string, string) bool { return true },
+	}
 }
 
 func (a *Applied) change(f func()) {
@@ -134,8 +142,11 @@ func (a *Applied) Pending() []Pending {
 func (a *Applied) pending(stored map[string]snapshot.Version) []Pending {
 	var pending []Pending
 	for node, followed := range a.nodes {
+		if a.removed(node) {
+			continue
+		}
 		for subject, entry := range followed {
-			if want, ok := stored[subject]; ok && entry.version.Compare(want) < 0 {
+			if want, ok := stored[subject]; ok && entry.version.Compare(want) < 0 && a.may(node, subject) {
 				pending = append(pending, Pending{node, subject, want, entry.version, entry.problem})
 			}
 		}

@@ -51,6 +51,30 @@ func TestWaitNamesThoseThatHaveNotApplied(t *testing.T) {
 	}
 }
 
+// The host of a node that was removed goes on to report for a while, and may then end; one that declares a service
+// which it may not run follows what it is never told. A change must not wait for either.
+func TestWaitIgnoresWhatIsNotTold(t *testing.T) {
+	a := newApplied()
+	inbound := snapshot.InSubject("default", "orders")
+	removed, allowed := true, false
+	a.removed = func(node string) bool { return node == "web1" && removed }
+	a.may = func(node, subject string) bool { return node != "web2" || subject != inbound || allowed }
+	a.Forget("web1") // and then it reports again
+	a.report("web1", reportOf(true, "orders", 1))
+	a.report("web2", reportOf(true, inbound, 0))
+	a.publish(map[string]snapshot.Version{"orders": version(5), inbound: version(5)}, snapshot.Inputs{Resources: 7})
+	if pending, published, err := a.Wait(t.Context(), 7); err != nil || !published || len(pending) > 0 {
+		t.Errorf("waits for %+v: published %v, %v", pending, published, err)
+	}
+	if s := a.Standings(); len(s) != 1 || s["web2"].Behind != 0 {
+		t.Errorf("standings: %+v, want web2 alone, which is not behind", s)
+	}
+	removed, allowed = false, true // its name was given to another host; the service was allowed
+	if pending := a.Pending(); len(pending) != 2 {
+		t.Errorf("pending: %+v, want both", pending)
+	}
+}
+
 func TestWaitReturnsWhenAllHaveApplied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := newApplied()

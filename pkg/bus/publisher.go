@@ -42,7 +42,9 @@ type PublisherConfig struct {
 	Signer     snapshot.Signer
 	// MayRun says whether a node may run a service: only then it is told the service's inbound configuration.
 	MayRun func(node, namespace, service string) bool
-	Log    *slog.Logger
+	// Removed says whether a node was removed from the cluster: nobody waits for it. nil: none was.
+	Removed func(node string) bool
+	Log     *slog.Logger
 }
 
 // A Publisher is a controller's side of configuration. The one that leads publishes, numbers, signs and
@@ -61,6 +63,10 @@ type Publisher struct {
 // NewPublisher prepares a publisher; Run runs it.
 func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	p := &Publisher{cfg: cfg, mirror: newMirror(cfg.Cluster, cfg.Root), applied: newApplied(), wake: make(chan struct{}, 1)}
+	p.applied.may = p.mayRead
+	if cfg.Removed != nil {
+		p.applied.removed = cfg.Removed
+	}
 	if err := p.mirror.believe(cfg.Roster); err != nil {
 		return nil, fmt.Errorf("publish configuration: %w", err)
 	}

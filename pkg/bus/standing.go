@@ -15,12 +15,15 @@ func (a *Applied) Standings() map[string]Standing {
 	defer a.mu.Unlock()
 	all := make(map[string]Standing, len(a.nodes))
 	for node, followed := range a.nodes {
+		if a.removed(node) {
+			continue
+		}
 		s := Standing{Follows: len(followed)}
 		for subject, entry := range followed {
 			if s.Applied.Compare(entry.version) < 0 {
 				s.Applied = entry.version
 			}
-			if want, ok := a.stored[subject]; ok && entry.version.Compare(want) < 0 {
+			if want, ok := a.stored[subject]; ok && entry.version.Compare(want) < 0 && a.may(node, subject) {
 				s.Behind++
 			}
 		}

@@ -200,6 +200,7 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	c.publisher, err = bus.NewPublisher(bus.PublisherConfig{
 		Conn: c.conn, Cluster: c.cfg.Cluster, Controller: c.cfg.Name, Root: c.authority.RootHash(),
 		Roster: c.authority.Roster(), Signer: c.authority.Signer(), Log: c.log,
+		Removed: c.members.wasRemoved,
 		MayRun: func(node, namespace, service string) bool {
 			return c.members.allowed(node, exchange.ServiceName{Namespace: namespace, Name: service})
 		},

@@ -100,6 +100,11 @@ func (m *members) ended(node string, service exchange.ServiceName) bool {
 	if n, ok := m.list()[node]; ok {
 		return !allowedTo(n.Services, service)
 	}
+	return m.wasRemoved(node)
+}
+
+// wasRemoved says whether a node was removed, and its name not given away again.
+func (m *members) wasRemoved(node string) bool {
 	removed := m.removed.Load()
 	return removed != nil && (*removed)[node]
 }

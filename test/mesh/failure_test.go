@@ -227,6 +227,8 @@ func TestAllowed(t *testing.T) {
 	if response, body, err := m.Get(t.Context(), "one", address, "/"); err != nil || response.StatusCode != 503 || response.Header.Get("Sennit-Reason") == "" {
 		t.Errorf("before it was allowed: %v %q %v", response, body, err)
 	}
+	// Its services.d makes it follow what it is not told of. A change does not wait for that.
+	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
 	if err := m.Allow("two", "default/orders"); err != nil {
 		t.Fatal(err)
 	}
