@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"go.etcd.io/bbolt"
+
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -231,6 +233,32 @@ func TestAuthorityIsTheSameAfterReopening(t *testing.T) {
 	}
 }
 
+// fullDB is a file that takes nothing more, as on a full disk: transactions run, and their commits fail.
+func fullDB(t *testing.T) *bbolt.DB {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "full.db")
+	db, err := bbolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = db.Update(func(tx *bbolt.Tx) error {
+		_, err := tx.CreateBucket(bucketKeys)
+		_, err2 := tx.CreateBucket(bucketIssued)
+		return errors.Join(err, err2)
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	db, err = bbolt.Open(path, 0o600, &bbolt.Options{OpenFile: func(name string, _ int, mode os.FileMode) (*os.File, error) {
+		return os.OpenFile(name, os.O_RDONLY, mode)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = db.Close() })
+	return db
+}
+
 func TestAuthorityRenewsItsIntermediate(t *testing.T) {
 	t.Parallel()
 	cfg := authorityConfig(t)
@@ -242,6 +270,14 @@ func TestAuthorityRenewsItsIntermediate(t *testing.T) {
 		t.Fatal(err)
 	}
 	now = now.Add(intermediateLife/2 + time.Hour)
+	// One that could not be stored is used for nothing: it would be gone after a restart.
+	stored := a.db
+	a.db = fullDB(t)
+	before := a.intermediate
+	if _, err := a.IssueSVID(csrFor(t), NodeID(testDomain, "web1"), 0); err == nil || a.intermediate != before {
+		t.Errorf("issued by an intermediate that was not stored: %v", err)
+	}
+	a.db = stored
 	ders, err := a.IssueSVID(csrFor(t), NodeID(testDomain, "web1"), 0)
 	if err != nil {
 		t.Fatal(err)

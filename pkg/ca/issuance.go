@@ -53,7 +53,9 @@ func (a *Authority) issue(ttl time.Duration, orders ...order) ([][][]byte, error
 	defer a.mu.Unlock()
 	now := a.cfg.Now()
 	if now.After(a.intermediate.NotBefore.Add(intermediateLife / intermediateRenewalPart)) {
+		before, beforeKey := a.intermediate, a.intermediateKey
 		if err := a.db.Update(a.renewIntermediate); err != nil {
+			a.intermediate, a.intermediateKey = before, beforeKey // the new one was not recorded
 			return nil, fmt.Errorf("renew the intermediate: %w", err)
 		}
 	}
@@ -150,8 +152,8 @@ func (a *Authority) IssuedTo(fn func(Issued) error) error {
 
 // ServerCertificate returns a tls.Config.GetCertificate for this controller's listeners (the API's and
 // the bus's): spiffe://<trust domain>/controller/<name>, also valid for hosts (DNS names and addresses). Its
-// key is made here and kept in memory; it is renewed past half of its life. The chain holds the root, so
-// that who pinned the root's hash and no more can verify it.
+// key is made here and kept in memory; it is renewed past half of its life, and where that fails, as on a full disk, it
+// is shown until it ends. The chain holds the root, so that who pinned the root's hash and no more can verify it.
 func (a *Authority) ServerCertificate(hosts []string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	var mu sync.Mutex
 	var current *tls.Certificate
@@ -163,20 +165,34 @@ func (a *Authority) ServerCertificate(hosts []string) func(*tls.ClientHelloInfo)
 		if current != nil && now.Before(renewAt) {
 			return current, nil
 		}
-		key, err := newKey()
-		if err != nil {
+		next, err := a.serverCertificate(hosts)
+		switch {
+		case err == nil:
+			current, renewAt = next, now.Add(next.Leaf.NotAfter.Sub(now)/2)
+		case current == nil || now.After(current.Leaf.NotAfter):
 			return nil, err
+		default:
+			renewAt = now.Add(serverRetry)
 		}
-		chains, err := a.issue(0, order{ControllerID(a.cfg.TrustDomain, a.cfg.Name), &key.PublicKey, hosts})
-		if err != nil {
-			return nil, err
-		}
-		leaf, err := x509.ParseCertificate(chains[0][0])
-		if err != nil {
-			return nil, err
-		}
-		current = &tls.Certificate{Certificate: append(chains[0], a.root.Raw), PrivateKey: key, Leaf: leaf}
-		renewAt = now.Add(leaf.NotAfter.Sub(now) / 2)
 		return current, nil
 	}
+}
+
+// serverRetry is how long a server's certificate is shown further before its renewal, which failed, is tried again.
+const serverRetry = 10 * time.Second
+
+func (a *Authority) serverCertificate(hosts []string) (*tls.Certificate, error) {
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	chains, err := a.issue(0, order{ControllerID(a.cfg.TrustDomain, a.cfg.Name), &key.PublicKey, hosts})
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := x509.ParseCertificate(chains[0][0])
+	if err != nil {
+		return nil, err
+	}
+	return &tls.Certificate{Certificate: append(chains[0], a.root.Raw), PrivateKey: key, Leaf: leaf}, nil
 }

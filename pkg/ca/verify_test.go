@@ -206,6 +206,21 @@ func TestServerCertificate(t *testing.T) {
 	if err != nil || again == certificate {
 		t.Errorf("not renewed past half of its life: %v", err)
 	}
+	// On a disk that takes nothing more it is shown until it ends: nodes and operators still reach the controller.
+	stored := c.authority.db
+	c.authority.db = fullDB(t)
+	c.clock.advance(23 * time.Hour)
+	if kept, err := get(nil); err != nil || kept != again {
+		t.Errorf("where it cannot be renewed: %v", err)
+	}
+	c.clock.advance(2 * time.Hour)
+	if _, err := get(nil); err == nil {
+		t.Error("it is shown past its end")
+	}
+	c.authority.db = stored
+	if renewed, err := get(nil); err != nil || renewed == again {
+		t.Errorf("when there is room again: %v", err)
+	}
 	server := &tls.Config{GetCertificate: get, Time: c.clock.Now}
 	token := c.token("web1", orders)
 	client := controllerTLS([32]byte(token.body.GetRootHash()), testDomain, c.clock.Now)
