@@ -3,6 +3,7 @@ package bus
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -256,6 +257,7 @@ func (c *Conn) tell(notice Notice) {
 // readable says what errors of connecting mean for the one who reads them.
 func readable(err error) error {
 	var unknown *tls.CertificateVerificationError
+	var invalid x509.CertificateInvalidError
 	switch {
 	case err == nil:
 		return nil
@@ -265,6 +267,8 @@ func readable(err error) error {
 		return fmt.Errorf("this user was cut off, for a while or for good: %w", err)
 	case errors.Is(err, nats.ErrAuthorization):
 		return fmt.Errorf("the bus does not know this user, or its token has expired: %w", err)
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Errorf("this host's clock and the controller's disagree, or the controller has stopped renewing its certificate: %w; compare the clocks, and set the wrong one (`timedatectl set-ntp true`)", err)
 	case errors.As(err, &unknown):
 		return fmt.Errorf("the server's certificate is not one of this cluster's: %w", err)
 	case errors.Is(err, nats.ErrNoServers):

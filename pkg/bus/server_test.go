@@ -86,6 +86,8 @@ func TestConnectingSaysWhatIsInTheWay(t *testing.T) {
 	}{
 		{"another cluster's certificate", b.Addr, otherRoots, good, "certificate"},
 		{"roots that verify nothing are not obeyed", b.Addr, &tls.Config{RootCAs: otherRoots.RootCAs, InsecureSkipVerify: true}, good, "certificate"},
+		{"a clock two days ahead", b.Addr, &tls.Config{RootCAs: b.Roots.RootCAs, Time: func() time.Time { return time.Now().Add(48 * time.Hour) }}, good, "clock"},
+		{"a clock two hours behind", b.Addr, &tls.Config{RootCAs: b.Roots.RootCAs, Time: func() time.Time { return time.Now().Add(-2 * time.Hour) }}, good, "timedatectl"},
 		{"an expired token", b.Addr, b.Roots, bus.NodeCredential("web1", func() (string, error) { return expired, nil }, seed), "expired"},
 		{"nobody listens", nobody, b.Roots, good, "refused"},
 	} {

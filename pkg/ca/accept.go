@@ -13,6 +13,9 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
+// heldEnough is what part of their life certificates must have left for others to be refused: an eighth.
+const heldEnough = 8
+
 // accept checks an answer, stores what it grants and uses it. key is the node's, keys those of services,
 // that the request was made for. Nothing changes where it fails.
 func (i *Identity) accept(key *ecdsa.PrivateKey, keys map[string]*ecdsa.PrivateKey, request, data []byte) error {
@@ -69,6 +72,9 @@ func (i *Identity) take(key *ecdsa.PrivateKey, keys map[string]*ecdsa.PrivateKey
 	if err := b.checkIssued(grant.GetNodeChain(), NodeID(state.GetTrustDomain(), state.GetNode()), key, time.UnixMilli(reply.GetNowUnixMs())); err != nil {
 		return rotation, err
 	}
+	if err := i.checkTime(grant.GetNodeChain(), now, skew); err != nil {
+		return rotation, err
+	}
 	next.NodeChain, next.Receipt = grant.GetNodeChain(), grant.GetReceipt()
 	next.PendingKey, next.TokenId = nil, nil
 	next.BusJwt, next.BusExpiresUnixMs, next.RenewJwt = grant.GetBusJwt(), grant.GetBusExpiresUnixMs(), grant.GetRenewJwt()
@@ -86,6 +92,26 @@ func (i *Identity) take(key *ecdsa.PrivateKey, keys map[string]*ecdsa.PrivateKey
 		i.cfg.Log.Warn("the registry no longer allows services that this node ran", "node", state.GetNode(), "service", grant.GetNotAllowed())
 	}
 	return rotation, nil
+}
+
+// checkTime refuses certificates that this host's clock takes for not valid yet, while those that it has are good
+// for longer by both clocks: where the controller's is wrong, every peer would refuse the new ones. The renewal is
+// repeated, and taken when there is no time left to wait for the clock to be set.
+func (i *Identity) checkTime(chain [][]byte, now time.Time, skew time.Duration) error {
+	certificates, err := parseChain(chain)
+	if err != nil {
+		return err
+	}
+	held := i.own.Load()
+	if held == nil || !now.Before(certificates[0].NotBefore) {
+		return nil
+	}
+	controller := now.Add(-skew)
+	left := min(held.Leaf.NotAfter.Sub(now), held.Leaf.NotAfter.Sub(controller))
+	if left <= held.Leaf.NotAfter.Sub(held.Leaf.NotBefore)/heldEnough {
+		return nil
+	}
+	return refuse(ErrClock, "%s; the certificates that it has are used meanwhile", clockAdvice(skew, controller))
 }
 
 // mergeServices returns the credentials that a grant leaves a node with: those granted, and those held that

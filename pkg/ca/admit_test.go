@@ -101,6 +101,47 @@ func TestClockOffByAnHour(t *testing.T) {
 	}
 }
 
+// Where a controller's clock is set wrong, its certificates are valid for nobody yet: nodes go on with theirs, and
+// take others when the clock is right again, or at the last.
+func TestControllersClockAnHourAhead(t *testing.T) {
+	t.Parallel()
+	for _, set := range []bool{true, false} {
+		c := newCluster(t)
+		host := &clock{now: testStart}
+		i := openIdentity(t, IdentityConfig{Dir: t.TempDir(), Now: host.Now})
+		if err := i.Join(t.Context(), c.token("web1", orders), c.wire("web1").dial); err != nil {
+			t.Fatal(err)
+		}
+		held := leafSerial(t, i, orders)
+		host.advance(13 * time.Hour)
+		c.clock.advance(14 * time.Hour)
+		for range 3 { // repeated, it makes no further generation
+			err := i.Renew(t.Context(), c.wire("web1"))
+			if !errors.Is(err, ErrClock) || !strings.Contains(err.Error(), "1h0m0s behind") || !strings.Contains(err.Error(), "timedatectl") {
+				t.Fatalf("certificates that are not valid yet: %v", err)
+			}
+		}
+		if serial := leafSerial(t, i, orders); serial != held {
+			t.Error("certificates that are not valid yet are used")
+		}
+		if status := i.Status(); !errors.Is(status.Clock, ErrClock) || c.node("web1").Generation != 2 {
+			t.Errorf("status %+v, registered as %+v", status, c.node("web1"))
+		}
+		if set {
+			c.clock.advance(-time.Hour)
+		} else {
+			host.advance(8 * time.Hour)
+			c.clock.advance(8 * time.Hour)
+		}
+		if err := i.Renew(t.Context(), c.wire("web1")); err != nil || leafSerial(t, i, orders) == held {
+			t.Errorf("set right %v: %v", set, err)
+		}
+		if status := i.Status(); (status.Clock == nil) != set || status.Generation != 2 {
+			t.Errorf("set right %v: status %+v", set, status)
+		}
+	}
+}
+
 func TestTwoNodesWithOneName(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)

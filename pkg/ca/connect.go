@@ -73,7 +73,9 @@ func (i *Identity) busTLS() *tls.Config {
 	if b == nil {
 		return nil
 	}
-	return busTLS(b.certificates...)
+	config := busTLS(b.certificates...)
+	config.Time = i.cfg.Now
+	return config
 }
 
 // BusConfig is how the node connects to the bus. The token is asked for at each connecting: the working

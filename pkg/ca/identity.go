@@ -293,6 +293,7 @@ type IdentityStatus struct {
 	Pending       bool          // a renewal was begun and its answer is not stored yet
 	RenewOnly     bool          // the working bus user has ended: the node can do nothing but renew
 	Skew          time.Duration // of this host's clock, ahead of the controller's, when they last spoke
+	Clock         error         // ErrClock, where Skew is more than may be
 	LastError     error
 }
 
@@ -306,6 +307,9 @@ func (i *Identity) Status() IdentityStatus {
 		RenewOnly: i.cfg.Now().UnixMilli() > state.GetBusExpiresUnixMs(),
 	}
 	i.mu.Unlock()
+	if status.Skew.Abs() > maxSkew {
+		status.Clock = refuse(ErrClock, "%s", clockAdvice(status.Skew, i.cfg.Now().Add(-status.Skew)))
+	}
 	add := func(leaf *x509.Certificate) {
 		status.Certificates = append(status.Certificates, CertificateStatus{leaf.URIs[0].String(), serialOf(leaf), leaf.NotBefore, leaf.NotAfter})
 	}

@@ -22,6 +22,7 @@ type words struct {
 	conn     *bus.Conn
 	identity *ca.Identity
 	log      *slog.Logger
+	now      func() time.Time
 	lastSent atomic.Int64
 }
 
@@ -49,7 +50,7 @@ func (w *words) Register(ctx context.Context, in *snapshot.Instance, removed boo
 func (w *words) stamp() int64 {
 	for {
 		last := w.lastSent.Load()
-		next := max(time.Now().UnixNano(), last+1)
+		next := max(w.now().UnixNano(), last+1)
 		if w.lastSent.CompareAndSwap(last, next) {
 			return next
 		}

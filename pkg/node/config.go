@@ -30,7 +30,7 @@ type Config struct {
 	DrainTime time.Duration  // how long running exchanges may take when the node stops
 	Log       *slog.Logger   // nil: slog.Default
 
-	Now func() time.Time // what certificates and tokens are judged by; nil: time.Now
+	Now func() time.Time // what certificates and tokens are judged by, and registrations dated by; nil: time.Now
 }
 
 // Flags declares the settings as command-line flags, with the defaults of a root or user installation.

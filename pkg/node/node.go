@@ -90,7 +90,10 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 	if n.conn, err = bus.Dial(n.identity.BusConfig()); err != nil {
 		return n, err
 	}
-	n.words = &words{conn: n.conn, identity: n.identity, log: n.log}
+	n.words = &words{conn: n.conn, identity: n.identity, log: n.log, now: time.Now}
+	if cfg.Now != nil {
+		n.words.now = cfg.Now
+	}
 	if err := n.openFollower(); err != nil {
 		return n, err
 	}

@@ -113,7 +113,11 @@ func (n *Node) Status() report.Node {
 			s.Lanes = append(s.Lanes, report.Lane{From: c.Key.Local.String(), To: c.Key.Remote.String(), Node: c.Key.Node, State: laneState(c.Draining, c.Running)})
 		}
 	}
-	for _, c := range n.identity.Status().Certificates {
+	identity := n.identity.Status()
+	if identity.Clock != nil {
+		s.Problems = append(s.Problems, identity.Clock.Error())
+	}
+	for _, c := range identity.Certificates {
 		s.Certificates = append(s.Certificates, report.Certificate{Service: serviceOf(c.SPIFFEID), NotAfter: c.NotAfter})
 	}
 	if err := n.store.unkept.Load(); err != nil {

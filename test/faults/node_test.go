@@ -186,6 +186,45 @@ func TestNodeSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
+// TestNodeWithAWrongClock starts nodes that joined before on hosts whose clock has been set wrong since: they run with
+// what they have, and say what is the matter.
+func TestNodeWithAWrongClock(t *testing.T) {
+	t.Parallel()
+	m := startMesh(t)
+	for _, tt := range []struct{ name, offset, want string }{
+		{"behind", "-1h", "the bus is away, and the node serves with what it has: this host's clock and the controller's disagree"},
+		{"ahead", "1h", "by this host's clock, and the controller's says"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			args := append([]string{program(t)}, nodeArgs(m.Dir, tt.name, ports(t, 1)[0])...)
+			p, err := launch.Start(m.Dir, tt.name, args, []string{"SENNIT_JOIN_TOKEN=" + token(t, m, tt.name)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			awaitLog(t, p, "node runs")
+			if err := p.Stop(stopTime); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.MkdirAll(m.ServicesDir(tt.name), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.Declare(tt.name, "orders.yaml", "service: default/orders\nports: [{port: 80, protocol: http, address: 127.0.0.1:8080}]\n"); err != nil {
+				t.Fatal(err)
+			}
+			if p, err = launch.Start(m.Dir, tt.name+"-again", args, []string{clockVariable + "=" + tt.offset}); err != nil {
+				t.Fatal(err)
+			}
+			defer p.Kill()
+			awaitLog(t, p, "node runs")
+			awaitStatusOf(t, m, tt.name, "the clock", func(s report.Node) bool {
+				problems := strings.Join(s.Problems, "\n")
+				return strings.Contains(problems, tt.want) && strings.Contains(problems, "timedatectl set-ntp true")
+			})
+		})
+	}
+}
+
 func spoiltFile(t *testing.T, dir, file string, args []string, change func([]byte) []byte, want ...string) refusedStart {
 	t.Helper()
 	damaged(t, dir, file, change, "")
@@ -292,17 +331,23 @@ func patch(t *testing.T, m *launch.Mesh, path, body string) (int, string) {
 // awaitStatus waits until a node says of itself what is wanted.
 func awaitStatus(t *testing.T, m *launch.Mesh, what string, good func(report.Node) bool) {
 	t.Helper()
+	awaitStatusOf(t, m, "web1", what, good)
+}
+
+func awaitStatusOf(t *testing.T, m *launch.Mesh, node, what string, good func(report.Node) bool) {
+	t.Helper()
 	var last report.Node
+	var err error
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
-		s, err := m.NodeStatus(t.Context(), "web1")
-		if err != nil {
-			t.Fatal(err)
+		var s report.Node
+		if s, err = m.NodeStatus(t.Context(), node); err != nil {
+			continue // its socket opens a moment after the node runs
 		}
 		if last = s; good(s) {
 			return
 		}
 	}
-	t.Fatalf("%s: the node says %+v", what, last)
+	t.Fatalf("%s: the node says %+v, %v", what, last, err)
 }
 
 // awaitLog waits until a process has logged something.
