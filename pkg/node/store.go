@@ -18,9 +18,11 @@ import (
 // it follows, verified again at each start, and the services that were registered at run time.
 type store struct {
 	db *bbolt.DB
-	// unkept is why the newest configuration could not be kept, nil where it is: the node serves with it, and
-	// would start with an older one.
+	// unkept is why some of the newest configuration could not be kept, nil where all is: the node serves with
+	// it, and would start with an older one.
 	unkept atomic.Pointer[error]
+	// owed is that configuration, by subject, which is written with whatever is kept next. keep owns it.
+	owed map[string][]snapshot.Raw
 }
 
 var (
@@ -46,7 +48,7 @@ func openStore(dir string) (*store, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("prepare %s: %w (is the disk full?)", file, err), db.Close())
 	}
-	return &store{db: db}, nil
+	return &store{db: db, owed: map[string][]snapshot.Raw{}}, nil
 }
 
 // snapshots returns all kept messages.
@@ -67,31 +69,40 @@ func (s *store) snapshots() ([]snapshot.Raw, error) {
 	return all, err
 }
 
-// keep replaces what is kept of a subject; no messages remove it.
+// keep replaces what is kept of a subject; no messages remove it. What could not be written is tried again with
+// every later call. One goroutine calls it.
 func (s *store) keep(subject string, messages []snapshot.Raw) error {
-	err := s.put(subject, messages)
-	if s.unkept.Store(nil); err != nil {
+	s.owed[subject] = messages
+	err := s.db.Update(func(tx *bbolt.Tx) error {
+		for subject, messages := range s.owed {
+			if err := put(tx.Bucket(snapshotsBucket), subject, messages); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
 		s.unkept.Store(&err)
+		return err
 	}
-	return err
+	clear(s.owed)
+	s.unkept.Store(nil)
+	return nil
 }
 
-func (s *store) put(subject string, messages []snapshot.Raw) error {
-	return s.db.Update(func(tx *bbolt.Tx) error {
-		bucket := tx.Bucket(snapshotsBucket)
-		if len(messages) == 0 {
-			return bucket.Delete([]byte(subject))
-		}
-		var kept Kept
-		for _, m := range messages {
-			kept.Messages = append(kept.Messages, &KeptMessage{Subject: m.Subject, Data: m.Data})
-		}
-		value, err := proto.Marshal(&kept)
-		if err != nil {
-			return err
-		}
-		return bucket.Put([]byte(subject), value)
-	})
+func put(bucket *bbolt.Bucket, subject string, messages []snapshot.Raw) error {
+	if len(messages) == 0 {
+		return bucket.Delete([]byte(subject))
+	}
+	var kept Kept
+	for _, m := range messages {
+		kept.Messages = append(kept.Messages, &KeptMessage{Subject: m.Subject, Data: m.Data})
+	}
+	value, err := proto.Marshal(&kept)
+	if err != nil {
+		return err
+	}
+	return bucket.Put([]byte(subject), value)
 }
 
 // resetKey makes the tokens by which peers notice at once that this process replaced another. It is made once.
