@@ -36,7 +36,7 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	only := flags.String("only", "http1", "the workload to run; http1 is the one there is")
+	only := flags.String("only", "http1", "the workload to run: http1 or propagation")
 	quick := flags.Bool("quick", false, "few rounds, 1 and 64 connections; ends within a minute")
 	asJSON := flags.Bool("json", false, "print JSON and no table")
 	rounds := flags.Int("rounds", 5, "rounds of each system and concurrency")
@@ -45,8 +45,11 @@ func run(ctx context.Context, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
+	if *only == "propagation" {
+		return propagation(ctx, *quick, *asJSON)
+	}
 	if *only != "http1" {
-		return fmt.Errorf("no workload %q (there is http1)", *only)
+		return fmt.Errorf("no workload %q (there are http1 and propagation)", *only)
 	}
 	concurrencies := []int{1, 16, 64, 256}
 	if *quick {

@@ -39,7 +39,9 @@ type FollowerConfig struct {
 	// Keep replaces what is kept of a subject; with no messages it removes it. It is called from the
 	// goroutine of Run, after Deliver of the same.
 	Keep func(subject string, messages []snapshot.Raw) error
-	Log  *slog.Logger
+	// Verify replaces ed25519.Verify for messages that arrive (see snapshot.Opener.SetVerify); nil: it does not.
+	Verify snapshot.Verify
+	Log    *slog.Logger
 }
 
 // A Follower is a node's side of configuration: it keeps what the node follows as a controller signed and
@@ -118,6 +120,9 @@ func (f *Follower) Run(ctx context.Context) error {
 	defer stop()
 	core := newFollow(f.cfg.Cluster, f.cfg.Node, f.cfg.Root, f.cfg.Features, mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())),
 		newNonce, func(what string, err error) { f.cfg.Log.Warn(what, "node", f.cfg.Node, "err", err) }, time.Now(), f.cfg.Kept)
+	if f.cfg.Verify != nil {
+		core.opener.SetVerify(f.cfg.Verify)
+	}
 	f.mu.Lock()
 	f.core = core
 	f.mu.Unlock()

@@ -17,8 +17,9 @@ import (
 // requestTime bounds one request to the controllers.
 const requestTime = 5 * time.Second
 
-// A words is what a node says about itself over the bus; it signs what changes state (registry.Bus).
-type words struct {
+// Words is what a node says about itself over the bus; it signs what changes state (registry.Bus). It is safe
+// for concurrent use.
+type Words struct {
 	conn     *bus.Conn
 	identity *ca.Identity
 	log      *slog.Logger
@@ -26,8 +27,13 @@ type words struct {
 	lastSent atomic.Int64
 }
 
+// NewWords speaks over a connection of the node that the identity is of.
+func NewWords(conn *bus.Conn, identity *ca.Identity, log *slog.Logger) *Words {
+	return &Words{conn: conn, identity: identity, log: log, now: time.Now}
+}
+
 // Register sends one registration, or the removal of one.
-func (w *words) Register(ctx context.Context, in *snapshot.Instance, removed bool) error {
+func (w *Words) Register(ctx context.Context, in *snapshot.Instance, removed bool) error {
 	payload, err := proto.Marshal(&snapshot.Registration{Instance: in, Removed: removed, SentUnixNs: w.stamp()})
 	if err != nil {
 		return err
@@ -47,7 +53,7 @@ func (w *words) Register(ctx context.Context, in *snapshot.Instance, removed boo
 }
 
 // stamp is the time, and grows even where the clock does not.
-func (w *words) stamp() int64 {
+func (w *Words) stamp() int64 {
 	for {
 		last := w.lastSent.Load()
 		next := max(w.now().UnixNano(), last+1)
@@ -58,7 +64,7 @@ func (w *words) stamp() int64 {
 }
 
 // Alive says that the node lives.
-func (w *words) Alive(ctx context.Context, alive *snapshot.Alive) (*snapshot.AliveReply, error) {
+func (w *Words) Alive(ctx context.Context, alive *snapshot.Alive) (*snapshot.AliveReply, error) {
 	message, err := proto.Marshal(alive)
 	if err != nil {
 		return nil, err
@@ -75,7 +81,7 @@ func (w *words) Alive(ctx context.Context, alive *snapshot.Alive) (*snapshot.Ali
 
 // reportEdges sends each second what was counted, until ctx ends. What a bus that is away cannot take is
 // lost: summaries are for watching, and the next ones follow.
-func (w *words) reportEdges(ctx context.Context, edges *telemetry.Edges) error {
+func (w *Words) reportEdges(ctx context.Context, edges *telemetry.Edges) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {

@@ -52,7 +52,7 @@ type Node struct {
 	capture   *capture.Listeners
 	conn      *bus.Conn
 	follower  *bus.Follower
-	words     *words
+	words     *Words
 	edges     *telemetry.Edges
 	access    *telemetry.AccessLog // nil: none
 	logFile   io.Closer
@@ -90,7 +90,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 	if n.conn, err = bus.Dial(n.identity.BusConfig()); err != nil {
 		return n, err
 	}
-	n.words = &words{conn: n.conn, identity: n.identity, log: n.log, now: time.Now}
+	n.words = NewWords(n.conn, n.identity, n.log)
 	if cfg.Now != nil {
 		n.words.now = cfg.Now
 	}

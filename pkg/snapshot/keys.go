@@ -55,13 +55,20 @@ func SigningKeyID(public ed25519.PublicKey) string {
 // Keys are the controllers' signing keys by their id, as the roster lists them.
 type Keys map[string]ed25519.PublicKey
 
+// A Verify reports whether a key signed a message, as ed25519.Verify does.
+type Verify func(public ed25519.PublicKey, message, signature []byte) bool
+
 // Verify checks a signature for one purpose: ErrKey for a key that is not listed, ErrSignature otherwise.
 func (k Keys) Verify(domain Domain, id string, message, signature []byte) error {
+	return k.verify(ed25519.Verify, domain, id, message, signature)
+}
+
+func (k Keys) verify(by Verify, domain Domain, id string, message, signature []byte) error {
 	key, ok := k[id]
 	if !ok {
 		return fmt.Errorf("%w (key %q)", ErrKey, id)
 	}
-	if !ed25519.Verify(key, append([]byte(domain), message...), signature) {
+	if !by(key, append([]byte(domain), message...), signature) {
 		return ErrSignature
 	}
 	return nil
