@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"context"
 	"strings"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -29,3 +30,12 @@ func (s *Server) SyncsAlways() bool {
 
 // MaxNodeConns is maxNodeConns.
 const MaxNodeConns = maxNodeConns
+
+// Consumers counts the consumers that the server has of a stream.
+func (c *Conn) Consumers(ctx context.Context, stream Stream) (int, error) {
+	s, err := c.js.Stream(ctx, string(stream))
+	if err != nil {
+		return 0, err
+	}
+	return s.CachedInfo().State.Consumers, nil
+}

@@ -115,3 +115,30 @@ func TestFollowEndsWithItsContext(t *testing.T) {
 		t.Fatalf("Follow: %v, want nil when its context ends", err)
 	}
 }
+
+// A stream has at most a thousand consumers: a follower that has ended must not count.
+func TestWhoFollowedLeavesNothingBehind(t *testing.T) {
+	t.Parallel()
+	conn := bustest.Start(t).Controller
+	records := conn.Records(bus.StreamRegistry)
+	if _, err := records.Append(t.Context(), "sennit.registry.node.a", []byte("a"), 0); err != nil {
+		t.Fatal(err)
+	}
+	enough := errors.New("enough")
+	for range 10 {
+		if err := records.Follow(t.Context(), 1, func(bus.Entry) error { return enough }); !errors.Is(err, enough) {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		err := records.Follow(ctx, 1, func(bus.Entry) error {
+			cancel()
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n, err := conn.Consumers(t.Context(), bus.StreamRegistry); err != nil || n != 0 {
+		t.Errorf("%d consumers are left, %v", n, err)
+	}
+}

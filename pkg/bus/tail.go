@@ -13,6 +13,11 @@ import (
 const (
 	followFirst = 50 * time.Millisecond // pause before following again after a failure
 	followMost  = 2 * time.Second
+
+	// forgetAfter is when the server drops the consumer of a follower that went without a word. A stream has at
+	// most 1,000 of them.
+	forgetAfter = time.Minute
+	dropTimeout = 2 * time.Second
 )
 
 // Follow calls fn for each record from the first with a sequence of at least from on, in order, each once,
@@ -57,6 +62,8 @@ func (r *Records) follow(ctx context.Context, next *uint64, fn func(Entry) error
 	consumer, err := r.conn.js.OrderedConsumer(ctx, string(r.stream), jetstream.OrderedConsumerConfig{
 		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:   *next,
+
+		InactiveThreshold: forgetAfter,
 	})
 	if err != nil {
 		return fmt.Errorf("follow stream %s: %w", r.stream, storeError(err))
@@ -65,6 +72,7 @@ func (r *Records) follow(ctx context.Context, next *uint64, fn func(Entry) error
 	if err != nil {
 		return fmt.Errorf("follow stream %s: %w", r.stream, err)
 	}
+	defer r.drop(ctx, consumer)
 	defer context.AfterFunc(ctx, messages.Stop)()
 	defer messages.Stop()
 	for {
@@ -84,5 +92,15 @@ func (r *Records) follow(ctx context.Context, next *uint64, fn func(Entry) error
 			return &followerError{err}
 		}
 		*next = entry.Sequence + 1
+	}
+}
+
+// drop takes the consumer of a follower that has ended from the server, which would keep it for forgetAfter:
+// whoever reads a stream often would find it full of those before.
+func (r *Records) drop(ctx context.Context, consumer jetstream.Consumer) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), dropTimeout)
+	defer cancel()
+	if r.conn.nc.IsConnected() {
+		_ = r.conn.js.DeleteConsumer(ctx, string(r.stream), consumer.CachedInfo().Name) // else it goes by itself
 	}
 }
