@@ -41,8 +41,8 @@ type node struct {
 func nodeName(i int) string { return fmt.Sprintf("node-%d", i) }
 
 // joinNode makes a host a node, as `sennit node --join` does, and prepares its parts.
-func joinNode(ctx context.Context, f *fleet, index int) (n *node, err error) {
-	n = &node{fleet: f, index: index, table: routing.New(), log: f.log.With("node", nodeName(index))}
+func joinNode(ctx context.Context, f *fleet, index int) (_ *node, err error) {
+	n := &node{fleet: f, index: index, table: routing.New(), log: f.log.With("node", nodeName(index))}
 	service := namespace + "/" + serviceName(index%f.cfg.Services)
 	for i := range f.cfg.Calls - 1 {
 		n.calls = append(n.calls, serviceName(1+(index*(f.cfg.Calls-1)+i)%(f.cfg.Services-1)))

@@ -72,8 +72,8 @@ func TestTokenThatWasTakenBackAdmitsNobody(t *testing.T) {
 	if err := i.Join(t.Context(), token, c.wire("web1").dial); !errors.Is(err, ErrTokenUnknown) || !strings.Contains(err.Error(), "took it back") {
 		t.Error(err)
 	}
-	if tokens, err := c.registrar.Tokens(t.Context(), c.store); err != nil || len(tokens) != 0 {
-		t.Errorf("listed: %v, %v", tokens, err)
+	if tokens := readDirectory(t, c.store).Tokens(); len(tokens) != 0 {
+		t.Errorf("listed: %v", tokens)
 	}
 	for _, id := range []string{"", "web1", "*", ">", strings.Repeat("0", 32)} {
 		if err := c.registrar.RevokeToken(t.Context(), id); !errors.Is(err, ErrTokenUnknown) {

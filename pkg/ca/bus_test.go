@@ -103,9 +103,9 @@ func TestJoinAndRenewOverTheBus(t *testing.T) {
 	if err := renewOver(); err != nil {
 		t.Fatal(err)
 	}
-	nodes, err := registrar.Nodes(ctx, records)
-	if err != nil || len(nodes) != 1 || nodes[0].Generation != 3 || nodes[0].Key != i.Status().Key {
-		t.Errorf("registered %+v, %v", nodes, err)
+	nodes := readDirectory(t, records).Nodes()
+	if len(nodes) != 1 || nodes[0].Generation != 3 || nodes[0].Key != i.Status().Key {
+		t.Errorf("registered %+v", nodes)
 	}
 }
 

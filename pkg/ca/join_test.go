@@ -54,13 +54,12 @@ func TestJoin(t *testing.T) {
 	if err := i.Join(t.Context(), token, wire.dial); !errors.Is(err, ErrAlreadyJoined) {
 		t.Errorf("joined again: %v", err)
 	}
-	nodes, err := c.registrar.Nodes(t.Context(), c.store)
-	if err != nil || len(nodes) != 1 || nodes[0].Name != "web1" {
-		t.Errorf("list: %v, %v", nodes, err)
+	directory := readDirectory(t, c.store)
+	if nodes := directory.Nodes(); len(nodes) != 1 || nodes[0].Name != "web1" {
+		t.Errorf("list: %v", nodes)
 	}
-	tokens, err := c.registrar.Tokens(t.Context(), c.store)
-	if err != nil || len(tokens) != 1 || tokens[0].ID != token.ID() || !tokens[0].Used.Equal(testStart) || tokens[0].Node != "web1" {
-		t.Errorf("list of tokens: %+v, %v", tokens, err)
+	if tokens := directory.Tokens(); len(tokens) != 1 || tokens[0].ID != token.ID() || !tokens[0].Used.Equal(testStart) || tokens[0].Node != "web1" {
+		t.Errorf("list of tokens: %+v", tokens)
 	}
 }
 

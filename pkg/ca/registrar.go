@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -33,12 +31,6 @@ const (
 type Store interface {
 	Get(ctx context.Context, subject string) (bus.Entry, error)
 	Append(ctx context.Context, subject string, data []byte, expect uint64) (uint64, error)
-}
-
-// A Follower reads a Store from its beginning, for lists (*bus.Records).
-type Follower interface {
-	Follow(ctx context.Context, from uint64, fn func(bus.Entry) error) error
-	Last(ctx context.Context) (uint64, error)
 }
 
 // Users makes the users with which nodes connect to the bus (*bus.Accounts). Keys are public nkeys of users.
@@ -135,53 +127,6 @@ func (r *Registrar) Node(ctx context.Context, node string) (Node, error) {
 		return Node{}, err
 	}
 	return record.node(), nil
-}
-
-// errListed ends a Follow that has seen everything.
-var errListed = errors.New("listed")
-
-// Nodes lists the nodes by name, removed ones included, as of now.
-func (r *Registrar) Nodes(ctx context.Context, from Follower) ([]Node, error) {
-	found := map[string]Node{}
-	err := list(ctx, from, nodePrefix, func(entry bus.Entry) error {
-		record := &NodeRecord{}
-		if err := proto.Unmarshal(entry.Data, record); err != nil {
-			return err
-		}
-		found[record.GetNode()] = record.node()
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list the nodes: %w", err)
-	}
-	return slices.SortedFunc(maps.Values(found), func(a, b Node) int { return strings.Compare(a.Name, b.Name) }), nil
-}
-
-// list calls fn for what a store holds under a prefix as of now; where it keeps older records too, those come
-// first.
-func list(ctx context.Context, from Follower, prefix string, fn func(bus.Entry) error) error {
-	last, err := from.Last(ctx)
-	if err != nil || last == 0 {
-		return err
-	}
-	err = from.Follow(ctx, 1, func(entry bus.Entry) error {
-		if strings.HasPrefix(entry.Subject, prefix) {
-			if err := fn(entry); err != nil {
-				return fmt.Errorf("%s: %w", entry.Subject, err)
-			}
-		}
-		if entry.Sequence >= last {
-			return errListed
-		}
-		return nil
-	})
-	if errors.Is(err, errListed) {
-		return nil
-	}
-	if err == nil {
-		err = ctx.Err() // Follow ends without an error where ctx ends
-	}
-	return err
 }
 
 // Allow lets a node run one more service. The node gets the certificate when it asks next: it learns of

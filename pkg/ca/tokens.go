@@ -1,14 +1,11 @@
 package ca
 
 import (
-	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -118,32 +115,6 @@ func (r *Registrar) RevokeToken(ctx context.Context, id string) error {
 		return fmt.Errorf("revoke join token %s: %w", id, err)
 	}
 	return nil
-}
-
-// Tokens lists the join tokens, those that end first at first, used and expired ones included.
-func (r *Registrar) Tokens(ctx context.Context, from Follower) ([]TokenStatus, error) {
-	found := map[string]TokenStatus{}
-	err := list(ctx, from, tokenPrefixes, func(entry bus.Entry) error {
-		record := &TokenRecord{}
-		if err := proto.Unmarshal(entry.Data, record); err != nil {
-			return err
-		}
-		status := TokenStatus{ID: entry.Subject[len(tokenPrefixes):], Node: record.GetNode(), Expires: time.UnixMilli(record.GetExpiresUnixMs())}
-		status.Services, _ = parseServices(record.GetServices()) // they were checked when they were stored
-		if record.GetUsedBy() != nil {
-			status.Used = time.UnixMilli(record.GetUsedUnixMs())
-		}
-		if found[status.ID] = status; record.GetRevoked() {
-			delete(found, status.ID)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list the join tokens: %w", err)
-	}
-	return slices.SortedFunc(maps.Values(found), func(a, b TokenStatus) int {
-		return cmp.Or(a.Expires.Compare(b.Expires), strings.Compare(a.ID, b.ID))
-	}), nil
 }
 
 // free reports whether a node's name may be given to another host.

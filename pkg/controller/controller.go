@@ -176,7 +176,7 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	c.members = &members{registrar: c.registrar, records: registryRecords, log: c.log, onChange: c.changed}
+	c.members = newMembers(registryRecords, c.log, c.changed)
 	c.catalogue = registry.NewCatalogue(registry.CatalogueConfig{
 		Records: instanceRecords{c.conn.Records(bus.StreamInstance)}, Log: c.log,
 		Allowed: c.members.allowed,

@@ -49,8 +49,7 @@ func (t joinTokens) List(ctx context.Context) ([]*unstructured.Unstructured, uin
 	if err := t.c.ready(ctx); err != nil {
 		return nil, 0, err
 	}
-	version := t.c.members.version.Load()
-	tokens, err := t.c.registrar.Tokens(ctx, t.c.members.records)
+	tokens, version, err := t.c.members.tokens(ctx)
 	if err != nil {
 		return nil, 0, err
 	}
