@@ -172,7 +172,7 @@ func (c *cache) replace(k *api.Kind, all []*unstructured.Unstructured, number ui
 		id := key(u.GetNamespace(), u.GetName())
 		seen[id] = true
 		old := col.items[id]
-		if old != nil && reflect.DeepEqual(old.written.Object, u.Object) {
+		if old != nil && (old.written == u || reflect.DeepEqual(old.written.Object, u.Object)) {
 			continue
 		}
 		next := &item{written: u, shown: withVersion(u, version(number)), sequence: number}

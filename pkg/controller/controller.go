@@ -190,7 +190,7 @@ func (c *Controller) open(ctx context.Context) (err error) {
 		Authenticate: c.operators.authenticate, Version: Version(), Log: c.log,
 		Virtual: map[*api.Kind]apiserver.Virtual{
 			api.EndpointSlice: endpointSlices{c},
-			api.JoinTokens:    joinTokens{c},
+			api.JoinTokens:    newJoinTokens(c),
 			api.Nodes:         nodeDocuments{c},
 		},
 	})

@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
@@ -39,13 +41,28 @@ func (c *Controller) ready(ctx context.Context) error {
 }
 
 // joinTokens shows join tokens as documents, and makes them.
-type joinTokens struct{ c *Controller }
+type joinTokens struct {
+	c *Controller
+
+	mu    sync.Mutex
+	shown map[string]shownToken // by id, what was listed last
+}
+
+// A shownToken is the document of a token, which changes only when the token is used.
+type shownToken struct {
+	used     time.Time
+	document *unstructured.Unstructured
+}
+
+func newJoinTokens(c *Controller) *joinTokens {
+	return &joinTokens{c: c, shown: map[string]shownToken{}}
+}
 
 // Changed returns a channel that is closed when a token is made or used.
-func (t joinTokens) Changed() <-chan struct{} { return t.c.members.bell.Changed() }
+func (t *joinTokens) Changed() <-chan struct{} { return t.c.members.bell.Changed() }
 
 // List returns the tokens that are known, without what makes them tokens.
-func (t joinTokens) List(ctx context.Context) ([]*unstructured.Unstructured, uint64, error) {
+func (t *joinTokens) List(ctx context.Context) ([]*unstructured.Unstructured, uint64, error) {
 	if err := t.c.ready(ctx); err != nil {
 		return nil, 0, err
 	}
@@ -53,28 +70,42 @@ func (t joinTokens) List(ctx context.Context) ([]*unstructured.Unstructured, uin
 	if err != nil {
 		return nil, 0, err
 	}
-	var all []*unstructured.Unstructured
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	all := make([]*unstructured.Unstructured, 0, len(tokens))
+	shown := make(map[string]shownToken, len(tokens))
 	for _, token := range tokens {
-		expires := metav1.NewTime(token.Expires)
-		document := &api.JoinToken{
-			ObjectMeta: metav1.ObjectMeta{Name: token.ID, UID: types.UID(token.ID)},
-			Spec:       api.JoinTokenSpec{Node: token.Node, Services: names(token.Services)},
-			Status:     api.JoinTokenStatus{Expires: &expires},
+		one, ok := t.shown[token.ID]
+		if !ok || !one.used.Equal(token.Used) {
+			document, err := tokenDocument(token)
+			if err != nil {
+				return nil, 0, err
+			}
+			one = shownToken{token.Used, document}
 		}
-		if !token.Used.IsZero() {
-			document.Status.UsedAt, document.Status.UsedBy = &metav1.Time{Time: token.Used}, token.Node
-		}
-		u, err := api.From(api.JoinTokens, document)
-		if err != nil {
-			return nil, 0, err
-		}
-		all = append(all, u)
+		shown[token.ID] = one
+		all = append(all, one.document)
 	}
+	t.shown = shown
 	return all, version, nil
 }
 
+// tokenDocument shows a token, without what makes it one.
+func tokenDocument(token ca.TokenStatus) (*unstructured.Unstructured, error) {
+	expires := metav1.NewTime(token.Expires)
+	document := &api.JoinToken{
+		ObjectMeta: metav1.ObjectMeta{Name: token.ID, UID: types.UID(token.ID)},
+		Spec:       api.JoinTokenSpec{Node: token.Node, Services: names(token.Services)},
+		Status:     api.JoinTokenStatus{Expires: &expires},
+	}
+	if !token.Used.IsZero() {
+		document.Status.UsedAt, document.Status.UsedBy = &metav1.Time{Time: token.Used}, token.Node
+	}
+	return api.From(api.JoinTokens, document)
+}
+
 // Create makes a token and shows it this once.
-func (t joinTokens) Create(ctx context.Context, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+func (t *joinTokens) Create(ctx context.Context, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	var document api.JoinToken
 	if err := api.As(u, &document); err != nil {
 		return nil, err
@@ -109,7 +140,7 @@ func (t joinTokens) Create(ctx context.Context, u *unstructured.Unstructured) (*
 }
 
 // Delete takes a token back: it admits nobody from then on.
-func (t joinTokens) Delete(ctx context.Context, _, name string) error {
+func (t *joinTokens) Delete(ctx context.Context, _, name string) error {
 	return t.c.registrar.RevokeToken(ctx, name)
 }
 
