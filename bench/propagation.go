@@ -27,7 +27,13 @@ func propagation(ctx context.Context, quick, asJSON bool) error {
 			return err
 		}
 		defer os.RemoveAll(dir)
-		result, err := sim.Run(ctx, sim.Config{Dir: dir, Program: []string{self}, Nodes: nodes, Changes: changes, Idle: idle})
+		start := time.Now()
+		result, err := sim.Run(ctx, sim.Config{
+			Dir: dir, Program: []string{self}, Nodes: nodes, Changes: changes, Idle: idle,
+			Stage: func(stage string) {
+				fmt.Fprintf(os.Stderr, "bench: propagation to %d nodes, %.0f s: %s\n", nodes, time.Since(start).Seconds(), stage)
+			},
+		})
 		if err != nil {
 			return fmt.Errorf("propagation to %d nodes: %w", nodes, err)
 		}

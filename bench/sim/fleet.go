@@ -130,6 +130,10 @@ func (f *fleet) join(ctx context.Context) (joined Joining, err error) {
 // the given one.
 func (f *fleet) settle(ctx context.Context, beat uint64) error {
 	version, err := f.next(ctx)
+	for err != nil && ctx.Err() == nil { // a controller that is being stormed says "try again"
+		f.log.Warn("a change was refused", "err", err)
+		version, err = f.next(ctx)
+	}
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,7 @@ type Config struct {
 	Nodes   int           // simulated
 	Changes int           // of each pass
 	Idle    time.Duration // for how long the idle mesh is watched; 0: it is not
+	Stage   func(string)  // told what is measured next; nil: nobody is
 
 	// Services is how many there are, and Calls how many of them a node calls. Zero: 100, and 10.
 	Services, Calls int
@@ -47,6 +48,9 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 	}
 	if cfg.Calls == 0 {
 		cfg.Calls = 10
+	}
+	if cfg.Stage == nil {
+		cfg.Stage = func(string) {}
 	}
 	if err := raiseFileLimit(cfg.Nodes); err != nil {
 		return result, err
@@ -68,20 +72,25 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 
 	f := newFleet(cfg, m, slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelWarn})))
 	defer func() { err = errors.Join(err, f.stop()) }()
+	cfg.Stage("joining")
 	if result.Join, err = f.join(ctx); err != nil {
 		return result, err
 	}
 	if cfg.Idle > 0 {
+		cfg.Stage("idle")
 		if result.Idle, err = f.idle(ctx, cfg.Idle); err != nil {
 			return result, err
 		}
 	}
+	cfg.Stage("changes")
 	if result.Verified, result.Shared, err = f.change(ctx, cfg.Changes); err != nil {
 		return result, err
 	}
+	cfg.Stage("all connections cut")
 	if result.Cut, err = f.cut(ctx); err != nil {
 		return result, err
 	}
+	cfg.Stage("controller killed")
 	if result.Restart, err = f.restart(ctx); err != nil {
 		return result, err
 	}

@@ -98,6 +98,7 @@ func dial(cfg ConnConfig, how ...nats.Option) (*Conn, error) {
 		nats.Name(cfg.Name),
 		nats.UserJWT(cfg.Credential.Token, user.Sign),
 		nats.CustomInboxPrefix(cfg.Credential.Inbox),
+		nats.SyncQueueLen(maxPartsPending),
 		nats.PingInterval(clientPing), nats.MaxPingsOutstanding(2),
 		nats.Timeout(connectTimeout),
 		nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(reconnectBuf),

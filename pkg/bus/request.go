@@ -25,7 +25,9 @@ const (
 	// the account of nodes in place, and for a moment of that it finds none.
 	noResponderPause = 50 * time.Millisecond
 
-	maxPartsPending = 4096 // parts of one answer that wait to be read
+	// maxPartsPending bounds the parts of one answer that wait to be read. The client makes room for all of them
+	// at each request: 8 bytes each, and not the half MB that is its default.
+	maxPartsPending = 256
 )
 
 // Request asks the controllers something under the node's name, and gives their answer. What a controller
