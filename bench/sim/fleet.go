@@ -6,14 +6,16 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
-	"github.com/sennit-mesh/sennit/internal/launch"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/sennit-mesh/sennit/internal/launch"
 )
 
 // joinsAtOnce is how many hosts join side by side: enough to keep a controller busy.
-const joinsAtOnce = 16
+const joinsAtOnce = 32
 
 // A fleet is the simulated nodes, and what they have applied of the service that changes.
 type fleet struct {
@@ -22,7 +24,8 @@ type fleet struct {
 	log      *slog.Logger
 	verifier *verifier
 	nodes    []*node
-	weight   int // of the last change
+	weight   int          // of the last change
+	again    atomic.Int64 // how often joining was tried again
 
 	stopping context.CancelFunc
 	running  *errgroup.Group
@@ -115,8 +118,8 @@ func (f *fleet) join(ctx context.Context) (joined Joining, err error) {
 	if err := joining.Wait(); err != nil {
 		return joined, err
 	}
-	joined.Seconds = time.Since(start).Seconds()
-	joined.PerSecond = float64(len(f.nodes)) / joined.Seconds
+	joined.Joined, joined.Again = time.Since(start).Seconds(), f.again.Load()
+	joined.PerSecond = float64(len(f.nodes)) / joined.Joined
 	if err := f.settle(ctx, 0); err != nil {
 		return joined, err
 	}

@@ -67,8 +67,13 @@ func joinNode(ctx context.Context, f *fleet, index int) (_ *node, err error) {
 	}()
 	lanes := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(index >> 16), byte(index >> 8), byte(index)}), 7443)
 	n.identity.SetAddress(lanes.String())
-	if err := n.identity.Join(ctx, token, nil); err != nil {
-		return nil, err
+	// A host whose joining was cut short is started again with the same token.
+	for err = n.identity.Join(ctx, token, nil); err != nil; err = n.identity.Join(ctx, token, nil) {
+		if !errors.Is(err, bus.ErrNoController) {
+			return nil, err
+		}
+		n.log.Warn("joining is tried again", "err", err)
+		f.again.Add(1)
 	}
 	if n.conn, err = bus.Dial(n.identity.BusConfig()); err != nil {
 		return nil, err

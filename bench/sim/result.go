@@ -42,7 +42,8 @@ func (s *Spent) spent(before, after usage) {
 // Joining is how the nodes came to be.
 type Joining struct {
 	Spent
-	Seconds   float64 `json:"seconds"` // until the last had its certificates
+	Joined    float64 `json:"joined_seconds"` // until the last had its certificates
+	Again     int64   `json:"again"`          // requests to join that nobody answered in time, and were repeated
 	PerSecond float64 `json:"per_second"`
 	Converged float64 `json:"converged_seconds"` // until the last had applied all that it follows
 }
