@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	corev1 "k8s.io/api/core/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/apiserver"
@@ -49,14 +51,23 @@ type Controller struct {
 	requests   *bus.Requests
 	graph      *telemetry.Graph
 	operators  *operators
-	rebuild    chan struct{}   // something that goes into snapshots has changed
-	bell       bell            // nodes or instances have changed
-	inputs     chan struct{}   // closed when all that was stored before this start is in memory
-	waited     map[string]bool // nodes whose reports count; the compile loop's
+	rebuild    chan struct{} // something that goes into snapshots has changed
+	bell       bell          // nodes or instances have changed
+	inputs     chan struct{} // closed when all that was stored before this start is in memory
+	compiled                 // the compile loop's
 	sent       sentTimes
 	apiAddress atomic.Pointer[netip.AddrPort] // nil: not open
 	busHosts   []string                       // host:port, as tokens name the bus
 	started    time.Time
+}
+
+// compiled is what the compile loop remembers of the time before.
+type compiled struct {
+	waited    map[string]bool // nodes whose reports count
+	services  decoded[corev1.Service]
+	routes    decoded[gatewayv1.HTTPRoute]
+	configs   map[string]bus.Body // of nodes, by subject; never changed,
+	configsOf *map[string]ca.Node // and the registry that they were made from
 }
 
 // New opens the authority and prepares the bus; nothing runs before Run.

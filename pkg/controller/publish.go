@@ -3,11 +3,13 @@ package controller
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"google.golang.org/protobuf/proto"
@@ -78,7 +80,38 @@ func (c *Controller) compile(ctx context.Context) error {
 	c.forget(lost)
 	out := compile.Compile(compile.Input{Services: services, Routes: routes, Instances: instances, Lost: lost})
 
-	bodies := out.Bodies
+	configs, err := c.nodeConfigs()
+	if err != nil {
+		return err
+	}
+	set := bus.Set{Bodies: maps.Clone(configs), BuiltFrom: snapshot.Inputs{Resources: resources, Instances: sequence}}
+	if err := encode(set.Bodies, out.Bodies); err != nil {
+		return err
+	}
+	c.publisher.Publish(set)
+	return c.writeStatuses(ctx, routes, out)
+}
+
+// encode adds bodies as they are published.
+func encode(into map[string]bus.Body, bodies map[string]proto.Message) error {
+	for subject, body := range bodies {
+		data, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
+		if err != nil {
+			return fmt.Errorf("encode %s: %w", subject, err)
+		}
+		into[subject] = bus.Body{Data: data}
+	}
+	return nil
+}
+
+// nodeConfigs are the bodies of the subjects that concern one node each, as many as there are nodes: they are made
+// anew only when the registry of nodes has changed.
+func (c *Controller) nodeConfigs() (map[string]bus.Body, error) {
+	nodes := c.members.nodes.Load()
+	if nodes == c.configsOf && c.configs != nil {
+		return c.configs, nil
+	}
+	bodies := make(map[string]proto.Message)
 	for _, m := range c.members.list() {
 		config := &snapshot.NodeConfig{}
 		for _, s := range m.Services {
@@ -86,16 +119,12 @@ func (c *Controller) compile(ctx context.Context) error {
 		}
 		bodies[snapshot.NodeSubject(m.Name)] = config
 	}
-	set := bus.Set{Bodies: make(map[string]bus.Body, len(bodies)), BuiltFrom: snapshot.Inputs{Resources: resources, Instances: sequence}}
-	for subject, body := range bodies {
-		data, err := proto.MarshalOptions{Deterministic: true}.Marshal(body)
-		if err != nil {
-			return fmt.Errorf("encode %s: %w", subject, err)
-		}
-		set.Bodies[subject] = bus.Body{Data: data}
+	configs := make(map[string]bus.Body, len(bodies))
+	if err := encode(configs, bodies); err != nil {
+		return nil, err
 	}
-	c.publisher.Publish(set)
-	return c.writeStatuses(ctx, routes, out)
+	c.configs, c.configsOf = configs, nodes
+	return configs, nil
 }
 
 // instances are those of the catalogue that their nodes may still run: a host that was taken over, and removed for
@@ -131,10 +160,10 @@ func (c *Controller) documents(ctx context.Context) (services []*corev1.Service,
 	const tries = 8
 	for range tries {
 		var later uint64
-		if services, at, err = documents[corev1.Service](ctx, c, api.Service); err != nil {
+		if services, at, err = documents(ctx, c, api.Service, &c.services); err != nil {
 			return nil, nil, 0, err
 		}
-		if routes, later, err = documents[gatewayv1.HTTPRoute](ctx, c, api.HTTPRoute); err != nil {
+		if routes, later, err = documents(ctx, c, api.HTTPRoute, &c.routes); err != nil {
 			return nil, nil, 0, err
 		}
 		if later == at {
@@ -144,20 +173,29 @@ func (c *Controller) documents(ctx context.Context) (services []*corev1.Service,
 	return services, routes, at, nil
 }
 
-// documents returns all documents of a kind, decoded, and the sequence that they stand for.
-func documents[T any](ctx context.Context, c *Controller, kind *api.Kind) ([]*T, uint64, error) {
+// decoded holds documents of a kind by what they were decoded from, which never changes.
+type decoded[T any] map[*unstructured.Unstructured]*T
+
+// documents returns all documents of a kind, decoded, and the sequence that they stand for. What has not changed
+// since the call before is not decoded again, and must not be changed by anybody.
+func documents[T any](ctx context.Context, c *Controller, kind *api.Kind, known *decoded[T]) ([]*T, uint64, error) {
 	found, sequence, err := c.api.Documents(ctx, kind)
 	if err != nil {
 		return nil, 0, err
 	}
-	all := make([]*T, 0, len(found))
+	all, now := make([]*T, 0, len(found)), make(decoded[T], len(found))
 	for _, u := range found {
-		into := new(T)
-		if err := api.As(u, into); err != nil {
-			return nil, 0, fmt.Errorf("%s %s/%s: %w", kind.Name, u.GetNamespace(), u.GetName(), err)
+		into := (*known)[u]
+		if into == nil {
+			into = new(T)
+			if err := api.As(u, into); err != nil {
+				return nil, 0, fmt.Errorf("%s %s/%s: %w", kind.Name, u.GetNamespace(), u.GetName(), err)
+			}
 		}
+		now[u] = into
 		all = append(all, into)
 	}
+	*known = now
 	return all, sequence, nil
 }
 
