@@ -34,11 +34,15 @@ type node struct {
 
 	table    *routing.Table
 	followed []string
+	needed   []string         // of followed: what the table asked for
 	newest   snapshot.Version // of the common service's rules, that came,
 	built    uint64           // and the resources that they were built from
 }
 
 func nodeName(i int) string { return fmt.Sprintf("node-%d", i) }
+
+// joinTries is how often a controller that has too much to do is asked, each time for a few seconds.
+const joinTries = 10
 
 // joinNode makes a host a node, as `sennit node --join` does, and prepares its parts.
 func joinNode(ctx context.Context, f *fleet, index int) (_ *node, err error) {
@@ -49,6 +53,11 @@ func joinNode(ctx context.Context, f *fleet, index int) (_ *node, err error) {
 	}
 	n.calls = append(n.calls, common)
 	secret, err := f.mesh.Token(ctx, nodeName(index), service)
+	for tries := 1; err != nil && tries < joinTries && ctx.Err() == nil; tries++ {
+		n.log.Warn("a token is asked for again", "err", err)
+		f.again.Add(1)
+		secret, err = f.mesh.Token(ctx, nodeName(index), service)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -68,8 +77,9 @@ func joinNode(ctx context.Context, f *fleet, index int) (_ *node, err error) {
 	lanes := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(index >> 16), byte(index >> 8), byte(index)}), 7443)
 	n.identity.SetAddress(lanes.String())
 	// A host whose joining was cut short is started again with the same token.
+	tries := 1
 	for err = n.identity.Join(ctx, token, nil); err != nil; err = n.identity.Join(ctx, token, nil) {
-		if !errors.Is(err, bus.ErrNoController) {
+		if tries++; tries > joinTries || ctx.Err() != nil {
 			return nil, err
 		}
 		n.log.Warn("joining is tried again", "err", err)
@@ -134,7 +144,8 @@ func (n *node) follow() {
 	for _, service := range n.calls {
 		subjects = append(subjects, snapshot.OutSubject(namespace, service, ""))
 	}
-	subjects = append(subjects, n.table.Needs()...)
+	n.needed = n.table.Needs()
+	subjects = append(subjects, n.needed...)
 	slices.Sort(subjects)
 	if subjects = slices.Compact(subjects); slices.Equal(subjects, n.followed) {
 		return
@@ -149,7 +160,9 @@ func (n *node) deliver(u bus.Update) {
 		n.log.Error("configuration is not usable", "subject", u.Subject, "err", err)
 		n.follower.Applied(u.Subject, u.Version, err.Error())
 	}
-	n.follow()
+	if !slices.Equal(n.table.Needs(), n.needed) {
+		n.follow()
+	}
 }
 
 func (n *node) take(u bus.Update) error {

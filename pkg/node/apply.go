@@ -28,7 +28,9 @@ func (n *Node) deliver(u bus.Update) {
 		n.log.Error("configuration is not usable; what was in force before stays", "subject", u.Subject, "err", err)
 		n.follower.Applied(u.Subject, u.Version, err.Error())
 	}
-	n.follow()
+	if !slices.Equal(n.table.Needs(), n.needed) {
+		n.follow()
+	}
 	close(n.changed) // wakes first callers
 	n.changed = make(chan struct{})
 }
@@ -111,7 +113,8 @@ func (n *Node) follow() {
 			subjects = append(subjects, snapshot.OutSubject(l.To.Namespace, l.To.Name, l.As.Namespace))
 		}
 	}
-	subjects = append(subjects, n.table.Needs()...)
+	n.needed = n.table.Needs()
+	subjects = append(subjects, n.needed...)
 	slices.Sort(subjects)
 	subjects = slices.Compact(subjects)
 	if slices.Equal(subjects, n.followed) {

@@ -59,6 +59,7 @@ type Node struct {
 
 	mu       sync.Mutex // guards writing to the table, and what follows
 	followed []string
+	needed   []string      // of followed: what the table asked for
 	changed  chan struct{} // closed and replaced with each delivery
 	leaving  atomic.Bool
 	ready    bool // what was kept is in the table

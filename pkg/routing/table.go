@@ -37,6 +37,8 @@ type Table struct {
 	outbounds map[outboundKey]*outbound
 	pools     map[exchange.ServiceName]*pool
 	loads     map[instanceKey]*load
+	needed    map[*pool]uint32 // shards, as the rules held refer to them when Needs was called last
+	needs     []string         // the subjects of those
 }
 
 // A service is what Pick reads of one callee.
@@ -219,25 +221,30 @@ func (t *Table) referred(p *pool) bool {
 }
 
 // Needs lists the subjects of endpoints that the rules held here refer to, those that wait among them, in
-// order and each once. Whoever feeds the table follows them; it changes only with Apply and Drop.
+// order and each once. Whoever feeds the table follows them; they change only with Apply and Drop, and rarely, so
+// that it may be asked after each. The caller changes nothing in the result.
 func (t *Table) Needs() []string {
-	shards := make(map[*pool]uint32)
+	shards := make(map[*pool]uint32, len(t.needed))
 	for _, o := range t.outbounds {
 		for _, r := range []*rules{o.current, o.next} {
 			if r != nil {
 				for p, count := range r.refers {
-					shards[p] = max(shards[p], count)
+					shards[p] = max(shards[p], count, p.stated())
 				}
 			}
 		}
 	}
+	if t.needed != nil && maps.Equal(shards, t.needed) {
+		return t.needs
+	}
 	var subjects []string
 	for p, count := range shards {
-		for i := range max(count, p.stated()) {
+		for i := range count {
 			subjects = append(subjects, snapshot.EndpointsSubject(p.name.Namespace, p.name.Name, i))
 		}
 	}
 	slices.Sort(subjects)
+	t.needed, t.needs = shards, subjects
 	return subjects
 }
 
