@@ -100,10 +100,13 @@ func (f *fleet) once(ctx context.Context, pass *Pass, counts bool) error {
 	pass.acknowledged = append(pass.acknowledged, acknowledged.Sub(sent))
 	last := slices.MaxFunc(times, time.Time.Compare)
 	pass.last = append(pass.last, last.Sub(acknowledged))
+	one := make([]time.Duration, 0, len(times))
 	for _, at := range times {
+		one = append(one, at.Sub(acknowledged))
 		pass.fromAcknowledged = append(pass.fromAcknowledged, at.Sub(acknowledged))
 		pass.fromSent = append(pass.fromSent, at.Sub(sent))
 	}
+	pass.each = append(pass.each, time.Duration(1000*quantiles(one).P99))
 	return nil
 }
 

@@ -62,12 +62,19 @@ type Quantiles struct {
 	Max float64 `json:"max_us"`
 }
 
+// A Spread tells, of a figure that each change has, how it was when the machine did the least besides.
+type Spread struct {
+	Least  float64 `json:"least_us"`
+	Median float64 `json:"median_us"`
+}
+
 // A Pass is a number of changes.
 type Pass struct {
 	Changes       int
 	Nodes         Quantiles // from the API's acknowledgement until a node has applied it, over nodes and changes
 	FromSent      Quantiles // the same from sending the request
 	Last          Quantiles // from the acknowledgement until the last node, over changes
+	Each          Spread    // the p99 over the nodes of each single change
 	Acknowledged  Quantiles // from sending to the acknowledgement
 	Verifications int64     // of signatures, by all nodes, while the changes were under way
 	VerifyCost    float64   // of one, in µs
@@ -75,13 +82,16 @@ type Pass struct {
 
 	ControllerMS, NodesMS float64 // CPU time a change, in ms, until it is reported and its status is written
 
-	during, whole                                  Spent
-	acknowledged, last, fromAcknowledged, fromSent []time.Duration
+	during, whole                                        Spent
+	acknowledged, last, each, fromAcknowledged, fromSent []time.Duration
 }
 
 func (p *Pass) summarize() {
 	p.Nodes, p.FromSent = quantiles(p.fromAcknowledged), quantiles(p.fromSent)
 	p.Last, p.Acknowledged = quantiles(p.last), quantiles(p.acknowledged)
+	if len(p.each) > 0 {
+		p.Each = Spread{Least: micros(slices.Min(p.each)), Median: quantiles(p.each).P50}
+	}
 	if p.Changes == 0 || p.during.NodesCPU == 0 {
 		return
 	}
@@ -117,8 +127,10 @@ type Row struct {
 
 	FromSent      Quantiles `json:"from_sent"`
 	Last          Quantiles `json:"last_node"`
+	Each          Spread    `json:"p99_of_each_change"`
 	Acknowledged  Quantiles `json:"acknowledged"`
 	Shared        Quantiles `json:"without_verification"`
+	SharedEach    Spread    `json:"p99_of_each_change_without_verification"`
 	Changes       int       `json:"changes"`
 	Verifications float64   `json:"verifications_per_change"`
 	VerifyCost    float64   `json:"verification_us"`
@@ -138,7 +150,7 @@ func (r *Result) Row() Row {
 	return Row{
 		Workload: "propagation", Concurrency: r.Nodes, System: "sennit",
 		P50: v.Nodes.P50, P99: v.Nodes.P99, Max: v.Nodes.Max, RSS: r.Idle.ControllerMB,
-		FromSent: v.FromSent, Last: v.Last, Acknowledged: v.Acknowledged, Shared: r.Shared.Nodes, Changes: v.Changes,
+		FromSent: v.FromSent, Last: v.Last, Acknowledged: v.Acknowledged, Shared: r.Shared.Nodes, Each: v.Each, SharedEach: r.Shared.Each, Changes: v.Changes,
 		Verifications: float64(v.Verifications) / float64(max(v.Changes, 1)), VerifyCost: v.VerifyCost, VerifyShare: v.VerifyShare,
 		ControllerMS: v.ControllerMS, NodesMS: v.NodesMS,
 		Join: r.Join, Idle: r.Idle, Cut: r.Cut, Restart: r.Restart, LoadAverage: r.Load,
@@ -148,10 +160,10 @@ func (r *Result) Row() Row {
 // Print writes rows as a table for people; times are in ms.
 func Print(w io.Writer, rows []Row) {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(table, "propagation\tnodes\tp50 ms\tp99 ms\tmax ms\tp99 from sending\tp99 unverified\tverifying\tCPU ms/change: controller\tnodes\t")
+	fmt.Fprintln(table, "propagation\tnodes\tp50 ms\tp99 ms\tmax ms\tp99 of a change: least\tmedian\tp99 from sending\tp99 unverified\tleast\tmedian\tverifying\tCPU ms/change: controller\tnodes\t")
 	for _, r := range rows {
-		fmt.Fprintf(table, "%s\t%d\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f %%\t%.1f\t%.1f\t\n", r.System, r.Concurrency, r.P50/1000, r.P99/1000, r.Max/1000,
-			r.FromSent.P99/1000, r.Shared.P99/1000, 100*r.VerifyShare, r.ControllerMS, r.NodesMS)
+		fmt.Fprintf(table, "%s\t%d\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.1f\t%.0f %%\t%.1f\t%.1f\t\n", r.System, r.Concurrency, r.P50/1000, r.P99/1000, r.Max/1000,
+			r.Each.Least/1000, r.Each.Median/1000, r.FromSent.P99/1000, r.Shared.P99/1000, r.SharedEach.Least/1000, r.SharedEach.Median/1000, 100*r.VerifyShare, r.ControllerMS, r.NodesMS)
 	}
 	table.Flush()
 	for _, r := range rows {
