@@ -102,7 +102,7 @@ func (f *fleet) once(ctx context.Context, pass *Pass, counts bool) error {
 	pass.last = append(pass.last, last.Sub(acknowledged))
 	one := make([]time.Duration, 0, len(times))
 	for _, at := range times {
-		one = append(one, at.Sub(acknowledged))
+		one = append(one, at.Sub(sent))
 		pass.fromAcknowledged = append(pass.fromAcknowledged, at.Sub(acknowledged))
 		pass.fromSent = append(pass.fromSent, at.Sub(sent))
 	}
