@@ -79,8 +79,8 @@ func (w *Words) Alive(ctx context.Context, alive *snapshot.Alive) (*snapshot.Ali
 	return &reply, proto.Unmarshal(answer, &reply)
 }
 
-// reportEdges sends each second what was counted, until ctx ends. What a bus that is away cannot take is
-// lost: summaries are for watching, and the next ones follow.
+// reportEdges sends what was counted in each second in which there was something, until ctx ends. What a bus that is
+// away cannot take is lost: summaries are for watching, and the next ones follow.
 func (w *Words) reportEdges(ctx context.Context, edges *telemetry.Edges) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -90,7 +90,7 @@ func (w *Words) reportEdges(ctx context.Context, edges *telemetry.Edges) error {
 			return nil
 		case now := <-tick.C:
 			report := edges.Report(now)
-			if w.conn.Err() != nil {
+			if len(report.Edges) == 0 || w.conn.Err() != nil {
 				continue
 			}
 			message, err := proto.Marshal(report)
