@@ -1,100 +1,113 @@
 package main
 
 import (
-	"bufio"
 	"context"
-	"net"
+	"errors"
 	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/sennit-mesh/sennit/bench/peer"
+	"github.com/sennit-mesh/sennit/bench/report"
 )
 
-func TestReadResponse(t *testing.T) {
+func TestFlags(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
-		name, in string
-		status   int
-		bad      bool
+		name, args string
+		workloads  string
+		systems    string
+		rounds     int
+		round      time.Duration
+		bad        string
 	}{
-		{"with a length", "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nabc", 200, false},
-		{"in chunks", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", 200, false},
-		{"an error", "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n", 503, false},
-		{"cut off", "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\na", 200, true},
-		{"no HTTP", "hello world, this is no response\r\n", 0, true},
+		{"nothing is everything", "", names(plan), "sennit envoy haproxy", 5, 3 * time.Second, ""},
+		{"two workloads, in the order of the plan", "-only tcp,http1", "http1, tcp", "sennit envoy haproxy", 5, 3 * time.Second, ""},
+		{"quick", "-only http1 -quick", "http1", "sennit envoy haproxy", 3, time.Second, ""},
+		{"what is given wins over quick", "-only http1 -quick -rounds 1 -round 20ms", "http1", "sennit envoy haproxy", 1, 20 * time.Millisecond, ""},
+		{"some systems", "-systems haproxy,sennit", names(plan), "sennit haproxy", 5, 3 * time.Second, ""},
+		{"no such workload", "-only http3", "", "", 0, 0, "no workload \"http3\" (there are memory, http1"},
+		{"no such system", "-systems nginx", "", "", 0, 0, "no system \"nginx\""},
+		{"no rounds", "-rounds 0", "", "", 0, 0, "measure nothing"},
+		{"no flag", "http1", "", "", 0, 0, "is no flag"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			r := bufio.NewReader(strings.NewReader(tt.in))
-			status, err := readResponse(r)
-			if (err != nil) != tt.bad || status != tt.status {
-				t.Errorf("%d, %v", status, err)
+			t.Parallel()
+			c, err := parse(strings.Fields(tt.args))
+			if tt.bad != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.bad) {
+					t.Errorf("%v, want %q in it", err, tt.bad)
+				}
+				return
 			}
-			if !tt.bad && r.Buffered() != 0 {
-				t.Errorf("%d bytes of the response were left", r.Buffered())
+			if err != nil {
+				t.Fatal(err)
+			}
+			var systems []string
+			for _, s := range c.starters() {
+				systems = append(systems, s.Name)
+			}
+			if names(c.workloads) != tt.workloads || strings.Join(systems, " ") != tt.systems || c.rounds != tt.rounds || c.round != tt.round {
+				t.Errorf("%s; %v; %d rounds of %s", names(c.workloads), systems, c.rounds, c.round)
 			}
 		})
 	}
 }
 
-func TestClosedLoopAgainstTheOrigin(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+// cells of systems without processes: round fails for the ones that are named.
+func cellsOf(order *[]string, fail map[string]error, systems ...string) (cells []cell) {
+	for _, name := range systems {
+		cells = append(cells, cell{
+			row: report.Row{Workload: "http1", Concurrency: 1, System: name}, system: &peer.System{Name: name},
+			round: func(context.Context) (report.Round, error) {
+				*order = append(*order, name)
+				if len(*order) > len(systems) { // not in the first round
+					return report.Round{}, fail[name]
+				}
+				return report.Round{Figures: map[string]float64{report.RPS: 1}}, nil
+			},
+		})
+	}
+	return cells
+}
+
+func TestRoundsAlternateAndFailuresAreLeftOut(t *testing.T) {
+	t.Parallel()
+	var order []string
+	b := &bench{out: map[string]error{}}
+	err := b.measure(t.Context(), cellsOf(&order, map[string]error{"envoy": errors.New("nothing got through")}, "direct", "sennit", "envoy"), 3)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error)
-	go func() { done <- serveOrigin(ctx, l) }()
-	got := closedLoop(t.Context(), l.Addr().String(), 3, 200*time.Millisecond)
-	if got.requests == 0 || got.errors != 0 || got.latency.TotalCount() != got.requests {
-		t.Errorf("%d requests, %d errors, %d latencies", got.requests, got.errors, got.latency.TotalCount())
+	if got, want := strings.Join(order, " "), "direct sennit envoy direct sennit envoy direct sennit"; got != want {
+		t.Errorf("measured %s, want %s", got, want)
 	}
-	cancel()
-	if err := <-done; err != nil {
-		t.Error(err)
+	if len(b.result.Runs) != 3 {
+		t.Errorf("what was measured before the failure counts: %+v", b.result.Runs)
 	}
-	if got := closedLoop(t.Context(), l.Addr().String(), 1, 20*time.Millisecond); got.requests != 0 || got.errors == 0 {
-		t.Errorf("nobody listens: %d requests, %d errors", got.requests, got.errors)
+	if len(b.result.Missing) != 1 || !strings.Contains(b.result.Missing[0], "envoy: http1 with 1 at a time: nothing got through") {
+		t.Errorf("missing: %q", b.result.Missing)
 	}
-}
-
-func TestRatios(t *testing.T) {
-	rounds := func(cpu ...float64) (f []figures) {
-		for _, c := range cpu {
-			f = append(f, figures{cpu: c, rps: 1, p50: 1, p99: 1, errors: 1})
-		}
-		return f
+	order = nil
+	if err := b.measure(t.Context(), cellsOf(&order, nil, "direct", "sennit", "envoy"), 1); err != nil || strings.Join(order, " ") != "direct sennit" {
+		t.Errorf("the next workload measured %v, %v", order, err)
 	}
-	r := result{Runs: []row{
-		summarize("http1", 64, "sennit", rounds(30, 50, 40)),
-		summarize("http1", 64, "envoy", rounds(80, 90, 70)),
-		summarize("http1", 1, "sennit", rounds(10)),
-	}}
-	r.ratios()
-	if got := r.Ratios["http1/64/cpu"]; got != 0.5 {
-		t.Errorf("ratio of medians is %v, want 0.5", got)
-	}
-	if len(r.Ratios) != 4 {
-		t.Errorf("%v: a system that stands alone has no ratio", r.Ratios)
-	}
-	if run := r.Runs[0]; run.CPU != 40 || run.CPUMin != 30 || run.CPUMax != 50 || run.Errors != 3 {
-		t.Errorf("%+v", run)
+	order = nil
+	if err := b.measure(t.Context(), cellsOf(&order, map[string]error{"direct": os.ErrClosed}, "direct"), 2); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("without a direct connection there is nothing to measure: %v", err)
 	}
 }
 
-func TestProcessFigures(t *testing.T) {
-	pids := []int{os.Getpid()}
-	before, err := cpuTime(pids)
-	if err != nil {
+func TestMissingPeersAreNamed(t *testing.T) {
+	t.Parallel()
+	b := &bench{out: map[string]error{}, starters: []peer.Starter{{
+		Name: "envoy", Find: func(context.Context) (string, error) { return "", peer.ErrMissing },
+	}}}
+	if err := b.run(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	for after := before; after == before; { // busy until the clock of /proc has moved
-		if after, err = cpuTime(pids); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if mb, err := residentMB(pids); err != nil || mb < 1 {
-		t.Errorf("%v MB, %v", mb, err)
-	}
-	if _, err := cpuTime([]int{-1}); err == nil {
-		t.Error("a process that does not exist has no CPU time")
+	if len(b.result.Missing) != 1 || b.result.Missing[0] != "envoy: not installed" {
+		t.Errorf("missing: %q", b.result.Missing)
 	}
 }

@@ -1,10 +1,16 @@
-// Command bench measures a pair of Sennit nodes and, in the same run, a direct connection and an Envoy pair,
-// with mutual TLS 1.3 between the two proxies of each pair:
+// Command bench measures a pair of Sennit nodes and, in the same run, a direct connection and pairs of other
+// proxies, with mutual TLS 1.3 between the two of each pair and two workers in each:
 //
 //	go run ./bench --only http1 --quick
+//	go run ./bench --json > docs/benchmarks/run.json
+//	go run ./bench report
 //
-// Rounds alternate between the systems, so that a noisy machine hits all of them alike; compare ratios within
-// one run and never figures of two. An Envoy that is not installed is named and left out.
+// Rounds alternate between the systems, so that a noisy machine hits all of them alike; compare ratios within one
+// run and never figures of two. A peer that is not installed, or ends while it is measured, is named and left out,
+// the others go on, and the exit code is 1: the table is not whole.
+//
+// The packages below are its parts: peer is what is measured, load the load, report what is said of it. Start
+// reading at plan.go, which lists the workloads.
 package main
 
 import (
@@ -13,203 +19,153 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net"
 	"os"
-	"os/exec"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
+
+	"github.com/sennit-mesh/sennit/bench/peer"
+	"github.com/sennit-mesh/sennit/bench/report"
 )
 
 func main() {
-	if len(os.Args) > 1 && runChild(os.Args[1], os.Args[2:]) {
-		return
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Args[1:]); err != nil {
+	args := os.Args[1:]
+	child, err := peer.RunChild(ctx, args)
+	switch {
+	case child:
+	case len(args) > 0 && args[0] == "report":
+		err = writeReport(args[1:])
+	default:
+		err = run(ctx, args)
+	}
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string) error {
+// A config is what the flags say.
+type config struct {
+	workloads []workload
+	systems   []string // empty: all
+	quick     bool
+	asJSON    bool
+	rounds    int
+	round     time.Duration
+	profiles  string
+	ztunnel   string
+}
+
+func parse(args []string) (c config, err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
-	only := flags.String("only", "http1", "the workload to run: http1 or propagation")
-	quick := flags.Bool("quick", false, "few rounds, 1 and 64 connections; ends within a minute")
-	asJSON := flags.Bool("json", false, "print JSON and no table")
-	rounds := flags.Int("rounds", 5, "rounds of each system and concurrency")
-	length := flags.Duration("round", 3*time.Second, "length of one round")
-	profile := flags.String("cpuprofile", "", "folder into which the two nodes write CPU profiles as they end")
+	only := flags.String("only", "", "workloads to run, with commas between them: "+names(plan)+"; empty: all")
+	systems := flags.String("systems", "", "systems to measure beside the direct connection, with commas between them: sennit, envoy, haproxy, ztunnel; empty: all")
+	flags.BoolVar(&c.quick, "quick", false, "few short rounds and few loads: --only http1 ends within a minute")
+	flags.BoolVar(&c.asJSON, "json", false, "print JSON and no table")
+	flags.IntVar(&c.rounds, "rounds", 5, "rounds of each system and load; with --quick 3")
+	flags.DurationVar(&c.round, "round", 3*time.Second, "length of one round; with --quick 1s")
+	flags.StringVar(&c.profiles, "cpuprofile", "", "folder into which Sennit's nodes write CPU profiles as they end")
+	flags.StringVar(&c.ztunnel, "ztunnel", "", "ztunnel's binary, built with --features testing; without it, ztunnel is not measured")
 	if err := flags.Parse(args); err != nil {
-		return err
+		return c, err
 	}
-	if *only == "propagation" {
-		return propagation(ctx, *quick, *asJSON)
+	if flags.NArg() > 0 {
+		return c, fmt.Errorf("%q is no flag", flags.Arg(0))
 	}
-	if *only != "http1" {
-		return fmt.Errorf("no workload %q (there are http1 and propagation)", *only)
+	given := map[string]bool{}
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	if c.quick && !given["rounds"] {
+		c.rounds = 3
 	}
-	concurrencies := []int{1, 16, 64, 256}
-	if *quick {
-		concurrencies, *rounds, *length = []int{1, 64}, 3, 2*time.Second
+	if c.quick && !given["round"] {
+		c.round = time.Second
 	}
-	dir, err := os.MkdirTemp("", "sennit-bench-")
-	if err != nil {
-		return err
+	if c.rounds < 1 || c.round <= 0 {
+		return c, fmt.Errorf("%d rounds of %s measure nothing", c.rounds, c.round)
 	}
-	defer os.RemoveAll(dir)
-	systems, missing, err := startSystems(ctx, dir, *profile)
-	defer func() {
-		for _, s := range systems {
-			s.stop()
+	if c.workloads, err = choose(*only); err != nil {
+		return c, err
+	}
+	for _, name := range split(*systems) {
+		if !slices.Contains([]string{peer.Direct, peer.Sennit, peer.Envoy, peer.HAProxy, peer.Ztunnel}, name) {
+			return c, fmt.Errorf("no system %q (there are sennit, envoy, haproxy, ztunnel)", name)
 		}
-	}()
+		c.systems = append(c.systems, name)
+	}
+	return c, nil
+}
+
+func split(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
+}
+
+// starters are the systems that the run measures beside the direct connection.
+func (c config) starters() []peer.Starter {
+	all := []peer.Starter{peer.StartSennit(0, c.profiles), peer.StartEnvoy(), peer.StartHAProxy()}
+	return slices.DeleteFunc(all, func(s peer.Starter) bool {
+		return len(c.systems) > 0 && !slices.Contains(c.systems, s.Name)
+	})
+}
+
+func run(ctx context.Context, args []string) error {
+	cfg, err := parse(args)
 	if err != nil {
 		return err
 	}
-	result, err := measure(ctx, systems, concurrencies, *rounds, *length)
-	if err != nil {
+	b := &bench{
+		cfg: cfg, starters: cfg.starters(), out: map[string]error{},
+		result: report.Result{Machine: report.ThisMachine(), Settings: report.Settings{
+			Command: strings.Join(append([]string{"go run ./bench"}, args...), " "),
+			Rounds:  cfg.rounds, Round: cfg.round.String(), Time: time.Now().UTC().Truncate(time.Second),
+		}},
+	}
+	if b.dir, err = os.MkdirTemp("", "sennit-bench-"); err != nil {
 		return err
 	}
-	if *asJSON {
-		if err := json.NewEncoder(os.Stdout).Encode(result); err != nil {
-			return err
-		}
-	} else {
-		result.print(os.Stdout)
+	defer os.RemoveAll(b.dir)
+	if err := errors.Join(b.run(ctx), b.stop()); err != nil {
+		return err
 	}
-	if missing != nil {
-		return fmt.Errorf("the table is not whole: %w", missing)
+	b.result.SetRatios()
+	if err := show(&b.result, cfg.asJSON); err != nil {
+		return err
+	}
+	if len(b.result.Missing) > 0 {
+		return fmt.Errorf("the table is not whole:\n  %s", strings.Join(b.result.Missing, "\n  "))
 	}
 	return nil
 }
 
-// startSystems starts the origin and all that is put beside each other. missing tells which peers there
-// were none of.
-func startSystems(ctx context.Context, dir, profile string) (systems []*system, missing, err error) {
-	origin, err := startOrigin(ctx, dir)
-	if err != nil {
-		return nil, nil, err
+func show(result *report.Result, asJSON bool) error {
+	if !asJSON {
+		result.Print(os.Stdout)
+		return nil
 	}
-	systems = append(systems, origin)
-	if err := origin.ready(ctx); err != nil {
-		return systems, nil, err
-	}
-	for _, start := range []func() (*system, error){
-		func() (*system, error) { return startSennitPair(ctx, dir, origin.address, profile) },
-		func() (*system, error) { return startEnvoyPair(ctx, dir, origin.address) },
-	} {
-		s, err := start()
-		if errors.Is(err, errMissing) {
-			missing = errors.Join(missing, err)
-			continue
-		}
-		if s != nil {
-			systems = append(systems, s)
-		}
-		if err != nil {
-			return systems, nil, err
-		}
-		if err := s.ready(ctx); err != nil {
-			return systems, nil, err
-		}
-	}
-	return systems, missing, nil
+	encoder := json.NewEncoder(os.Stdout)
+	encoder.SetIndent("", " ")
+	return encoder.Encode(result)
 }
 
-// startOrigin runs the origin in a process of its own, so that its CPU is nobody else's.
-func startOrigin(ctx context.Context, dir string) (*system, error) {
-	port, _, err := twoPorts()
+// writeReport makes the page and the charts of a run that is stored.
+func writeReport(args []string) error {
+	flags := flag.NewFlagSet("bench report", flag.ContinueOnError)
+	from := flags.String("from", "docs/benchmarks/run.json", "the JSON of the run")
+	page := flags.String("page", "docs/benchmarks.md", "the page; what is generated stands between its two markers")
+	charts := flags.String("charts", "docs/benchmarks", "folder of the charts")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	data, err := os.ReadFile(*from)
 	if err != nil {
-		return nil, err
+		return fmt.Errorf("%w (make it with `go run ./bench --json > %s`)", err, *from)
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return nil, err
+	var result report.Result
+	if err := json.Unmarshal(data, &result); err != nil {
+		return fmt.Errorf("read %s: %w", *from, err)
 	}
-	s := &system{name: "direct", address: "127.0.0.1:" + port}
-	return s, s.start(exec.CommandContext(ctx, self, "origin", s.address), dir+"/origin.log")
-}
-
-// runChild runs what this program starts of itself, and reports whether it was such a start.
-func runChild(name string, args []string) bool {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	var err error
-	switch name {
-	case "origin":
-		var l net.Listener
-		if l, err = net.Listen("tcp", args[0]); err == nil {
-			err = serveOrigin(ctx, l)
-		}
-	case "node", "controller":
-		err = runDaemon(ctx, name, args)
-	default:
-		return false
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, name+":", err)
-		os.Exit(1)
-	}
-	return true
-}
-
-// measure takes the rounds in turn: every system once at one concurrency, then again.
-func measure(ctx context.Context, systems []*system, concurrencies []int, rounds int, length time.Duration) (*result, error) {
-	var all result
-	for _, concurrency := range concurrencies {
-		measured := make([][]figures, len(systems))
-		for range rounds {
-			for i, s := range systems {
-				one, err := s.round(ctx, concurrency, length)
-				if err != nil {
-					return nil, err
-				}
-				measured[i] = append(measured[i], one)
-			}
-		}
-		for i, s := range systems {
-			all.Runs = append(all.Runs, summarize("http1", concurrency, s.name, measured[i]))
-		}
-	}
-	all.ratios()
-	return &all, ctx.Err()
-}
-
-// round loads the system once and returns what that cost.
-func (s *system) round(ctx context.Context, concurrency int, length time.Duration) (figures, error) {
-	closedLoop(ctx, s.address, concurrency, length/4) // connections, lanes and caches are warm before it counts
-	before, err := cpuTime(s.processes)
-	if err != nil {
-		return figures{}, err
-	}
-	got := closedLoop(ctx, s.address, concurrency, length)
-	if err := ctx.Err(); err != nil {
-		return figures{}, err
-	}
-	after, err := cpuTime(s.processes)
-	if err != nil {
-		return figures{}, err
-	}
-	if got.requests == 0 {
-		return figures{}, fmt.Errorf("%s answered no request at %d connections", s.name, concurrency)
-	}
-	resident, err := residentMB(s.processes)
-	return figures{
-		rps: float64(got.requests) / got.elapsed.Seconds(), errors: got.errors,
-		p50: float64(got.latency.ValueAtQuantile(50)), p99: float64(got.latency.ValueAtQuantile(99)),
-		cpu: float64((after - before).Microseconds()) / float64(got.requests), rss: resident,
-	}, err
-}
-
-// median returns the middle value of one figure over the rounds.
-func median(rounds []figures, of func(figures) float64) float64 {
-	values := make([]float64, 0, len(rounds))
-	for _, one := range rounds {
-		values = append(values, of(one))
-	}
-	slices.Sort(values)
-	return values[len(values)/2]
+	return result.Write(*page, *charts)
 }

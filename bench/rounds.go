@@ -1,0 +1,116 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/sennit-mesh/sennit/bench/load"
+	"github.com/sennit-mesh/sennit/bench/peer"
+	"github.com/sennit-mesh/sennit/bench/report"
+)
+
+// A cell is one system under one load: a row of the result.
+type cell struct {
+	row    report.Row // without figures
+	system *peer.System
+	round  func(ctx context.Context) (report.Round, error)
+}
+
+// measure takes the cells in turn, each once, and then all of them again, and adds their rows to the result. A
+// system that fails is left out from there on; what it gave before counts. It returns an error where the direct
+// connection fails, without which there is nothing to measure, and where ctx has ended.
+func (b *bench) measure(ctx context.Context, cells []cell, rounds int) error {
+	given := make([][]report.Round, len(cells))
+	for n := range rounds {
+		for i, c := range cells {
+			if b.out[c.system.Name] != nil {
+				continue
+			}
+			if i == 0 || cells[i-1].row.Concurrency != c.row.Concurrency || cells[i-1].row.Load != c.row.Load {
+				b.say("%s %s, %d at a time: round %d of %d", c.row.Workload, c.row.Load, c.row.Concurrency, n+1, rounds)
+			}
+			one, err := c.round(ctx)
+			if ctx.Err() != nil {
+				return errInterrupted
+			}
+			if ended := c.system.Err(); ended != nil {
+				err = ended
+			}
+			switch {
+			case err == nil:
+				given[i] = append(given[i], one)
+			case c.system.Name == peer.Direct:
+				return err
+			default:
+				b.leaveOut(c.system.Name, fmt.Errorf("%s with %d at a time: %w", c.row.Workload, c.row.Concurrency, err))
+			}
+		}
+	}
+	for i, c := range cells {
+		if len(given[i]) > 0 {
+			b.result.Runs = append(b.result.Runs, c.row.Summarize(given[i]))
+		}
+	}
+	return nil
+}
+
+// each makes a cell for every system.
+func (b *bench) each(row report.Row, round func(ctx context.Context, s *peer.System) (report.Round, error)) []cell {
+	var cells []cell
+	for _, s := range b.systems {
+		row.System = s.Name
+		cells = append(cells, cell{row: row, system: s, round: func(ctx context.Context) (report.Round, error) { return round(ctx, s) }})
+	}
+	return cells
+}
+
+// A costed is what a load saw, and what that cost the system.
+type costed struct {
+	load.Sample
+	cpu      time.Duration
+	resident float64 // MiB, right after it
+}
+
+// cost runs a load and looks at the system before and behind it.
+func cost(s *peer.System, run func() load.Sample) (costed, error) {
+	before, err := s.CPU()
+	if err != nil {
+		return costed{}, err
+	}
+	c := costed{Sample: run()}
+	after, err := s.CPU()
+	if err != nil {
+		return c, err
+	}
+	c.cpu = after - before
+	if c.Done == 0 {
+		return c, fmt.Errorf("nothing got through (%d errors)", c.Errors)
+	}
+	c.resident, err = s.Resident()
+	return c, err
+}
+
+// exchanges are the figures of requests, messages and connections.
+func (c costed) exchanges() report.Round {
+	return report.Round{Errors: c.Errors, Figures: map[string]float64{
+		report.RPS: float64(c.Done) / c.Elapsed.Seconds(),
+		report.P50: float64(c.Latency.ValueAtQuantile(50)),
+		report.P99: float64(c.Latency.ValueAtQuantile(99)),
+		report.CPU: float64(c.cpu.Microseconds()) / float64(c.Done),
+		report.RSS: c.resident,
+	}}
+}
+
+// bodies are the figures of large bodies.
+func (c costed) bodies() report.Round {
+	return report.Round{Errors: c.Errors, Figures: map[string]float64{
+		report.Gbit:     float64(c.Bytes) * 8 / 1e9 / c.Elapsed.Seconds(),
+		report.CPUPerGB: c.cpu.Seconds() / (float64(c.Bytes) / 1e9),
+		report.RSS:      c.resident,
+	}}
+}
+
+// warm is the part of a round's length that runs before it and does not count, so that connections, lanes and
+// caches are there.
+func (b *bench) warm() time.Duration { return b.cfg.round / 4 }
