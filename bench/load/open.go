@@ -78,12 +78,19 @@ func (c *client) close() {
 	}
 }
 
-// pace fills due with the moments at which requests are meant to be sent, each when it has come, and closes it.
-// It sleeps in the kernel, on a thread of its own: Go's timers wake an idle program up to a millisecond late.
+// shortest is the least that pace sleeps: more wakes than this gives would take the processor from what is measured.
+const shortest = 50 * time.Microsecond
+
+// pace fills due with the moments at which requests are meant to be sent, when they have come, and closes it. It
+// sleeps in the kernel, on a thread of its own: Go's timers wake an idle program up to a millisecond late. The
+// thread goes back to Go and does not end: the kernel kills children when the thread that started them ends
+// (Pdeathsig), and that may be this one.
 func pace(ctx context.Context, due chan<- time.Time, rate float64) {
 	defer close(due)
-	runtime.LockOSThread() // never unlocked: the thread ends with this goroutine, and its timer slack with it
-	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)                    // nanoseconds; where it fails, it sleeps longer by 50 µs
+	defer func() { _ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) }() // back to the default
 	start := time.Now()
 	for i := range cap(due) {
 		intended := start.Add(time.Duration(float64(i) / rate * float64(time.Second)))
@@ -91,7 +98,7 @@ func pace(ctx context.Context, due chan<- time.Time, rate float64) {
 			if ctx.Err() != nil {
 				return
 			}
-			span := unix.NsecToTimespec(min(wait, 100*time.Millisecond).Nanoseconds())
+			span := unix.NsecToTimespec(min(max(wait, shortest), 100*time.Millisecond).Nanoseconds())
 			_ = unix.Nanosleep(&span, nil) // interrupted by a signal: it sleeps again
 		}
 		due <- intended

@@ -1,0 +1,47 @@
+package report
+
+import "fmt"
+
+// A target is what Sennit is to reach: a ratio to another's figure, or a figure of its own, at most so large.
+type target struct {
+	text  string
+	most  float64
+	found func(*Result) (float64, bool)
+}
+
+func ratio(name string) func(*Result) (float64, bool) {
+	return func(r *Result) (float64, bool) {
+		value, ok := r.Ratios[name]
+		return value, ok
+	}
+}
+
+func figure(workload string, concurrency int, name string) func(*Result) (float64, bool) {
+	return func(r *Result) (float64, bool) {
+		row, _ := r.Find(workload, concurrency, "", ours)
+		spread, ok := row.Figures[name]
+		return spread.Median, ok
+	}
+}
+
+var targets = []target{
+	{"CPU per HTTP/1.1 request by Envoy's, 16 connections", 0.5, ratio("http1/16/cpu")},
+	{"the same, 64 connections", 0.5, ratio("http1/64/cpu")},
+	{"the same, 256 connections", 0.5, ratio("http1/256/cpu")},
+	{"p50 by Envoy's, 1 connection", 1, ratio("http1/1/p50")},
+	{"p99 by Envoy's, both at 80 % of Envoy's saturation", 1, ratio("latency/64/" + LoadOfEnvoy + "/p99")},
+	{"CPU per GB of HTTP/1.1 bodies by Envoy's for raw TCP", 4, ratio("bulk-http1/1/cpu_per_gb/l4")},
+	{"resident memory of an idle node, MB", 30, figure("memory", 0, RSSFront)},
+	{"what an idle connection adds to a node, KB", 12, figure("memory", 1000, PerConnOne)},
+}
+
+// reached lists the targets that this run measured, below a line of titles.
+func (r *Result) reached() [][]string {
+	lines := [][]string{{"what", "at most", "measured", "reached"}}
+	for _, t := range targets {
+		if value, ok := t.found(r); ok {
+			lines = append(lines, []string{t.text, fmt.Sprint(t.most), fmt.Sprintf("%.2f", value), yes(value <= t.most)})
+		}
+	}
+	return lines
+}
