@@ -13,8 +13,8 @@ import (
 // arriving is how many new connections are made at a time.
 const arriving = 16
 
-// lanesARound is how many lanes one round makes, each for a service of its own.
-const lanesARound = 100
+// callersOfLanes is how many services each call so many others in one round of lanes: 100 lanes.
+const callersOfLanes = 10
 
 // connections makes new connections of applications, each for one request: "connections" over what the two proxies
 // already have between them, "lanes" with a new connection between the proxies for each.
@@ -39,9 +39,8 @@ func (b *bench) connect(ctx context.Context, s *peer.System, dial load.Dial) (re
 
 // lanes puts a new lane, and the first request on it, beside what is most like it elsewhere: a new connection of an
 // application through a proxy of raw TCP, for which the two proxies make a connection of their own. All are whole
-// handshakes of mutual TLS 1.3 with P-256 certificates, none resumes a session. A lane is made once for each
-// service that calls, so Sennit's rounds each start a pair whose front node holds the certificates of many services
-// and has no lane yet.
+// handshakes of mutual TLS 1.3 with P-256 certificates, none resumes a session. Two services have one lane between
+// two nodes, however many connections they make, so Sennit's rounds each start a pair with many services and no lane.
 func (b *bench) lanes(ctx context.Context) error {
 	row := report.Row{Workload: "lanes", Concurrency: arriving}
 	var cells []cell
@@ -64,7 +63,7 @@ func (b *bench) freshLanes(ctx context.Context) (report.Round, error) {
 	if err != nil {
 		return report.Round{}, err
 	}
-	s, err := peer.StartSennit(lanesARound, "").Start(ctx, dir, b.origin)
+	s, err := peer.StartSennit(callersOfLanes, "").Start(ctx, dir, b.origin)
 	var c costed
 	if err == nil {
 		c, err = cost(s, func() load.Sample { return load.Each(ctx, s.NewLanes, arriving) })

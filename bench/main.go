@@ -96,6 +96,9 @@ func parse(args []string) (c config, err error) {
 		}
 		c.systems = append(c.systems, name)
 	}
+	if slices.Contains(c.systems, peer.Ztunnel) && c.ztunnel == "" {
+		return c, errors.New("ztunnel has no package: give its binary with --ztunnel")
+	}
 	return c, nil
 }
 
@@ -106,6 +109,9 @@ func split(list string) []string {
 // starters are the systems that the run measures beside the direct connection.
 func (c config) starters() []peer.Starter {
 	all := []peer.Starter{peer.StartSennit(0, c.profiles), peer.StartEnvoy(), peer.StartHAProxy()}
+	if c.ztunnel != "" {
+		all = append(all, peer.StartZtunnel(c.ztunnel))
+	}
 	return slices.DeleteFunc(all, func(s peer.Starter) bool {
 		return len(c.systems) > 0 && !slices.Contains(c.systems, s.Name)
 	})

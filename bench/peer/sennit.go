@@ -2,6 +2,7 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -21,14 +22,15 @@ const profileVariable = "SENNIT_BENCH_PROFILE"
 
 // StartSennit starts a controller, a node with the callers' listeners and a node in front of the origin, as they
 // are without a flag; the two nodes are what counts. They run as this program started again, so that what is
-// measured is what stands in the working copy. lanes is how many services of the front node have no lane yet;
-// profiles is a folder for the CPU profiles of the nodes, or empty.
-func StartSennit(lanes int, profiles string) Starter {
+// measured is what stands in the working copy. With a grid, so many further services of the front node may each
+// call so many of the back node, over lanes that are not made yet (System.NewLanes); they are not one caller for
+// each lane, because a node runs few services. profiles is a folder for the CPU profiles of the nodes, or empty.
+func StartSennit(grid int, profiles string) Starter {
 	return Starter{
 		Name: Sennit,
 		Find: func(context.Context) (string, error) { return revision(), nil },
 		Start: func(ctx context.Context, dir string, origin Origin) (*System, error) {
-			return startSennit(ctx, dir, origin, lanes, profiles)
+			return startSennit(ctx, dir, origin, grid, profiles)
 		},
 	}
 }
@@ -46,12 +48,12 @@ func revision() string {
 	return "working copy"
 }
 
-func startSennit(ctx context.Context, dir string, origin Origin, lanes int, profiles string) (*System, error) {
+func startSennit(ctx context.Context, dir string, origin Origin, grid int, profiles string) (*System, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	a, err := loopback(4 + lanes)
+	a, err := loopback(4 + grid + grid*grid)
 	if err != nil {
 		return nil, err
 	}
@@ -66,25 +68,41 @@ func startSennit(ctx context.Context, dir string, origin Origin, lanes int, prof
 		return s, err
 	}
 	s.others = append(s.others, m.Controller())
-	callers := []string{"bench/client"}
-	for i := range lanes {
+	callers, callees := []string{"bench/client"}, []string{"bench/origin"}
+	for i := range grid {
 		callers = append(callers, fmt.Sprintf("bench/client-%d", i))
+		callees = append(callees, fmt.Sprintf("bench/origin-%d", i))
 	}
-	if s.Back, err = m.Join(ctx, "back", a[2], "bench/origin"); err != nil {
+	if s.Back, err = m.Join(ctx, "back", a[2], callees...); err != nil {
 		return s, err
 	}
 	if s.Front, err = m.Join(ctx, "front", a[3], callers...); err != nil {
 		return s, err
 	}
-	err = m.Declare("back", "origin.yaml", fmt.Sprintf("service: bench/origin\nports:\n- {port: 80, name: http, protocol: http, address: %q}\n- {port: 7, name: raw, protocol: tcp, address: %q}\n", origin.HTTP, origin.TCP))
-	if err != nil {
+	var files strings.Builder
+	for _, callee := range callees {
+		fmt.Fprintf(&files, "---\nservice: %s\nports:\n- {port: 80, name: http, protocol: http, address: %q}\n- {port: 7, name: raw, protocol: tcp, address: %q}\n", callee, origin.HTTP, origin.TCP)
+	}
+	if err := m.Declare("back", "origin.yaml", files.String()); err != nil {
 		return s, err
 	}
-	var files strings.Builder
+	// The first caller has a listener for everything, and waits until all callees can be reached.
+	known, free := []load.Dial{s.HTTP}, a[4:]
+	files.Reset()
 	fmt.Fprintf(&files, "service: bench/client\nlisteners:\n- {as: bench/client, to: \"bench/origin:80\", address: %q}\n- {as: bench/client, to: \"bench/origin:7\", address: %q}\n", a[0], a[1])
-	for i, caller := range callers[1:] {
-		fmt.Fprintf(&files, "---\nservice: %s\nlisteners: [{as: %s, to: \"bench/origin:80\", address: %q}]\n", caller, caller, a[4+i])
-		s.NewLanes = append(s.NewLanes, load.To(a[4+i]))
+	for i, caller := range callers {
+		if i > 0 {
+			fmt.Fprintf(&files, "---\nservice: %s\nlisteners:\n", caller)
+		}
+		for _, callee := range callees[1:] {
+			fmt.Fprintf(&files, "- {as: %s, to: \"%s:80\", address: %q}\n", caller, callee, free[0])
+			if dial := load.To(free[0]); i == 0 {
+				known = append(known, dial)
+			} else {
+				s.NewLanes = append(s.NewLanes, dial)
+			}
+			free = free[1:]
+		}
 	}
 	if err := m.Declare("front", "client.yaml", files.String()); err != nil {
 		return s, err
@@ -92,12 +110,26 @@ func startSennit(ctx context.Context, dir string, origin Origin, lanes int, prof
 	if err := s.ready(ctx); err != nil {
 		return s, err
 	}
-	return s, certified(ctx, m, len(callers))
+	return s, errors.Join(certified(ctx, m, len(callers), 1+len(callers)*len(callees[1:])+1), reached(ctx, known))
+}
+
+// reached waits until a request gets through every one of the dials.
+func reached(ctx context.Context, dials []load.Dial) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	for _, dial := range dials {
+		for load.Closed(ctx, dial, 1, 10*time.Millisecond).Done == 0 {
+			if err := ctx.Err(); err != nil {
+				return fmt.Errorf("not every service is reached: %w", err)
+			}
+		}
+	}
+	return nil
 }
 
 // certified waits until the front node has the certificates of all its services, and listens for them: what is
 // measured is not the controller's issuing.
-func certified(ctx context.Context, m *launch.Mesh, services int) error {
+func certified(ctx context.Context, m *launch.Mesh, services, listeners int) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	tick := time.NewTicker(50 * time.Millisecond)
@@ -115,13 +147,13 @@ func certified(ctx context.Context, m *launch.Mesh, services int) error {
 				listening++
 			}
 		}
-		if err == nil && held >= services && listening > services { // one of them has two listeners
+		if err == nil && held >= services && listening >= listeners {
 			return nil
 		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return fmt.Errorf("the front node holds %d certificates of %d and listens at %d addresses: %w", held, services, listening, ctx.Err())
+			return fmt.Errorf("the front node holds %d certificates of %d and listens at %d addresses of %d: %w", held, services, listening, listeners, ctx.Err())
 		}
 	}
 }

@@ -93,9 +93,9 @@ const saturatedAt = 64
 
 // The picture's measures, in pixels.
 const (
-	width, height = 760, 340
+	width, height = 760, 352
 	left, right   = 64, 16
-	top, bottom   = 64, 48
+	top, bottom   = 76, 48
 	plotW         = width - left - right
 	plotH         = height - top - bottom
 )
@@ -119,7 +119,7 @@ func (c *chart) svg() string {
 		fmt.Fprintf(&b, `<line class="grid" x1="%d" x2="%d" y1="%.1f" y2="%.1f"/><text x="%d" y="%.1f" text-anchor="end">%s</text>`+"\n", left, width-right, y, y, left-6, y+4, short(tick))
 	}
 	if c.unit != "" {
-		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", left-6, top-10, c.unit)
+		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", left-6, top-14, c.unit)
 	}
 	slot := float64(plotW) / float64(len(c.groups))
 	bar := min(44, slot*0.8/float64(len(c.systems)))
