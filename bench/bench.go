@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/sennit-mesh/sennit/bench/peer"
 	"github.com/sennit-mesh/sennit/bench/report"
@@ -109,10 +108,7 @@ func (b *bench) startOne(ctx context.Context, starter peer.Starter, dir string) 
 // leaveOut keeps a system out of what is still to be measured, and says so in the result.
 func (b *bench) leaveOut(name string, err error) {
 	b.out[name] = err
-	reason := err.Error()
-	if !strings.HasPrefix(reason, name) {
-		reason = name + ": " + reason
-	}
+	reason := name + ": " + err.Error()
 	b.result.Missing = append(b.result.Missing, reason)
 	fmt.Fprintln(os.Stderr, "bench: left out:", reason)
 }

@@ -86,7 +86,7 @@ func TestRoundsAlternateAndFailuresAreLeftOut(t *testing.T) {
 	if len(b.result.Runs) != 3 {
 		t.Errorf("what was measured before the failure counts: %+v", b.result.Runs)
 	}
-	if len(b.result.Missing) != 1 || !strings.Contains(b.result.Missing[0], "envoy: http1 with 1 at a time: nothing got through") {
+	if len(b.result.Missing) != 1 || !strings.Contains(b.result.Missing[0], "envoy: http1, 1 at a time: nothing got through") {
 		t.Errorf("missing: %q", b.result.Missing)
 	}
 	order = nil

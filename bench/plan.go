@@ -48,7 +48,7 @@ func choose(list string) ([]workload, error) {
 	return slices.DeleteFunc(slices.Clone(plan), func(w workload) bool { return !slices.Contains(wanted, w.name) }), nil
 }
 
-// connectionCounts are the concurrencies of an exchange workload; quick runs have few.
+// counts are the concurrencies of a workload; quick runs have few.
 func (b *bench) counts(quick, all []int) []int {
 	if b.cfg.quick {
 		return quick

@@ -28,7 +28,7 @@ func (b *bench) measure(ctx context.Context, cells []cell, rounds int) error {
 				continue
 			}
 			if i == 0 || cells[i-1].row.Concurrency != c.row.Concurrency || cells[i-1].row.Load != c.row.Load {
-				b.say("%s %s, %d at a time: round %d of %d", c.row.Workload, c.row.Load, c.row.Concurrency, n+1, rounds)
+				b.say("%s, %d at a time%s: round %d of %d", c.row.Workload, c.row.Concurrency, at(c.row.Load), n+1, rounds)
 			}
 			one, err := c.round(ctx)
 			if ctx.Err() != nil {
@@ -43,7 +43,7 @@ func (b *bench) measure(ctx context.Context, cells []cell, rounds int) error {
 			case c.system.Name == peer.Direct:
 				return err
 			default:
-				b.leaveOut(c.system.Name, fmt.Errorf("%s with %d at a time: %w", c.row.Workload, c.row.Concurrency, err))
+				b.leaveOut(c.system.Name, fmt.Errorf("%s, %d at a time%s: %w", c.row.Workload, c.row.Concurrency, at(c.row.Load), err))
 			}
 		}
 	}
@@ -53,6 +53,14 @@ func (b *bench) measure(ctx context.Context, cells []cell, rounds int) error {
 		}
 	}
 	return nil
+}
+
+// at is a row's load in a sentence.
+func at(load string) string {
+	if load == "" {
+		return ""
+	}
+	return ", at " + load
 }
 
 // each makes a cell for every system.

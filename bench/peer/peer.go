@@ -87,7 +87,7 @@ func (s *System) Err() error {
 	for _, p := range append(s.Counted(), s.others...) {
 		select {
 		case <-p.Done():
-			return fmt.Errorf("%s: its process %s has ended (%w); its log ends: %s", s.Name, p.Name,
+			return fmt.Errorf("process %s has ended (%w); its log ends: %s", p.Name,
 				cmp.Or(p.Err(), errEnded), cmp.Or(tail(p), "(nothing)"))
 		default:
 		}
@@ -133,7 +133,7 @@ func (s *System) ready(ctx context.Context) error {
 				return err
 			}
 			if ctx.Err() != nil {
-				return fmt.Errorf("%s: no %s gets through within 30 s: %w; its logs end: %s", s.Name, way.name, ctx.Err(), s.tails())
+				return fmt.Errorf("no %s gets through within 30 s: %w; the logs end: %s", way.name, ctx.Err(), s.tails())
 			}
 		}
 	}

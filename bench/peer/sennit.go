@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime/debug"
 	"runtime/pprof"
 	"strings"
 	"time"
@@ -28,24 +28,20 @@ const profileVariable = "SENNIT_BENCH_PROFILE"
 func StartSennit(grid int, profiles string) Starter {
 	return Starter{
 		Name: Sennit,
-		Find: func(context.Context) (string, error) { return revision(), nil },
+		Find: func(ctx context.Context) (string, error) { return revision(ctx), nil },
 		Start: func(ctx context.Context, dir string, origin Origin) (*System, error) {
 			return startSennit(ctx, dir, origin, grid, profiles)
 		},
 	}
 }
 
-// revision is the commit that this program was built from, as far as it knows.
-func revision() string {
-	info, _ := debug.ReadBuildInfo()
-	if info != nil {
-		for _, setting := range info.Settings {
-			if setting.Key == "vcs.revision" {
-				return setting.Value[:min(12, len(setting.Value))]
-			}
-		}
+// revision is the commit of the working copy that this runs in, with "-dirty" behind it where something was changed.
+func revision(ctx context.Context) string {
+	out, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--exclude", "*", "--abbrev=12").Output()
+	if err != nil || len(out) == 0 {
+		return "of an unknown commit" // no clone, or no git
 	}
-	return "working copy"
+	return firstLine(out)
 }
 
 func startSennit(ctx context.Context, dir string, origin Origin, grid int, profiles string) (*System, error) {
@@ -57,10 +53,8 @@ func startSennit(ctx context.Context, dir string, origin Origin, grid int, profi
 	if err != nil {
 		return nil, err
 	}
-	if profiles != "" {
-		if err := os.Setenv(profileVariable, profiles); err != nil {
-			return nil, err
-		}
+	if err := os.Setenv(profileVariable, profiles); err != nil { // the daemons inherit it
+		return nil, err
 	}
 	m := &launch.Mesh{Dir: dir, Program: []string{self}}
 	s := &System{Name: Sennit, HTTP: load.To(a[0]), TCP: load.To(a[1]), finish: m.Stop}
