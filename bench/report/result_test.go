@@ -28,11 +28,12 @@ func TestRowsAsJSON(t *testing.T) {
 		Row{Workload: "http1", Concurrency: 64, System: "sennit"}.Summarize(rounds(CPU, 30.123456, 50, 40)),
 		Row{Workload: "latency", Concurrency: 64, Load: LoadHigh, System: "envoy"}.Summarize(rounds(RPS, 12345.678)),
 	}
+	rows[1].Detail = json.RawMessage(`{"of":"its own"}`)
 	data, err := json.Marshal(rows)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`"workload":"http1","concurrency":64,"system":"sennit","errors":3`, `"cpu_us_per_request":40,"cpu_us_per_request_min":30.123,"cpu_us_per_request_max":50`, `"load":"80%"`, `"rps":12346`} {
+	for _, want := range []string{`"workload":"http1","concurrency":64,"system":"sennit","errors":3`, `"cpu_us_per_request":40,"cpu_us_per_request_min":30.123,"cpu_us_per_request_max":50`, `"load":"80%"`, `"rps":12346`, `"detail":{"of":"its own"}`} {
 		if !strings.Contains(string(data), want) {
 			t.Errorf("%s is not in %s", want, data)
 		}

@@ -61,6 +61,8 @@ func (s section) unit() string {
 		return "streams"
 	case "lanes":
 		return "at a time"
+	case "propagation":
+		return "nodes"
 	}
 	return "connections"
 }
