@@ -1,8 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/sennit-mesh/sennit/bench/load"
@@ -92,12 +95,17 @@ func cost(s *peer.System, run func() load.Sample) (costed, error) {
 		return c, err
 	}
 	c.cpu = after - before
+	if c.Errors > 0 {
+		fmt.Fprintf(os.Stderr, "bench: %s: %d errors, one of them: %v\n", s.Name, c.Errors, c.Why)
+	}
 	if c.Done == 0 {
-		return c, fmt.Errorf("nothing got through (%d errors)", c.Errors)
+		return c, fmt.Errorf("nothing got through (%d errors, one of them: %w)", c.Errors, cmp.Or(c.Why, errNothing))
 	}
 	c.resident, err = s.Resident()
 	return c, err
 }
+
+var errNothing = errors.New("no error, and no answer")
 
 // exchanges are the figures of requests, messages and connections.
 func (c costed) exchanges() report.Round {

@@ -54,7 +54,7 @@ func Connect(ctx context.Context, dial Dial, concurrency int, duration time.Dura
 			start := time.Now()
 			// The context ends the dialling only: what is under way when the round ends is finished.
 			if err := once(context.WithoutCancel(ctx), dial, reader); err != nil {
-				into.Errors++
+				into.failed(err)
 				pause(ctx, time.Millisecond)
 				continue
 			}
@@ -90,7 +90,7 @@ func Each(ctx context.Context, dials []Dial, concurrency int) Sample {
 		for dial := range work {
 			start := time.Now()
 			if err := once(ctx, dial, reader); err != nil {
-				into.Errors++
+				into.failed(err)
 				continue
 			}
 			into.record(time.Since(start))

@@ -10,6 +10,7 @@
 package load
 
 import (
+	"cmp"
 	"context"
 	"net"
 	"sync"
@@ -32,6 +33,7 @@ func To(address string) Dial {
 type Sample struct {
 	Done    int64 // requests, messages, bodies or connections that went well
 	Errors  int64 // those that did not
+	Why     error // of one of the errors
 	Bytes   int64 // of bodies; 0 where that is not what is measured
 	Elapsed time.Duration
 	Latency *hdrhistogram.Histogram // microseconds, of what went well
@@ -50,9 +52,15 @@ func (s *Sample) record(latency time.Duration) {
 	_ = s.Latency.RecordValue(min(max(1, latency.Microseconds()), most)) // fails outside of these bounds only
 }
 
+func (s *Sample) failed(err error) {
+	s.Errors++
+	s.Why = cmp.Or(s.Why, err)
+}
+
 func (s *Sample) add(other Sample) {
 	s.Done += other.Done
 	s.Errors += other.Errors
+	s.Why = cmp.Or(s.Why, other.Why)
 	s.Bytes += other.Bytes
 	s.Latency.Merge(other.Latency)
 }
@@ -89,7 +97,7 @@ func repeat(ctx context.Context, dial Dial, into *Sample, work func(ctx context.
 			conn.Close()
 		}
 		if err != nil && ctx.Err() == nil {
-			into.Errors++
+			into.failed(err)
 			pause(ctx, time.Millisecond) // a refused connection must not spin
 		}
 	}

@@ -33,7 +33,7 @@ func Open(ctx context.Context, dial Dial, connections int, rate float64, duratio
 		defer clients[i].close()
 		for intended := range due {
 			if err := clients[i].exchange(ctx); err != nil {
-				into.Errors++
+				into.failed(err)
 				_ = into.Latency.RecordValue(min(max(1, time.Since(intended).Microseconds()), most)) // is within bounds
 				continue
 			}

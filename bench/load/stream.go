@@ -99,8 +99,8 @@ func bulk(ctx context.Context, dial Dial, connections int, size int64, duration 
 			}
 			return nil
 		}
-		if receive() != nil { // one failure is told, and ends what this connection adds
-			into.Errors++
+		if err := receive(); err != nil { // one failure is told, and ends what this connection adds
+			into.failed(err)
 		}
 	})
 }
