@@ -55,6 +55,19 @@ func TestFlags(t *testing.T) {
 	}
 }
 
+func TestTheCommandHasNoPathsOfThisMachine(t *testing.T) {
+	t.Parallel()
+	for args, want := range map[string]string{
+		"":                                    "go run ./bench",
+		"--json --ztunnel /opt/zt --rounds 3": "go run ./bench --json --ztunnel PATH --rounds 3",
+		"-ztunnel=/opt/zt -cpuprofile /tmp/p": "go run ./bench --ztunnel=PATH -cpuprofile PATH",
+	} {
+		if got := command(strings.Fields(args)); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 // cells of systems without processes: round fails for the ones that are named.
 func cellsOf(order *[]string, fail map[string]error, systems ...string) (cells []cell) {
 	for _, name := range systems {

@@ -125,7 +125,7 @@ func run(ctx context.Context, args []string) error {
 	b := &bench{
 		cfg: cfg, starters: cfg.starters(), out: map[string]error{},
 		result: report.Result{Machine: report.ThisMachine(), Settings: report.Settings{
-			Command: strings.Join(append([]string{"go run ./bench"}, args...), " "),
+			Command: command(args),
 			Rounds:  cfg.rounds, Round: cfg.round.String(), Time: time.Now().UTC().Truncate(time.Second),
 		}},
 	}
@@ -144,6 +144,22 @@ func run(ctx context.Context, args []string) error {
 		return fmt.Errorf("the table is not whole:\n  %s", strings.Join(b.result.Missing, "\n  "))
 	}
 	return nil
+}
+
+// command is the command line as it can be typed elsewhere: paths of this machine are not in it.
+func command(args []string) string {
+	words := []string{"go run ./bench"}
+	for i, arg := range args {
+		name, _, given := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		switch {
+		case given && (name == "ztunnel" || name == "cpuprofile"):
+			arg = "--" + name + "=PATH"
+		case i > 0 && slices.Contains([]string{"ztunnel", "cpuprofile"}, strings.TrimLeft(args[i-1], "-")):
+			arg = "PATH"
+		}
+		words = append(words, arg)
+	}
+	return strings.Join(words, " ")
 }
 
 func show(result *report.Result, asJSON bool) error {
