@@ -9,8 +9,8 @@
 // run and never figures of two. A peer that is not installed, or ends while it is measured, is named and left out,
 // the others go on, and the exit code is 1: the table is not whole.
 //
-// The packages below are its parts: peer is what is measured, load the load, report what is said of it. Start
-// reading at plan.go, which lists the workloads.
+// The packages below are its parts: peer is what is measured, load the load, sim the nodes of propagation, report
+// what is said of it. Start reading at plan.go, which lists the workloads.
 package main
 
 import (

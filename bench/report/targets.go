@@ -33,6 +33,8 @@ var targets = []target{
 	{"CPU per GB of HTTP/1.1 bodies by Envoy's for raw TCP", 4, ratio("bulk-http1/1/cpu_per_gb/l4")},
 	{"resident memory of an idle node, MB", 30, figure("memory", 0, RSSFront)},
 	{"what an idle connection adds to a node, KB", 12, figure("memory", 1000, PerConnOne)},
+	{"p99 of a change to 1,000 nodes, µs", 75_000, figure("propagation", 1000, P99)},
+	{"the same, without verifying signatures", 50_000, figure("propagation", 1000, P99Believed)},
 }
 
 // reached lists the targets that this run measured, below a line of titles.
