@@ -19,11 +19,17 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/api/report"
 )
 
+// maxPath is the size of sun_path less the zero behind it (unix(7)).
+const maxPath = 107
+
 // Listen opens a unix socket for its owner alone, in the place of one that a process left which is gone. Its
 // folder is made where it is missing. Where another process answers on it, that is an error. Closing the
 // listener removes the file.
 func Listen(ctx context.Context, file string) (net.Listener, error) {
 	const remedy = "choose another place with --socket"
+	if len(file) > maxPath { // it could be made, by a shorter name, and nobody could connect
+		return nil, fmt.Errorf("socket %s: its path has %d bytes, more than the %d of a unix socket's address (%s)", file, len(file), maxPath, remedy)
+	}
 	dir := filepath.Dir(file)
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("socket: %w (%s)", err, remedy)

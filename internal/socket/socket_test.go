@@ -11,6 +11,37 @@ import (
 	"testing"
 )
 
+// A path that is too long for clients to connect to is refused, and not opened by way of a shorter name.
+func TestListenRefusesAPathThatNobodyCouldDial(t *testing.T) {
+	t.Chdir(t.TempDir())
+	for _, tt := range []struct {
+		length int
+		good   bool
+	}{{maxPath, true}, {maxPath + 1, false}} {
+		file := strings.Repeat("s", tt.length)
+		l, err := Listen(t.Context(), file)
+		if tt.good {
+			if err != nil {
+				t.Fatal(err)
+			}
+			conn, err := net.Dial("unix", file)
+			if err != nil {
+				t.Fatalf("the longest path cannot be dialled: %v", err)
+			}
+			conn.Close()
+			l.Close()
+			continue
+		}
+		if err == nil {
+			l.Close()
+			t.Fatal("it was opened")
+		}
+		if !strings.Contains(err.Error(), "--socket") {
+			t.Errorf("no remedy: %v", err)
+		}
+	}
+}
+
 func TestListen(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "run", "d.sock")
 	l, err := Listen(t.Context(), file)
