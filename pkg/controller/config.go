@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -64,8 +65,12 @@ func LoadConfig(args []string) (Config, error) {
 		if errors.Is(err, flag.ErrHelp) {
 			flags.SetOutput(os.Stderr)
 			flags.Usage()
+			return c, err
 		}
-		return c, err
+		return c, fmt.Errorf("%w (see `controller --help`)", err)
+	}
+	if flags.NArg() > 0 { // the flags behind it were not read
+		return c, fmt.Errorf("there is nothing called %q to say to a controller: all settings are flags (see `controller --help`)", flags.Arg(0))
 	}
 	return c, nil
 }
@@ -100,6 +105,15 @@ func (c *Config) hosts() []string {
 func (c *Config) check() error {
 	if !exchange.IsLabel(c.Name) {
 		return fmt.Errorf("--name is %q; a controller is named like one label of a host name: a-z, 0-9 and -", c.Name)
+	}
+	if !exchange.IsLabel(c.Cluster) {
+		return fmt.Errorf("--cluster is %q; a cluster is named like one label of a host name: a-z, 0-9 and -", c.Cluster)
+	}
+	for _, host := range c.hosts() { // they go into certificates and join tokens, where nobody looks at them
+		_, err := netip.ParseAddr(host)
+		if err != nil && slices.ContainsFunc(strings.Split(strings.ToLower(host), "."), func(l string) bool { return !exchange.IsLabel(l) }) {
+			return fmt.Errorf("--advertise holds %q; give host names or IP addresses without a port, comma-separated", host)
+		}
 	}
 	return nil
 }

@@ -65,8 +65,12 @@ func LoadConfig(args, env []string) (Config, error) {
 		if errors.Is(err, flag.ErrHelp) {
 			flags.SetOutput(os.Stderr)
 			flags.Usage()
+			return c, err
 		}
-		return c, err
+		return c, fmt.Errorf("%w (see `node --help`)", err)
+	}
+	if flags.NArg() > 0 { // the flags behind it were not read
+		return c, fmt.Errorf("there is nothing called %q to say to a node: all settings are flags (see `node --help`)", flags.Arg(0))
 	}
 	return c, c.Complete(env)
 }
@@ -84,6 +88,15 @@ func (c *Config) Complete(env []string) error {
 			return fmt.Errorf("read the join token: %w", err)
 		}
 		c.Join = strings.TrimSpace(string(token))
+	}
+	if c.Advertise != "" { // else peers would be told an address that nobody meant
+		_, err := netip.ParseAddr(c.Advertise)
+		if _, full := netip.ParseAddrPort(c.Advertise); err != nil && full != nil {
+			return fmt.Errorf("--advertise is %q; give the IP address that other nodes dial, or address:port", c.Advertise)
+		}
+	}
+	if c.DrainTime < 0 {
+		return fmt.Errorf("--drain-time must be 0 or more, is %s", c.DrainTime)
 	}
 	if c.LogShare < 0 || c.LogShare > 1 {
 		return fmt.Errorf("--access-log-share is a share from 0 to 1, not %v", c.LogShare)

@@ -82,6 +82,18 @@ func TestControllerSaysWhatIsWrong(t *testing.T) {
 		{"a name that cannot be one", func(t *testing.T, dir string) refusedStart {
 			return refusedStart{argv: append(freshArgs(t, dir), "--name", "Not A Label"), want: []string{"--name", "a-z"}}
 		}},
+		{"a cluster's name that cannot be one", func(t *testing.T, dir string) refusedStart {
+			return refusedStart{argv: append(freshArgs(t, dir), "--cluster", "Not A Label"), want: []string{"--cluster", "a-z"}}
+		}},
+		{"an address to advertise that is none", func(t *testing.T, dir string) refusedStart {
+			return refusedStart{argv: append(freshArgs(t, dir), "--advertise", "mesh.example,bad host"), want: []string{"--advertise", `"bad host"`}}
+		}},
+		{"a word among the flags", func(t *testing.T, dir string) refusedStart {
+			return refusedStart{argv: append(freshArgs(t, dir), "start"), want: []string{`"start"`, "--help"}}
+		}},
+		{"a flag that there is not", func(t *testing.T, dir string) refusedStart {
+			return refusedStart{argv: append(freshArgs(t, dir), "--busses", "x"), want: []string{"busses", "--help"}}
+		}},
 		{"another cluster's state", func(t *testing.T, dir string) refusedStart {
 			return refusedStart{argv: append(freshArgs(t, dir), "--cluster", "other"), want: []string{"other", "neither can be changed"}}
 		}},

@@ -166,6 +166,12 @@ func TestNodeSaysWhatIsWrong(t *testing.T) {
 		{"the access log cannot be written", func(t *testing.T, dir string, args []string) refusedStart {
 			return refusedStart{argv: append(args, "--access-log", "/nowhere/access.log"), want: []string{"/nowhere/access.log", "--access-log"}}
 		}},
+		{"an address to advertise that is none", func(t *testing.T, dir string, args []string) refusedStart {
+			return refusedStart{argv: append(args, "--advertise", "web1.example"), want: []string{"--advertise", `"web1.example"`, "IP address"}}
+		}},
+		{"a word among the flags", func(t *testing.T, dir string, args []string) refusedStart {
+			return refusedStart{argv: append(args, "start"), want: []string{`"start"`, "--help"}}
+		}},
 		{"the socket's folder cannot be made", func(t *testing.T, dir string, args []string) refusedStart {
 			return refusedStart{argv: append(args, "--socket", "/proc/sennit/node.sock"), want: []string{"/proc/sennit", "--socket"}}
 		}},
