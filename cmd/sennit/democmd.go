@@ -4,7 +4,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	"github.com/sennit-mesh/sennit/cmd/sennit/demo"
 )
@@ -26,7 +25,8 @@ all of it and leaves nothing behind.`,
 				return err
 			}
 			cfg.Program, cfg.Out = self, cmd.OutOrStdout()
-			cfg.Terminal = cmd.OutOrStdout() == os.Stdout && term.IsTerminal(int(os.Stdout.Fd()))
+			cfg.Terminal = isTerminal(cmd.OutOrStdout())
+			cfg.Width = func() int { return columns(cmd.OutOrStdout()) }
 			return demo.Run(cmd.Context(), cfg)
 		},
 	}

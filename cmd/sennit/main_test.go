@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 //	parts KUBECONFIG             takes it apart: $URL, token, ca.pem, and other.pem of another authority
 //	usage sennit ARG...          must end with exit code 2
 //	mode MODE FILE               the file's mode, in octal
+//	running                      there are processes whose TMPDIR is $RUN; ended: there is none, and it is empty
 //	eventually PATTERN COMMAND   repeats `sennit ARG...`, or reading a file, until it prints the pattern
 func TestScripts(t *testing.T) {
 	t.Parallel()
@@ -53,6 +54,7 @@ func TestScripts(t *testing.T) {
 			run := shortDir(t)
 			env.Values[worldKey{}] = &world{TB: t, run: run}
 			env.Setenv("SENNIT_SOCKET", filepath.Join(run, "controller.sock"))
+			env.Setenv("RUN", run)
 			env.Setenv("SENNIT_NODE_SOCKET", filepath.Join(run, "node.sock"))
 			return nil
 		},
@@ -66,7 +68,7 @@ func TestScripts(t *testing.T) {
 			"controller": of((*world).controller), "node": of((*world).node),
 			"lagging": of((*world).lagging), "awaited": of((*world).awaited), "applies": of((*world).applies),
 			"somebody": of((*world).somebody), "parts": of((*world).parts),
-			"usage": of(usage), "mode": of(mode), "eventually": of(eventually),
+			"usage": of(usage), "mode": of(mode), "running": of((*world).running), "ended": of((*world).ended), "eventually": of(eventually),
 		},
 	})
 }
@@ -239,6 +241,38 @@ func mode(_ *world, ts *testscript.TestScript, args []string) {
 	ts.Check(err)
 	if got := fmt.Sprintf("%o", info.Mode().Perm()); got != args[0] {
 		ts.Fatalf("the mode of %s is %s", args[1], got)
+	}
+}
+
+// processes are the ids of those whose folder for temporary files is this world's.
+func (w *world) processes(ts *testscript.TestScript) (ids []string) {
+	all, err := filepath.Glob("/proc/[0-9]*/environ")
+	ts.Check(err)
+	for _, file := range all {
+		env, _ := os.ReadFile(file) // it may have ended meanwhile, or be somebody else's
+		if strings.Contains("\x00"+string(env), "\x00TMPDIR="+w.run+"\x00") {
+			ids = append(ids, filepath.Base(filepath.Dir(file)))
+		}
+	}
+	return ids
+}
+
+// running wants several processes of what the script started.
+func (w *world) running(ts *testscript.TestScript, _ []string) {
+	if n := len(w.processes(ts)); n < 10 { // the demo, a controller, three nodes, seven of the shop
+		ts.Fatalf("%d processes run", n)
+	}
+}
+
+// ended wants none, and no file of theirs.
+func (w *world) ended(ts *testscript.TestScript, _ []string) {
+	if ids := w.processes(ts); len(ids) > 0 {
+		ts.Fatalf("processes %v still run", ids)
+	}
+	left, err := os.ReadDir(w.run)
+	ts.Check(err)
+	if len(left) > 0 {
+		ts.Fatalf("left behind: %v", left)
 	}
 }
 

@@ -19,7 +19,8 @@ type Config struct {
 	Once     bool   // once through, then end
 	Keep     string // folder that is kept; empty: a temporary one that is removed
 	Out      io.Writer
-	Terminal bool // Out is a terminal: the table is drawn over and over in one place
+	Terminal bool       // Out is a terminal: the table is drawn over and over in one place
+	Width    func() int // columns of the terminal; nil: 80
 }
 
 // ErrFailedRequests is returned where a customer's request failed: in a mesh that keeps its promises none
@@ -44,7 +45,7 @@ type show struct {
 
 // Run shows the demo until it is through, or until ctx ends. It ends everything that it started.
 func Run(ctx context.Context, cfg Config) (err error) {
-	s := &show{cfg: cfg, dir: cfg.Keep, view: &view{out: cfg.Out, terminal: cfg.Terminal}}
+	s := &show{cfg: cfg, dir: cfg.Keep, view: &view{out: cfg.Out, terminal: cfg.Terminal, width: cfg.Width}}
 	if s.dir == "" {
 		// Unix sockets have short names: the folder stays directly below the system's.
 		if s.dir, err = os.MkdirTemp("", "sennit-demo-"); err != nil {
@@ -59,7 +60,7 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	s.mesh = &launch.Mesh{Dir: s.dir, Program: []string{cfg.Program}}
 	defer func() { err = errors.Join(err, s.mesh.Stop()) }()
 	if err := s.open(ctx); err != nil {
-		return ended(ctx, err)
+		return s.ended(ctx, err)
 	}
 	return s.perform(ctx)
 }
@@ -81,11 +82,12 @@ func (s *show) perform(ctx context.Context) error {
 	shoppers.Wait()
 	total, failed, last := s.traffic.counts()
 	s.view.say("requests: %d\nfailed requests: %d", total, failed)
-	if err := ended(ctx, err); err != nil {
-		return err
-	}
+	err = s.ended(ctx, err)
 	if failed > 0 {
-		return fmt.Errorf("%w: %d of %d (the last: %s); state and logs stay with --keep DIR", ErrFailedRequests, failed, total, last)
+		err = errors.Join(err, fmt.Errorf("%w: %d of %d (the last: %s); state and logs stay with --keep DIR", ErrFailedRequests, failed, total, last))
+	}
+	if err != nil {
+		return err
 	}
 	if s.cfg.Once {
 		s.view.say("The same by hand, while `sennit demo` runs:\n\n%s", s.byHand())
@@ -174,10 +176,13 @@ func (s *show) show(ctx context.Context, last bool) error {
 	return nil
 }
 
-// ended makes the end that Ctrl-C asked for no error.
-func ended(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return nil
+// ended makes the end that Ctrl-C asked for no error, but where all was to be shown once: that has not happened.
+func (s *show) ended(ctx context.Context, err error) error {
+	switch {
+	case ctx.Err() == nil:
+		return err
+	case s.cfg.Once:
+		return ctx.Err()
 	}
-	return err
+	return nil
 }

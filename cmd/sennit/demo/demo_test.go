@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 
+	"charm.land/lipgloss/v2"
+
 	"github.com/sennit-mesh/sennit/pkg/telemetry"
 )
 
@@ -70,10 +72,34 @@ func TestTableStaysInPlaceOnATerminal(t *testing.T) {
 		if up := strings.Contains(out.String()[first:], "\x1b[3A\x1b[J"); up != terminal {
 			t.Errorf("on a terminal: %v; the table is drawn over the one before: %v", terminal, up)
 		}
-		for _, want := range []string{"shop/b v1", "12.3", "50.00 %", "1.5", "requests: 10, failed: 1"} {
+		for _, want := range []string{"  a ", "b v1", "12.3", "50.00 %", "1.5", "requests: 10, failed: 1"} {
 			if !strings.Contains(out.String()[:first], want) {
 				t.Errorf("%q is missing in\n%s", want, out.String()[:first])
 			}
+		}
+	}
+}
+
+// What the demo shows fits a terminal of 80 columns; on a narrower one no line takes two.
+func TestTableFitsTheTerminal(t *testing.T) {
+	edges := []telemetry.GraphEdge{
+		{Caller: "shop/customers", Callee: "shop/storefront", Backend: "shop/storefront", Version: "v1", Rate: 1234.5, Success: 1, P50: 1.2345, P99: 12.345},
+		{Caller: "shop/orders", Callee: "shop/payments", Backend: "shop/payments-v1", Version: "v1", Rate: 1234.5, Success: 0.99, P50: 1.2345, P99: 12.345},
+	}
+	for _, tt := range []struct {
+		width int
+		whole bool
+	}{{80, true}, {40, false}} {
+		var out strings.Builder
+		v := &view{out: &out, terminal: true, width: func() int { return tt.width }}
+		v.draw(edges, 1_000_000, 10)
+		for line := range strings.Lines(out.String()) {
+			if n := lipgloss.Width(line); n > tt.width {
+				t.Errorf("%d columns on a terminal of %d: %q", n, tt.width, line)
+			}
+		}
+		if whole := strings.Contains(out.String(), "12345.0"); whole != tt.whole {
+			t.Errorf("at %d columns the last one is shown: %v\n%s", tt.width, whole, out.String())
 		}
 	}
 }

@@ -19,7 +19,8 @@ const openTime = 30 * time.Second
 type view struct {
 	out      io.Writer
 	terminal bool
-	lines    int // of the table that stands at the cursor
+	width    func() int // columns of the terminal
+	lines    int        // of the table that stands at the cursor
 }
 
 var (
@@ -39,8 +40,8 @@ func (v *view) draw(edges []telemetry.GraphEdge, total, failed int64) {
 	v.clear()
 	rows := [][]string{{"caller", "callee", "answered by", "rate/s", "success", "p50 ms", "p99 ms"}}
 	for _, e := range edges {
-		answered := strings.TrimSpace(e.Backend + " " + e.Version)
-		rows = append(rows, []string{e.Caller, e.Callee, answered, fmt.Sprintf("%.1f", e.Rate), fmt.Sprintf("%.2f %%", 100*e.Success),
+		answered := strings.TrimSpace(short(e.Backend) + " " + e.Version)
+		rows = append(rows, []string{short(e.Caller), short(e.Callee), answered, fmt.Sprintf("%.1f", e.Rate), fmt.Sprintf("%.2f %%", 100*e.Success),
 			fmt.Sprintf("%.1f", 1000*e.P50), fmt.Sprintf("%.1f", 1000*e.P99)})
 	}
 	widths := make([]int, len(rows[0]))
@@ -59,12 +60,30 @@ func (v *view) draw(edges []telemetry.GraphEdge, total, failed int64) {
 				fmt.Fprintf(&line, "  %-*s", widths[i], cell)
 			}
 		}
-		b.WriteString(v.style(line.String(), r == 0, r > 0 && edges[r-1].Success < 1))
+		b.WriteString(v.style(v.fit(line.String()), r == 0, r > 0 && edges[r-1].Success < 1))
 		b.WriteByte('\n')
 	}
-	fmt.Fprintf(&b, "  requests: %d, failed: %d\n", total, failed)
+	b.WriteString(v.fit(fmt.Sprintf("  requests: %d, failed: %d", total, failed)) + "\n")
 	io.WriteString(v.out, b.String())
 	v.lines = strings.Count(b.String(), "\n")
+}
+
+// short is a service without the namespace that all of the shop have: with it, the table is wider than most terminals.
+func short(service string) string { return strings.TrimPrefix(service, "shop/") }
+
+// fit cuts a line off that would take two on the terminal: the table could not be drawn over then.
+func (v *view) fit(line string) string {
+	if most := v.columns(); v.terminal && len(line) > most {
+		return line[:most]
+	}
+	return line
+}
+
+func (v *view) columns() int {
+	if v.width == nil {
+		return 80
+	}
+	return max(1, v.width())
 }
 
 func (v *view) style(line string, title, failing bool) string {
