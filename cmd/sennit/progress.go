@@ -53,7 +53,7 @@ func progress(p report.Progress) string {
 		return "no node uses it"
 	case p.Done:
 		return fmt.Sprintf("applied by %s", counted(p.Interested, "node"))
-	case p.Interested == 0:
+	case len(p.Waiting) == 0: // nobody uses what is there, or all have applied what was there before
 		return "waiting for the controller to compile it"
 	}
 	return fmt.Sprintf("applied by %d of %s, waiting for %s", p.Applied, counted(p.Interested, "node"), listed(p.Waiting))

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sennit-mesh/sennit/pkg/api/report"
 )
 
 // Every command says what it is for and shows examples that it understands, and prints what programs can read.
@@ -83,5 +85,25 @@ func TestTablesStayAligned(t *testing.T) {
 	want := "NAME   AGE\na      1s\nlonger-name   2s\nß             3s\n"
 	if b.String() != want {
 		t.Errorf("got\n%swant\n%s", b.String(), want)
+	}
+}
+
+// What --wait says has a subject at every moment.
+func TestProgressOfAChange(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		at   report.Progress
+		want string
+	}{
+		{"nothing is known yet", report.Progress{}, "waiting for the controller to compile it"},
+		{"all have what was there before it was compiled", report.Progress{Interested: 3, Applied: 3}, "waiting for the controller to compile it"},
+		{"one is missing", report.Progress{Interested: 3, Applied: 2, Waiting: []string{"b"}}, "applied by 2 of 3 nodes, waiting for b"},
+		{"nobody uses it", report.Progress{Done: true}, "no node uses it"},
+		{"all have it", report.Progress{Interested: 1, Applied: 1, Done: true}, "applied by 1 node"},
+	} {
+		if got := progress(tt.at); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
 	}
 }

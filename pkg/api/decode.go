@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -152,6 +153,7 @@ func kindOf(m map[string]any) (*Kind, []Problem) {
 		return k, nil
 	}
 	hint := ""
+	var names []string
 	for _, k := range Kinds() {
 		switch {
 		case k.Name == name:
@@ -159,6 +161,10 @@ func kindOf(m map[string]any) (*Kind, []Problem) {
 		case near(k.Name, name):
 			hint = fmt.Sprintf("; did you mean %s?", k.Name)
 		}
+		names = append(names, k.Name)
+	}
+	if hint == "" {
+		hint = "; the kinds are " + strings.Join(names, ", ")
 	}
 	return nil, []Problem{{Path: "kind", Reason: NotSupported, Message: fmt.Sprintf("no kind %q in %s%s", name, version, hint)}}
 }

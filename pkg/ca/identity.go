@@ -85,7 +85,7 @@ func NewIdentity(cfg IdentityConfig) (*Identity, error) {
 		cfg.Rotated = func(Rotation) {}
 	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the node's state directory: %w", err)
+		return nil, fmt.Errorf("make the node's state directory: %w (choose another place with --state-dir, or run as a user that may write there)", err)
 	}
 	path := filepath.Join(cfg.Dir, identityFile)
 	const remedy = "move it away and join again: `sennit node remove` the old node, then `sennit join-token create`"

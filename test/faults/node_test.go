@@ -163,6 +163,12 @@ func TestNodeSaysWhatIsWrong(t *testing.T) {
 			open(t, dir)
 			return refusedStart{argv: args, program: linked(t, m.Dir), uid: 65534, want: []string{dir, "permission denied", "run as"}}
 		}},
+		{"the state directory cannot be made", func(t *testing.T, dir string, args []string) refusedStart {
+			if err := os.WriteFile(filepath.Join(m.Dir, "file"), nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return refusedStart{argv: append(args, "--state-dir", filepath.Join(m.Dir, "file/state")), want: []string{"not a directory", "--state-dir"}}
+		}},
 		{"the access log cannot be written", func(t *testing.T, dir string, args []string) refusedStart {
 			return refusedStart{argv: append(args, "--access-log", "/nowhere/access.log"), want: []string{"/nowhere/access.log", "--access-log"}}
 		}},

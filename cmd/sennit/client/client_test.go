@@ -273,3 +273,18 @@ users: [{name: u, user: {token: t0ken}}, {name: f, user: {tokenFile: token}}, {n
 		})
 	}
 }
+
+// Who may not open a socket is told who may.
+func TestPermissionDeniedNamesWhoMay(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		who   string
+		token bool // it can be reached by one, too
+	}{{"controller", true}, {"node", false}} {
+		c := unixConn("/run/s", tt.who, "start it")
+		text := c.unreachable(fmt.Errorf("dial unix /run/s: %w", os.ErrPermission)).Error()
+		if !strings.Contains(text, "only root and the user that the "+tt.who+" runs as") || strings.Contains(text, "--server") != tt.token {
+			t.Errorf("%s: %s", tt.who, text)
+		}
+	}
+}

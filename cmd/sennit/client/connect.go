@@ -153,7 +153,10 @@ func (c *conn) unreachable(err error) error {
 	case errors.As(err, &record):
 		remedy = "that is no controller's API port, for it does not speak TLS"
 	case errors.Is(err, os.ErrPermission):
-		remedy = "its owner and group may use it: run this as one of them, as with sudo, or use --server with a token"
+		remedy = "only root and the user that the " + c.who + " runs as may open it: run this as one of them, as with sudo"
+		if c.who == "controller" {
+			remedy += ", or use --server with a token"
+		}
 	}
 	return fmt.Errorf("no %s answers at %s: %w (%s)", c.who, c.where, err, remedy)
 }

@@ -49,13 +49,16 @@ func Run(ctx context.Context, cfg Config) (err error) {
 	if s.dir == "" {
 		// Unix sockets have short names: the folder stays directly below the system's.
 		if s.dir, err = os.MkdirTemp("", "sennit-demo-"); err != nil {
-			return err
+			return fmt.Errorf("%w (choose a folder with --keep DIR)", err)
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(s.dir)) }()
 	} else if s.dir, err = filepath.Abs(s.dir); err != nil {
 		return err
 	} else if err := os.MkdirAll(s.dir, 0o700); err != nil {
-		return err
+		return fmt.Errorf("%w (choose another folder with --keep DIR)", err)
+	}
+	if _, err := os.Stat(filepath.Join(s.dir, "controller")); err == nil { // its nodes have joined, with ports that others may have now
+		return fmt.Errorf("%s holds the state of a demo that ran before: remove it, or choose another folder with --keep DIR", s.dir)
 	}
 	s.mesh = &launch.Mesh{Dir: s.dir, Program: []string{cfg.Program}}
 	defer func() { err = errors.Join(err, s.mesh.Stop()) }()

@@ -1,8 +1,11 @@
 package demo
 
 import (
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -101,5 +104,17 @@ func TestTableFitsTheTerminal(t *testing.T) {
 		if whole := strings.Contains(out.String(), "12345.0"); whole != tt.whole {
 			t.Errorf("at %d columns the last one is shown: %v\n%s", tt.width, whole, out.String())
 		}
+	}
+}
+
+// A folder in which a demo ran is not one in which another can.
+func TestFolderOfAnotherDemo(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "controller"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	err := Run(t.Context(), Config{Program: "/nowhere", Keep: dir, Out: io.Discard})
+	if err == nil || !strings.Contains(err.Error(), dir+" holds the state of a demo") {
+		t.Errorf("got %v", err)
 	}
 }
