@@ -3,25 +3,11 @@ package main
 import (
 	"fmt"
 	"runtime"
-	"runtime/debug"
 
 	"github.com/spf13/cobra"
+
+	"github.com/sennit-mesh/sennit/internal/release"
 )
-
-// version is set when releases are built: -ldflags "-X main.version=v1.2.3".
-var version string
-
-// programVersion is the version of this program: a release's, or what the build knows of where it came from.
-func programVersion() string {
-	if version != "" {
-		return version
-	}
-	info, ok := debug.ReadBuildInfo()
-	if !ok || info.Main.Version == "" {
-		return "unknown"
-	}
-	return info.Main.Version
-}
 
 func versionCommand() *cobra.Command {
 	var out *format
@@ -33,7 +19,7 @@ func versionCommand() *cobra.Command {
   sennit version -o json`,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			v := map[string]string{"version": programVersion(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
+			v := map[string]string{"version": release.Version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH}
 			if out.structured() {
 				return out.write(cmd.OutOrStdout(), v)
 			}

@@ -49,7 +49,6 @@ type NodeStatus struct {
 	Address    string       `json:"address,omitempty"`
 	Generation int64        `json:"generation,omitempty"`
 	Version    string       `json:"version,omitempty"`
-	Revision   int64        `json:"revision,omitempty"`
 	Instances  int64        `json:"instances,omitempty"`
 	LastSeen   *metav1.Time `json:"lastSeen,omitempty"`
 	Message    string       `json:"message,omitempty"`
@@ -126,7 +125,6 @@ func (NodeStatus) SwaggerDoc() map[string]string {
 		"address":    "Where other nodes dial its lanes.",
 		"generation": "Generation of its identity; each renewal is one more.",
 		"version":    "Version of the program that it runs.",
-		"revision":   "Newest configuration that it reported as applied.",
 		"instances":  "How many instances it has registered.",
 		"lastSeen":   "When it last said that it is alive.",
 		"message":    "What is wrong, and what to do.",

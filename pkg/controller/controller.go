@@ -20,6 +20,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/sennit-mesh/sennit/internal/release"
 	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/apiserver"
 	"github.com/sennit-mesh/sennit/pkg/bus"
@@ -198,7 +199,7 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	}
 	c.api, err = apiserver.New(apiserver.Config{
 		Resources: c.conn.Records(bus.StreamResource), Status: c.conn.Records(bus.StreamStatus),
-		Authenticate: c.operators.authenticate, Version: Version(), Log: c.log,
+		Authenticate: c.operators.authenticate, Version: release.Version(), Log: c.log,
 		Virtual: map[*api.Kind]apiserver.Virtual{
 			api.EndpointSlice: endpointSlices{c},
 			api.JoinTokens:    newJoinTokens(c),

@@ -156,7 +156,7 @@ func (d nodeDocuments) List(ctx context.Context) ([]*unstructured.Unstructured, 
 		return nil, 0, err
 	}
 	version := d.c.members.version.Load() + d.c.catalogue.Sequence()
-	living, instances := d.c.liveness(), d.c.running()
+	living, instances, versions := d.c.liveness(), d.c.running(), d.c.versions()
 	var all []*unstructured.Unstructured
 	for name, m := range d.c.members.list() {
 		document := &api.Node{
@@ -164,7 +164,7 @@ func (d nodeDocuments) List(ctx context.Context) ([]*unstructured.Unstructured, 
 			Spec:       api.NodeSpec{Services: names(m.Services)},
 			Status: api.NodeStatus{
 				Address: cmp.Or(instances[name].address, m.Address), Generation: int64(m.Generation),
-				Instances: instances[name].instances, Message: m.Why,
+				Instances: instances[name].instances, Message: m.Why, Version: versions[name],
 			},
 		}
 		state, since := living(name)

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/sennit-mesh/sennit/internal/release"
 	"github.com/sennit-mesh/sennit/internal/socket"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
 	"github.com/sennit-mesh/sennit/pkg/apiserver"
@@ -147,7 +148,7 @@ func (c *Controller) progress(pending []bus.Pending, published bool) report.Prog
 // Status says what this controller knows of the cluster.
 func (c *Controller) Status() report.Cluster {
 	s := report.Cluster{
-		Cluster: c.cfg.Cluster, TrustDomain: c.cfg.TrustDomain, Version: Version(), Controller: c.cfg.Name,
+		Cluster: c.cfg.Cluster, TrustDomain: c.cfg.TrustDomain, Version: release.Version(), Controller: c.cfg.Name,
 		Nodes: []report.Member{}, Warnings: []string{},
 	}
 	applied := c.publisher.Applied()
@@ -162,9 +163,9 @@ func (c *Controller) Status() report.Cluster {
 		s.Warnings = append(s.Warnings, "this controller does not lead; changes are published by the one that does")
 	}
 	standings := applied.Standings()
-	living, instances := c.liveness(), c.running()
+	living, instances, versions := c.liveness(), c.running(), c.versions()
 	for name, m := range c.members.list() {
-		member := report.Member{Name: name, Address: cmp.Or(instances[name].address, m.Address), Services: []string{}, Behind: standings[name].Behind, Applied: standings[name].Applied.Revision}
+		member := report.Member{Name: name, Address: cmp.Or(instances[name].address, m.Address), Services: []string{}, Behind: standings[name].Behind, Applied: standings[name].Applied.Revision, Version: versions[name]}
 		member.State, member.Since = living(name)
 		for _, service := range m.Services {
 			member.Services = append(member.Services, service.String())
@@ -191,6 +192,15 @@ func (c *Controller) running() map[string]running {
 		nodes[in.GetNode()] = running{nodes[in.GetNode()].instances + 1, in.GetLaneAddress()}
 	}
 	return nodes
+}
+
+// versions are those of the nodes' programs, by node, of those that this controller has heard.
+func (c *Controller) versions() map[string]string {
+	versions := map[string]string{}
+	for _, n := range c.catalogue.Nodes() {
+		versions[n.Node] = n.Version
+	}
+	return versions
 }
 
 // liveness returns what tells of a node by name.

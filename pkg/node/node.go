@@ -19,6 +19,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/sennit-mesh/sennit/internal/release"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/ca"
 	"github.com/sennit-mesh/sennit/pkg/capture"
@@ -105,7 +106,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 		return n, err
 	}
 	n.registrar = registry.NewRegistrar(registry.RegistrarConfig{
-		Node: n.identity.Node(), Local: n.local, LaneAddress: n.address, Bus: n.words, Log: n.log,
+		Node: n.identity.Node(), Local: n.local, LaneAddress: n.address, Bus: n.words, Version: release.Version(), Log: n.log,
 	})
 	n.inbound = proxy.NewInbound(processes{n.local}, http1Limits, n.log)
 	n.outbound = &proxy.Outbound{

@@ -299,6 +299,7 @@ func (c *Catalogue) Alive(node string, alive *snapshot.Alive) *snapshot.AliveRep
 	}
 	c.liveness.alive(node, time.Now())
 	n := c.liveness.nodes[node]
+	n.version = printable(alive.GetVersion())
 	if n.draining = alive.GetDraining(); n.draining && len(held) == 0 && !n.lost {
 		c.liveness.forget(node) // it said goodbye: its silence is no loss
 	}
@@ -311,6 +312,19 @@ func (c *Catalogue) Alive(node string, alive *snapshot.Alive) *snapshot.AliveRep
 		reply.Held = append(reply.Held, &snapshot.HeldInstance{Service: key.Service.String(), Instance: key.Name, Hash: hash[:]})
 	}
 	return reply
+}
+
+// maxVersion bounds what a node can make a controller keep, in bytes.
+const maxVersion = 64
+
+// printable is what a node says its version is, as it can be shown on a terminal.
+func printable(version string) string {
+	return strings.Map(func(r rune) rune {
+		if r < '!' || r > '~' {
+			return '?'
+		}
+		return r
+	}, version[:min(len(version), maxVersion)])
 }
 
 func compareKeys(a, b Key) int {

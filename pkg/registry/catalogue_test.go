@@ -355,3 +355,18 @@ func TestANodeAndAControllerAgree(t *testing.T) {
 		seen[hash] = true
 	}
 }
+
+// A node says which version it is; it can make the controller keep little, and nothing that a terminal obeys.
+func TestAliveTellsTheVersion(t *testing.T) {
+	c := newCatalogue(&stream{}, nil)
+	for _, tt := range []struct{ name, says, want string }{
+		{"a release", "v1.2.3", "v1.2.3"},
+		{"too much", strings.Repeat("v", 1000), strings.Repeat("v", maxVersion)},
+		{"what moves a cursor", "v1\x1b[2J\n", "v1?[2J?"},
+	} {
+		c.Alive("web1", &snapshot.Alive{Version: tt.says})
+		if got := c.Nodes()[0].Version; got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}

@@ -18,6 +18,7 @@ type NodeStatus struct {
 	Lost      bool      `json:"lost"`
 	Since     time.Time `json:"since,omitzero"` // of Lost
 	Instances int       `json:"instances"`
+	Version   string    `json:"version,omitempty"` // of its program, as it says; "" until this controller heard it
 }
 
 // Nodes returns every node that is known, by name.
@@ -27,7 +28,7 @@ func (c *Catalogue) Nodes() []NodeStatus {
 	var out []NodeStatus
 	for _, node := range slices.Sorted(maps.Keys(c.liveness.nodes)) {
 		n := c.liveness.nodes[node]
-		status := NodeStatus{Node: node, Heard: n.heard, Lost: n.lost}
+		status := NodeStatus{Node: node, Heard: n.heard, Lost: n.lost, Version: n.version}
 		if n.lost {
 			status.Since = n.since
 		}

@@ -26,6 +26,7 @@ type RegistrarConfig struct {
 	Local       *Local
 	LaneAddress func() string // ip:port where other nodes dial this one; "" while it is not known
 	Bus         Bus
+	Version     string // of this program, which controllers show
 	Log         *slog.Logger
 }
 
@@ -146,7 +147,7 @@ func (r *Registrar) isKnown() bool {
 func (r *Registrar) alive(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	message := &snapshot.Alive{Node: r.cfg.Node, Draining: r.draining}
+	message := &snapshot.Alive{Node: r.cfg.Node, Draining: r.draining, Version: r.cfg.Version}
 	if r.known {
 		message.Digest = Digest(r.held)
 	}

@@ -261,6 +261,7 @@ type Alive struct {
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`      // SHA-256 over what the node has registered, see registry.Digest
 	Draining      bool                   `protobuf:"varint,3,opt,name=draining,proto3" json:"draining,omitempty"` // the node has said that it goes away
+	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`    // of the node's program, for people; controllers keep 64 bytes of it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -314,6 +315,13 @@ func (x *Alive) GetDraining() bool {
 		return x.Draining
 	}
 	return false
+}
+
+func (x *Alive) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
 }
 
 // AliveReply tells the node what the controller holds where that differs from the digest; the node answers
@@ -569,11 +577,12 @@ const file_instance_proto_rawDesc = "" +
 	"\fNodeLiveness\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04lost\x18\x02 \x01(\bR\x04lost\x12\"\n" +
-	"\rsince_unix_ms\x18\x03 \x01(\x03R\vsinceUnixMs\"O\n" +
+	"\rsince_unix_ms\x18\x03 \x01(\x03R\vsinceUnixMs\"i\n" +
 	"\x05Alive\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1a\n" +
-	"\bdraining\x18\x03 \x01(\bR\bdraining\"\\\n" +
+	"\bdraining\x18\x03 \x01(\bR\bdraining\x12\x18\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\"\\\n" +
 	"\n" +
 	"AliveReply\x12\x18\n" +
 	"\adiffers\x18\x01 \x01(\bR\adiffers\x124\n" +
