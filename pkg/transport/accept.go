@@ -104,6 +104,8 @@ func (s *Stream) awaitExchange() bool {
 		return true
 	}
 	if errors.Is(err, io.EOF) {
+		// Only an end that was read, and not one that was seen, gives the peer its place for another stream back.
+		_, _ = str.Read(first[:])
 		_ = str.Close()
 	} else {
 		str.CancelRead(codeNone)
