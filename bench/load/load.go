@@ -96,11 +96,17 @@ func repeat(ctx context.Context, dial Dial, into *Sample, work func(ctx context.
 			stop()
 			conn.Close()
 		}
-		if err != nil && ctx.Err() == nil {
+		if err != nil && !over(ctx) {
 			into.failed(err)
 			pause(ctx, time.Millisecond) // a refused connection must not spin
 		}
 	}
+}
+
+// over reports whether ctx has ended. A dial fails by the deadline of its context a moment before the context does.
+func over(ctx context.Context) bool {
+	deadline, ok := ctx.Deadline()
+	return ctx.Err() != nil || ok && !time.Now().Before(deadline)
 }
 
 func pause(ctx context.Context, d time.Duration) {
