@@ -8,6 +8,7 @@ import (
 
 	"github.com/sennit-mesh/sennit/bench/load"
 	"github.com/sennit-mesh/sennit/bench/peer"
+	"github.com/sennit-mesh/sennit/bench/proc"
 	"github.com/sennit-mesh/sennit/bench/report"
 )
 
@@ -117,6 +118,6 @@ func settled(ctx context.Context, s *peer.System) (report.Round, error) {
 	if err != nil {
 		return report.Round{}, err
 	}
-	front, err := peer.ResidentMB(s.Front.PID())
+	front, _, err := proc.Resident(s.Front.PID())
 	return report.Round{Figures: map[string]float64{report.RSS: all, report.RSSFront: front}}, err
 }

@@ -7,10 +7,9 @@ import (
 	"strings"
 	"syscall"
 	"time"
-)
 
-// ticksPerSecond is the unit of /proc/<pid>/stat (USER_HZ), 100 on every Linux that Go runs on.
-const ticksPerSecond = 100
+	"github.com/sennit-mesh/sennit/bench/proc"
+)
 
 // usage is what the processes have used since they started.
 type usage struct {
@@ -22,13 +21,13 @@ type usage struct {
 
 func (f *fleet) usage() (u usage, err error) {
 	pid := f.mesh.Controller().PID()
-	if u.controller, err = cpuTime(pid); err != nil {
+	if u.controller, err = proc.CPU(pid); err != nil {
 		return u, err
 	}
-	if u.controllerMB, u.controllerPeakMB, err = residentMB(pid); err != nil {
+	if u.controllerMB, u.controllerPeakMB, err = proc.Resident(pid); err != nil {
 		return u, err
 	}
-	if u.nodesMB, _, err = residentMB(os.Getpid()); err != nil {
+	if u.nodesMB, _, err = proc.Resident(os.Getpid()); err != nil {
 		return u, err
 	}
 	var own syscall.Rusage
@@ -38,46 +37,6 @@ func (f *fleet) usage() (u usage, err error) {
 	u.nodes = time.Duration(own.Utime.Nano() + own.Stime.Nano())
 	u.at = time.Now()
 	return u, nil
-}
-
-// cpuTime returns the CPU time, user and system, that a process has used, in steps of 10 ms.
-func cpuTime(pid int) (time.Duration, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0, fmt.Errorf("cpu time of process %d: %w", pid, err)
-	}
-	// The name, in parentheses, may hold anything: count fields from behind it (proc(5)).
-	fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-	var ticks int64
-	for _, field := range fields[11:13] {
-		n, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("cpu time of process %d: %w", pid, err)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * time.Second / ticksPerSecond, nil
-}
-
-// residentMB returns the resident memory of a process now, and the most that it ever was, in MiB.
-func residentMB(pid int) (now, most float64, err error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return 0, 0, fmt.Errorf("memory of process %d: %w", pid, err)
-	}
-	for line := range strings.Lines(string(status)) {
-		name, value, _ := strings.Cut(line, ":")
-		into := map[string]*float64{"VmRSS": &now, "VmHWM": &most}[name]
-		if into == nil {
-			continue
-		}
-		kb, err := strconv.ParseFloat(strings.TrimSuffix(strings.TrimSpace(value), " kB"), 64)
-		if err != nil {
-			return 0, 0, fmt.Errorf("memory of process %d: %w", pid, err)
-		}
-		*into = kb / 1024
-	}
-	return now, most, nil
 }
 
 // loadAverage is how many processes ran or wanted to, over the last minute; 0 where the system does not say.
