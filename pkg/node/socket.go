@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"runtime"
+	"runtime/metrics"
 	"strings"
 
 	"github.com/sennit-mesh/sennit/internal/socket"
@@ -89,6 +92,7 @@ func (n *Node) Status() report.Node {
 	s := report.Node{
 		Node: n.identity.Node(), Services: []report.Health{}, Listeners: []report.Listener{},
 		Lanes: []report.Lane{}, Certificates: []report.Certificate{}, Problems: []string{},
+		Process: process(), Datagrams: report.Datagrams(n.lanes.Datagrams()),
 	}
 	following := n.follower.State()
 	s.Bus = report.Bus{Connected: n.conn.Err() == nil, StaleSince: following.StaleSince}
@@ -133,6 +137,13 @@ func (n *Node) Status() report.Node {
 		s.Problems = append(s.Problems, fmt.Sprintf("%s is not registered: %v", key, err))
 	}
 	return s
+}
+
+// process looks at this process without stopping it.
+func process() report.Process {
+	heap := []metrics.Sample{{Name: "/memory/classes/heap/objects:bytes"}}
+	metrics.Read(heap)
+	return report.Process{PID: os.Getpid(), Goroutines: runtime.NumGoroutine(), HeapBytes: heap[0].Value.Uint64()}
 }
 
 func laneState(draining bool, running int) string {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/net/ipv4"
@@ -12,7 +13,7 @@ import (
 
 // A batchSocket reads with UDP GRO: the kernel joins datagrams of one sender, and ReadBatch takes them
 // apart again into the buffers that quic-go hands it. Addresses are remembered, which saves two allocations
-// a packet. ReadBatch is called by one goroutine; writes may be concurrent.
+// a packet. ReadBatch is called by one goroutine; writes may be concurrent. It counts what both carry.
 type batchSocket struct {
 	*net.UDPConn
 	joined  [65535]byte // the datagrams of one read
@@ -22,6 +23,8 @@ type batchSocket struct {
 	control []byte // of all in rest
 	from    *net.UDPAddr
 	known   map[netip.AddrPort]*net.UDPAddr
+
+	reads, received, writes, sent atomic.Int64 // as in Datagrams
 }
 
 // knownAddresses bounds the memory of addresses: anybody can send a datagram.
@@ -48,9 +51,11 @@ func (b *batchSocket) ReadBatch(messages []ipv4.Message, _ int) (int, error) {
 			return 0, err
 		}
 		b.rest, b.control = b.joined[:n], b.oob[:oobn]
-		if b.size = segmentSize(b.control); b.size <= 0 {
+		if b.size = segmentSize(b.control, unix.UDP_GRO); b.size <= 0 {
 			b.size = n
 		}
+		b.reads.Add(1)
+		b.received.Add(datagrams(n, b.size))
 		b.from = b.address(from)
 	}
 	i := 0
@@ -80,19 +85,35 @@ func (b *batchSocket) address(from netip.AddrPort) *net.UDPAddr {
 
 // WriteMsgUDP writes without the allocation that the embedded one makes for the address.
 func (b *batchSocket) WriteMsgUDP(p, oob []byte, to *net.UDPAddr) (n, oobn int, err error) {
-	return b.WriteMsgUDPAddrPort(p, oob, to.AddrPort())
+	if n, oobn, err = b.WriteMsgUDPAddrPort(p, oob, to.AddrPort()); err == nil {
+		b.writes.Add(1)
+		b.sent.Add(datagrams(len(p), segmentSize(oob, unix.UDP_SEGMENT)))
+	}
+	return n, oobn, err
 }
 
-// segmentSize finds the size of joined datagrams in a read's control messages; 0 where there is one
-// datagram.
-func segmentSize(control []byte) int {
+// datagrams is how many datagrams of a size make so many bytes; the last may be shorter. Size 0: they are one.
+func datagrams(bytes, size int) int64 {
+	if size <= 0 || bytes <= size {
+		return 1
+	}
+	return int64((bytes + size - 1) / size)
+}
+
+// segmentSize finds the size of joined datagrams in the control messages of a read (UDP_GRO, an int) or a write
+// (UDP_SEGMENT, 16 bits); 0 where there is one datagram.
+func segmentSize(control []byte, kind int32) int {
 	for len(control) >= unix.CmsgLen(0) {
 		header, data, rest, err := unix.ParseOneSocketControlMessage(control)
 		if err != nil {
 			return 0
 		}
-		if header.Level == unix.IPPROTO_UDP && header.Type == unix.UDP_GRO && len(data) >= 4 {
+		switch {
+		case header.Level != unix.IPPROTO_UDP || header.Type != kind:
+		case len(data) >= 4:
 			return int(binary.NativeEndian.Uint32(data))
+		case len(data) >= 2:
+			return int(binary.NativeEndian.Uint16(data))
 		}
 		control = rest
 	}

@@ -112,7 +112,40 @@ func TestJoinedDatagramsAreTakenApart(t *testing.T) {
 				t.Errorf("%d datagrams, the first %d at once, the last of %d bytes; want %d, several at once: %v, the last of %d",
 					count, first, last, tt.want, tt.wantAtOnce, tt.wantLastSize)
 			}
+			if received, reads := batch.received.Load(), batch.reads.Load(); received != int64(tt.want) || (reads < received) != tt.wantAtOnce {
+				t.Errorf("counted %d datagrams in %d reads", received, reads)
+			}
 		})
+	}
+}
+
+// TestWritesAreCounted: what the kernel cuts is one write, and each of its parts a datagram.
+func TestWritesAreCounted(t *testing.T) {
+	batch, other := newBatch(t)
+	to := other.LocalAddr().(*net.UDPAddr)
+	var sent, writes int64
+	for _, tt := range []struct {
+		name    string
+		bytes   int
+		oob     []byte
+		want    int64
+		refused bool
+	}{
+		{"one alone", 700, nil, 1, false},
+		{"cut into equal ones", 8 * 1200, segmented(1200), 8, false},
+		{"the last is shorter", 7*1200 + 1, segmented(1200), 8, false},
+		{"less than a segment", 100, segmented(1200), 1, false},
+		{"nothing was sent", 70_000, nil, 0, true},
+	} {
+		if _, _, err := batch.WriteMsgUDP(make([]byte, tt.bytes), tt.oob, to); (err != nil) != tt.refused {
+			t.Fatalf("%s: %v", tt.name, err)
+		}
+		if sent += tt.want; !tt.refused {
+			writes++
+		}
+		if batch.sent.Load() != sent || batch.writes.Load() != writes {
+			t.Errorf("%s: counted %d datagrams in %d writes, want %d in %d", tt.name, batch.sent.Load(), batch.writes.Load(), sent, writes)
+		}
 	}
 }
 

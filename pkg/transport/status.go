@@ -39,6 +39,19 @@ func (t *Transport) Connections() []ConnectionState {
 	return states
 }
 
+// Datagrams counts what went over the node's UDP socket since it was opened, and in how many system calls: the
+// kernel joins several of one peer in a read (GRO) and cuts a write into several (GSO).
+type Datagrams struct{ Received, Reads, Sent, Writes int64 }
+
+// Datagrams returns all zeros where the kernel joins none.
+func (t *Transport) Datagrams() Datagrams {
+	b, ok := t.socket.(*batchSocket)
+	if !ok {
+		return Datagrams{}
+	}
+	return Datagrams{Received: b.received.Load(), Reads: b.reads.Load(), Sent: b.sent.Load(), Writes: b.writes.Load()}
+}
+
 // Recheck judges the peers of all connections again and closes those that are no longer trusted, with what
 // runs on them. It is called when the roster, and with it what is revoked, has changed.
 func (t *Transport) Recheck() {

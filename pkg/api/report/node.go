@@ -44,6 +44,8 @@ type Node struct {
 	Listeners    []Listener    `json:"listeners"`
 	Lanes        []Lane        `json:"lanes"`
 	Certificates []Certificate `json:"certificates"`
+	Process      Process       `json:"process"`
+	Datagrams    Datagrams     `json:"datagrams"`
 	Problems     []string      `json:"problems"` // what is wrong, each with what to do
 }
 
@@ -81,4 +83,20 @@ type Lane struct {
 type Certificate struct {
 	Service  string    `json:"service"`
 	NotAfter time.Time `json:"notAfter"`
+}
+
+// Process is what the node's process holds. Its memory as the system counts it is in /proc.
+type Process struct {
+	PID        int    `json:"pid"`
+	Goroutines int    `json:"goroutines"`
+	HeapBytes  uint64 `json:"heapBytes"` // of objects: those in use, and those not collected yet
+}
+
+// Datagrams are those of lanes since the node started, and the system calls that carried them: Received by Reads
+// is how many datagrams one read takes. All are 0 where the kernel has no UDP GRO.
+type Datagrams struct {
+	Received int64 `json:"received"`
+	Reads    int64 `json:"reads"`
+	Sent     int64 `json:"sent"`
+	Writes   int64 `json:"writes"`
 }
