@@ -27,7 +27,7 @@ func TestFlags(t *testing.T) {
 		{"quick", "-only http1 -quick", "http1", "sennit envoy haproxy", 3, time.Second, ""},
 		{"what is given wins over quick", "-only http1 -quick -rounds 1 -round 20ms", "http1", "sennit envoy haproxy", 1, 20 * time.Millisecond, ""},
 		{"some systems", "-systems haproxy,sennit", names(plan), "sennit haproxy", 5, 3 * time.Second, ""},
-		{"no such workload", "-only http3", "", "", 0, 0, "no workload \"http3\" (there are memory, http1"},
+		{"no such workload", "-only http3", "", "", 0, 0, "no workload \"http3\" (there are memory, declared"},
 		{"no such system", "-systems nginx", "", "", 0, 0, "no system \"nginx\""},
 		{"no rounds", "-rounds 0", "", "", 0, 0, "measure nothing"},
 		{"no flag", "http1", "", "", 0, 0, "is no flag"},

@@ -118,11 +118,16 @@ func (b *bench) bulk(ctx context.Context) error {
 	} {
 		for _, streams := range b.counts([]int{1}, []int{1, 4}) {
 			err := b.measure(ctx, b.each(report.Row{Workload: way.workload, Concurrency: streams}, func(ctx context.Context, s *peer.System) (report.Round, error) {
+				before, err := carried(ctx, s)
+				if err != nil {
+					return report.Round{}, err
+				}
 				c, err := cost(s, func() load.Sample { return way.run(ctx, s, streams) })
 				if err != nil {
 					return report.Round{}, err
 				}
-				return c.bodies(), nil
+				after, err := carried(ctx, s)
+				return c.bodies(before, after), err
 			}), b.cfg.rounds)
 			if err != nil {
 				return err

@@ -108,7 +108,7 @@ func split(list string) []string {
 
 // starters are the systems that the run measures beside the direct connection.
 func (c config) starters() []peer.Starter {
-	all := []peer.Starter{peer.StartSennit(0, c.profiles), peer.StartEnvoy(), peer.StartHAProxy()}
+	all := []peer.Starter{peer.StartSennit(peer.Grid{}, c.profiles), peer.StartEnvoy(), peer.StartHAProxy()}
 	if c.ztunnel != "" {
 		all = append(all, peer.StartZtunnel(c.ztunnel))
 	}

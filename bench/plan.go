@@ -18,6 +18,9 @@ type workload struct {
 // plan is every workload, in the order in which they run.
 var plan = []workload{
 	{"memory", (*bench).memory, true},
+	{"declared", (*bench).declared, true},
+	{"start", (*bench).startAgain, true},
+	{"soak", (*bench).soak, true},
 	{"http1", (*bench).http1, false},
 	{"latency", (*bench).latency, false},
 	{"tcp", (*bench).tcp, false},

@@ -118,13 +118,40 @@ func (c costed) exchanges() report.Round {
 	}}
 }
 
+// A datagrams is what lanes have carried so far: the UDP datagrams, and the system calls that took them.
+type datagrams struct{ received, reads, sent, writes float64 }
+
+// carried counts in the direction of bodies: what the front node reads and the back node writes. All are zero
+// where there are no lanes, or the kernel joins no datagrams.
+func carried(ctx context.Context, s *peer.System) (d datagrams, err error) {
+	if s.Mesh == nil {
+		return d, nil
+	}
+	front, err := s.Mesh.NodeStatus(ctx, peer.FrontNode)
+	if err != nil {
+		return d, err
+	}
+	back, err := s.Mesh.NodeStatus(ctx, peer.BackNode)
+	return datagrams{
+		received: float64(front.Datagrams.Received), reads: float64(front.Datagrams.Reads),
+		sent: float64(back.Datagrams.Sent), writes: float64(back.Datagrams.Writes),
+	}, err
+}
+
 // bodies are the figures of large bodies.
-func (c costed) bodies() report.Round {
-	return report.Round{Errors: c.Errors, Figures: map[string]float64{
+func (c costed) bodies(before, after datagrams) report.Round {
+	round := report.Round{Errors: c.Errors, Figures: map[string]float64{
 		report.Gbit:     float64(c.Bytes) * 8 / 1e9 / c.Elapsed.Seconds(),
 		report.CPUPerGB: c.cpu.Seconds() / (float64(c.Bytes) / 1e9),
 		report.RSS:      c.resident,
 	}}
+	if reads := after.reads - before.reads; reads > 0 {
+		round.Figures[report.PerRead] = (after.received - before.received) / reads
+	}
+	if writes := after.writes - before.writes; writes > 0 {
+		round.Figures[report.PerWrite] = (after.sent - before.sent) / writes
+	}
+	return round
 }
 
 // warm is the part of a round's length that runs before it and does not count, so that connections, lanes and

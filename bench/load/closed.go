@@ -78,6 +78,22 @@ func once(ctx context.Context, dial Dial, reader *bufio.Reader) error {
 	return exchange(conn, reader)
 }
 
+// First sends one request after the other, each on a connection of its own and a millisecond behind the one that
+// failed, until one is answered. It returns an error where ctx ends before, with what was wrong last.
+func First(ctx context.Context, dial Dial) error {
+	reader := bufio.NewReaderSize(nil, 4096)
+	for {
+		err := once(ctx, dial, reader)
+		if err == nil {
+			return nil
+		}
+		if ended := ctx.Err(); ended != nil {
+			return fmt.Errorf("no request is answered: %w; the last: %w", ended, err)
+		}
+		pause(ctx, time.Millisecond)
+	}
+}
+
 // Each makes one request through every one of the dials, on a connection of its own, at a given number at a time.
 func Each(ctx context.Context, dials []Dial, concurrency int) Sample {
 	work := make(chan Dial, len(dials))

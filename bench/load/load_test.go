@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -51,6 +52,7 @@ func TestEveryLoadAgainstTheOrigin(t *testing.T) {
 		{"closed loop", func() load.Sample { return load.Closed(ctx, load.To(web), 3, short) }, 0},
 		{"open loop", func() load.Sample { return load.Open(ctx, load.To(web), 3, 500, short) }, 0},
 		{"new connections", func() load.Sample { return load.Connect(ctx, load.To(web), 3, short) }, 0},
+		{"so many", func() load.Sample { return load.Count(ctx, load.To(web), 3, 1000, 10) }, 0},
 		{"each once", func() load.Sample { return load.Each(ctx, []load.Dial{load.To(web), load.To(web)}, 3) }, 0},
 		{"echo", func() load.Sample { return load.Echo(ctx, load.To(raw), 3, 64, short) }, 0},
 		{"bodies", func() load.Sample { return load.Bodies(ctx, load.To(web), 2, 1_000_001, short) }, 1_000_001},
@@ -81,6 +83,7 @@ func TestNobodyListens(t *testing.T) {
 		"closed loop":     load.Closed(ctx, gone, 2, short/2),
 		"open loop":       load.Open(ctx, gone, 2, 100, short/2),
 		"new connections": load.Connect(ctx, gone, 2, short/2),
+		"so many":         load.Count(ctx, gone, 2, 10, 5),
 		"each once":       load.Each(ctx, []load.Dial{gone}, 2),
 		"echo":            load.Echo(ctx, gone, 2, 64, short/2),
 		"bodies":          load.Bodies(ctx, gone, 2, 1000, short/2),
@@ -92,6 +95,45 @@ func TestNobodyListens(t *testing.T) {
 	if release, err := load.Hold(ctx, gone, 2); err == nil {
 		release()
 		t.Error("connections to nobody are held")
+	}
+}
+
+// As many requests as were asked for are made, and connections come and go.
+func TestCountIsExact(t *testing.T) {
+	t.Parallel()
+	web, _ := origin(t)
+	var dialled atomic.Int64
+	dial := func(ctx context.Context) (net.Conn, error) {
+		dialled.Add(1)
+		return load.To(web)(ctx)
+	}
+	if got := load.Count(t.Context(), dial, 1, 95, 10); got.Done != 95 || got.Errors != 0 || dialled.Load() != 10 {
+		t.Errorf("%d done, %d errors, %d connections; want 95 on 10", got.Done, got.Errors, dialled.Load())
+	}
+	if got := load.Count(t.Context(), dial, 7, 95, 1000); got.Done != 95 {
+		t.Errorf("%d done by 7 connections, want 95", got.Done)
+	}
+}
+
+// The first answer is waited for, whatever comes before it.
+func TestFirstTriesAgain(t *testing.T) {
+	t.Parallel()
+	web, _ := origin(t)
+	refused := 3
+	dial := func(ctx context.Context) (net.Conn, error) {
+		if refused--; refused >= 0 {
+			return nil, syscall.ECONNREFUSED
+		}
+		return load.To(web)(ctx)
+	}
+	if err := load.First(t.Context(), dial); err != nil || refused != -1 {
+		t.Errorf("%v, %d refusals are left", err, refused)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), short)
+	defer cancel()
+	nobody := func(context.Context) (net.Conn, error) { return nil, syscall.ECONNREFUSED }
+	if err := load.First(ctx, nobody); !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("%v: it does not say what was wrong, or since when it gave up", err)
 	}
 }
 

@@ -61,12 +61,16 @@ type System struct {
 	WebOverTCP load.Dial
 	// NewLanes dials, one after the other, what has no lane yet, each for a lane of its own; Sennit only.
 	NewLanes []load.Dial
+	// Mesh is the controller and the nodes, by their names FrontNode and BackNode; Sennit only.
+	Mesh *launch.Mesh
 	// Front and Back are the proxies, the first being the one that applications connect to. Their CPU and memory
 	// are the system's; others that it needs (a controller) do not count.
 	Front, Back *launch.Process
 
 	others []*launch.Process
 	finish func() error // ends what is not above; nil: nothing
+	lanes  string       // the address of the front node's lanes; Sennit only
+	known  []load.Dial  // of all services that are called; Sennit only
 	once   sync.Once
 	err    error
 }

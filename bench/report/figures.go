@@ -18,6 +18,16 @@ const (
 	RSSFront   = "rss_front_mb"       // of the one that applications connect to, MiB
 	PerConn    = "kb_per_connection"  // what an idle connection adds to all proxies together, KiB
 	PerConnOne = "kb_front"           // what it adds to the one that it is made to, KiB
+	Start      = "start_ms"           // from starting a process until a request is answered through it, milliseconds
+
+	Grown           = "grown_mb" // what was added to resident memory, MiB
+	Goroutines      = "goroutines"
+	GoroutinesGrown = "goroutines_grown"
+	Files           = "open_files"
+	FilesGrown      = "open_files_grown"
+
+	PerRead  = "datagrams_per_read"  // of the node that bodies come to, UDP datagrams in one system call
+	PerWrite = "datagrams_per_write" // of the node that bodies come from
 
 	P99Believed = "p99_unverified_us" // latency where nodes believe what one of them verified, microseconds
 	Verifying   = "verifying_percent" // of the nodes' CPU time
@@ -44,6 +54,14 @@ var Figures = []Figure{
 	{RSSFront, "rss_front", "MB, front", 1},
 	{PerConn, "kb", "KB/connection", 1},
 	{PerConnOne, "kb_front", "KB/connection, front", 1},
+	{Start, "start", "ms to the first answer", 0},
+	{Grown, "grown", "MB more", 1},
+	{Goroutines, "goroutines", "goroutines", 0},
+	{GoroutinesGrown, "goroutines_grown", "goroutines more", 0},
+	{Files, "open_files", "open files", 0},
+	{FilesGrown, "open_files_grown", "open files more", 0},
+	{PerRead, "datagrams_per_read", "datagrams/read", 1},
+	{PerWrite, "datagrams_per_write", "datagrams/write", 1},
 	{P99Believed, "p99_unverified", "p99 µs, unverified", 0},
 	{Verifying, "verifying", "% verifying", 0},
 }

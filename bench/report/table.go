@@ -61,6 +61,8 @@ func (s section) unit() string {
 		return "streams"
 	case "lanes":
 		return "at a time"
+	case "declared", "start":
+		return "services"
 	case "propagation":
 		return "nodes"
 	}

@@ -24,6 +24,10 @@ func figure(workload string, concurrency int, name string) func(*Result) (float6
 	}
 }
 
+// noise is by how much a node's memory differs from one look to the next while nothing grows, in MB: its heap is as
+// large as the moment of the last collection has it.
+const noise = 2
+
 var targets = []target{
 	{"CPU per HTTP/1.1 request by Envoy's, 16 connections", 0.5, ratio("http1/16/cpu")},
 	{"the same, 64 connections", 0.5, ratio("http1/64/cpu")},
@@ -33,6 +37,13 @@ var targets = []target{
 	{"CPU per GB of HTTP/1.1 bodies by Envoy's for raw TCP", 4, ratio("bulk-http1/1/cpu_per_gb/l4")},
 	{"resident memory of an idle node, MB", 30, figure("memory", 0, RSSFront)},
 	{"what an idle connection adds to a node, KB", 12, figure("memory", 1000, PerConnOne)},
+	{"resident memory of a node that calls 10 of 1,000 services, MB", 60, figure("declared", 1000, RSSFront)},
+	{"the same of 10,000 services, MB", 60, figure("declared", 10_000, RSSFront)},
+	{"what the 9,000 services that it does not call add, MB", noise, figure("declared", 10_000, Grown)},
+	{"start with the bus down to the first answer, ms", 1000, figure("start", 10, Start)},
+	{"what an hour's exchanges add to the memory of both nodes, MB", 2 * noise, figure("soak", 64, Grown)},
+	{"goroutines that they leave behind", 0, figure("soak", 64, GoroutinesGrown)},
+	{"open files that they leave behind", 0, figure("soak", 64, FilesGrown)},
 	{"p99 of a change to 1,000 nodes, µs", 75_000, figure("propagation", 1000, P99)},
 	{"the same, without verifying signatures", 50_000, figure("propagation", 1000, P99Believed)},
 }

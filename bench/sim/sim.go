@@ -105,13 +105,8 @@ func Run(ctx context.Context, cfg Config) (result Result, err error) {
 // declare stores the services, and the route that is changed.
 func declare(ctx context.Context, m *launch.Mesh, services int) error {
 	for i := range services {
-		path := fmt.Sprintf("/api/v1/namespaces/%s/services/%s", namespace, serviceName(i))
-		_, err := m.Store(ctx, path, map[string]any{
-			"apiVersion": "v1", "kind": "Service", "metadata": map[string]any{"namespace": namespace, "name": serviceName(i)},
-			"spec": map[string]any{"ports": []any{map[string]any{"name": "http", "port": 80, "appProtocol": "http"}}},
-		})
-		if err != nil {
-			return fmt.Errorf("declare service %s: %w", serviceName(i), err)
+		if _, err := m.StoreService(ctx, namespace, serviceName(i)); err != nil {
+			return err
 		}
 	}
 	_, err := store(ctx, m, 0)

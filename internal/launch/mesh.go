@@ -250,6 +250,18 @@ func (m *Mesh) Store(ctx context.Context, path string, document any) (version st
 	return stored.Metadata.ResourceVersion, err
 }
 
+// StoreService stores a Service with one port, 80, for HTTP. It returns the resource version.
+func (m *Mesh) StoreService(ctx context.Context, namespace, name string) (version string, err error) {
+	version, err = m.Store(ctx, fmt.Sprintf("/api/v1/namespaces/%s/services/%s", namespace, name), map[string]any{
+		"apiVersion": "v1", "kind": "Service", "metadata": map[string]any{"namespace": namespace, "name": name},
+		"spec": map[string]any{"ports": []any{map[string]any{"name": "http", "port": 80, "appProtocol": "http"}}},
+	})
+	if err != nil {
+		return "", fmt.Errorf("declare service %s/%s: %w", namespace, name, err)
+	}
+	return version, nil
+}
+
 // Wait returns when every node that uses what is stored up to a resource version has applied it.
 func (m *Mesh) Wait(ctx context.Context, version string) error {
 	const most = 30 * time.Second
