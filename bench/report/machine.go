@@ -76,6 +76,9 @@ func cpuModel() string {
 // String is the machine in one line.
 func (m Machine) String() string {
 	parts := []string{fmt.Sprintf("%d cores", m.Cores)}
+	if m.Cores == 1 {
+		parts[0] = "1 core"
+	}
 	if m.CPU != "" {
 		parts[0] += " (" + m.CPU + ")"
 	}
