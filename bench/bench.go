@@ -40,11 +40,12 @@ func (b *bench) run(ctx context.Context) error {
 				return err
 			}
 		}
-		if err := w.run(b, ctx); err != nil {
-			return fmt.Errorf("%s: %w", w.name, err)
-		}
-		if err := ctx.Err(); err != nil {
+		err := w.run(b, ctx)
+		if ctx.Err() != nil {
 			return errInterrupted
+		}
+		if err != nil {
+			return fmt.Errorf("%s: %w", w.name, err)
 		}
 	}
 	return nil
