@@ -7,6 +7,8 @@ import (
 	"net"
 	"syscall"
 	"time"
+
+	"github.com/sennit-mesh/sennit/internal/rawsock"
 )
 
 // leastRoom is how many free bytes a read into a buffer is worth.
@@ -40,7 +42,7 @@ type input struct {
 
 func (in *input) init(src net.Conn) {
 	in.src = src
-	in.socket = streamSocket(src)
+	in.socket = rawsock.Stream(src)
 	if in.socket != nil {
 		in.attempt = in.readSocket
 	}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"strconv"
 
+	"github.com/sennit-mesh/sennit/internal/rawsock"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
@@ -16,6 +17,8 @@ import (
 // only while there is something in it.
 type output struct {
 	dst     net.Conn
+	socket  rawsock.Writer
+	direct  bool // socket is dst's
 	buf     *buffer
 	n       int
 	framing framing
@@ -28,6 +31,10 @@ type output struct {
 }
 
 var crlf = []byte("\r\n")
+
+func (o *output) init(dst net.Conn) {
+	o.dst, o.direct = dst, o.socket.Init(dst)
+}
 
 // begin starts a body behind a head that was written.
 func (o *output) begin(f framing, length int64) {
@@ -218,9 +225,12 @@ func (o *output) send(p, tail []byte) {
 		collected = o.buf.b[:o.n]
 	}
 	var err error
-	if len(p) == 0 {
+	switch {
+	case len(p) == 0 && o.direct:
+		_, err = o.socket.Write(collected)
+	case len(p) == 0:
 		_, err = o.dst.Write(collected)
-	} else {
+	default:
 		o.pieces = o.vector[:0]
 		for _, piece := range [...][]byte{collected, p, tail} {
 			if len(piece) > 0 {

@@ -16,6 +16,9 @@ import (
 // a packet. ReadBatch is called by one goroutine; writes may be concurrent. It counts what both carry.
 type batchSocket struct {
 	*net.UDPConn
+	raw     syscall.RawConn
+	six     bool // a socket of IPv6, which may carry IPv4 too
+	in      message
 	joined  [65535]byte // the datagrams of one read
 	oob     [128]byte
 	rest    []byte // of joined, not handed out yet
@@ -32,7 +35,9 @@ const knownAddresses = 1024
 
 func newBatchSocket(conn *net.UDPConn, raw syscall.RawConn) (net.PacketConn, error) {
 	var gro error
+	domain := 0
 	if err := raw.Control(func(fd uintptr) {
+		domain, _ = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_DOMAIN) // known since Linux 2.6.32
 		gro = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1)
 	}); err != nil {
 		return nil, err
@@ -40,17 +45,24 @@ func newBatchSocket(conn *net.UDPConn, raw syscall.RawConn) (net.PacketConn, err
 	if gro != nil {
 		return conn, nil // a kernel before 5.0: one datagram a time
 	}
-	return &batchSocket{UDPConn: conn, known: make(map[netip.AddrPort]*net.UDPAddr)}, nil
+	b := &batchSocket{UDPConn: conn, raw: raw, six: domain == unix.AF_INET6, known: make(map[netip.AddrPort]*net.UDPAddr)}
+	b.in.call = b.in.receive
+	return b, nil
 }
 
 // ReadBatch fills as many messages as one read gives, at least one.
 func (b *batchSocket) ReadBatch(messages []ipv4.Message, _ int) (int, error) {
 	for len(b.rest) == 0 {
-		n, oobn, _, from, err := b.ReadMsgUDPAddrPort(b.joined[:], b.oob[:])
+		b.in.set(b.joined[:], b.oob[:])
+		if err := b.in.through(b.raw.Read); err != nil {
+			return 0, err
+		}
+		from, err := b.in.address()
 		if err != nil {
 			return 0, err
 		}
-		b.rest, b.control = b.joined[:n], b.oob[:oobn]
+		n := b.in.n
+		b.rest, b.control = b.joined[:n], b.oob[:b.in.header.Controllen]
 		if b.size = segmentSize(b.control, unix.UDP_GRO); b.size <= 0 {
 			b.size = n
 		}
@@ -83,13 +95,24 @@ func (b *batchSocket) address(from netip.AddrPort) *net.UDPAddr {
 	return a
 }
 
-// WriteMsgUDP writes without the allocation that the embedded one makes for the address.
+// WriteMsgUDP writes one message, as *net.UDPConn's does.
 func (b *batchSocket) WriteMsgUDP(p, oob []byte, to *net.UDPAddr) (n, oobn int, err error) {
-	if n, oobn, err = b.WriteMsgUDPAddrPort(p, oob, to.AddrPort()); err == nil {
-		b.writes.Add(1)
-		b.sent.Add(datagrams(len(p), segmentSize(oob, unix.UDP_SEGMENT)))
+	if to.Zone != "" { // the net package knows the interfaces' names
+		return b.UDPConn.WriteMsgUDP(p, oob, to)
 	}
-	return n, oobn, err
+	out := messages.Get().(*message)
+	defer messages.Put(out)
+	out.set(p, oob)
+	defer out.clear()
+	if err := out.setAddress(to.AddrPort(), b.six); err != nil {
+		return 0, 0, err
+	}
+	if err := out.through(b.raw.Write); err != nil {
+		return 0, 0, err
+	}
+	b.writes.Add(1)
+	b.sent.Add(datagrams(len(p), segmentSize(oob, unix.UDP_SEGMENT)))
+	return out.n, len(oob), nil
 }
 
 // datagrams is how many datagrams of a size make so many bytes; the last may be shorter. Size 0: they are one.
