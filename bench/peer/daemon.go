@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime/pprof"
 	"time"
@@ -11,6 +12,15 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/controller"
 	"github.com/sennit-mesh/sennit/pkg/node"
 )
+
+// buildNode builds cmd/node of the module that this program was built from. It needs Go, as `go run ./bench` does.
+func buildNode(ctx context.Context, to string) error {
+	out, err := exec.CommandContext(ctx, "go", "build", "-o", to, "github.com/sennit-mesh/sennit/cmd/node").CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("build cmd/node: %w: %s (run the benchmark in a clone of the repository)", err, out)
+	}
+	return nil
+}
 
 func runController(ctx context.Context, args []string) error {
 	cfg, err := controller.LoadConfig(args)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -28,8 +29,8 @@ const (
 type Grid struct{ Callers, Callees int }
 
 // StartSennit starts a controller, a node with the callers' listeners and a node in front of the origin, as they
-// are without a flag; the two nodes are what counts. They run as this program started again, so that what is
-// measured is what stands in the working copy. profiles is a folder for the CPU profiles of the nodes, or empty.
+// are without a flag; the two nodes are what counts. They are cmd/node, built from the working copy, as hosts run
+// it. Where profiles names a folder for their CPU profiles, they are this program started again.
 func StartSennit(grid Grid, profiles string) Starter {
 	return Starter{
 		Name: Sennit,
@@ -62,6 +63,12 @@ func startSennit(ctx context.Context, dir string, origin Origin, grid Grid, prof
 		return nil, err
 	}
 	m := &launch.Mesh{Dir: dir, Program: []string{self}}
+	if profiles == "" {
+		m.NodeProgram = []string{filepath.Join(dir, "node")}
+		if err := buildNode(ctx, m.NodeProgram[0]); err != nil {
+			return nil, err
+		}
+	}
 	s := &System{Name: Sennit, HTTP: load.To(a[0]), TCP: load.To(a[1]), Mesh: m, finish: m.Stop, lanes: a[3]}
 	if err := m.StartController(ctx); err != nil {
 		return s, err

@@ -26,6 +26,8 @@ type Mesh struct {
 	// Program is the command line in front of a daemon's own: it is followed by "controller" or "node" and
 	// flags. Usually {"/path/to/sennit"}.
 	Program []string
+	// NodeProgram is the command line in front of a node's flags where that is another than Program's: {"/path/to/node"}.
+	NodeProgram []string
 	// BusHost is the address of the controller's listeners; empty: 127.0.0.1.
 	BusHost string
 	// Ports are those of the controller's bus and API; zero: free ones, found at the first start.
@@ -116,7 +118,11 @@ func (m *Mesh) StartNode(ctx context.Context, name, lanes string) (*Process, err
 }
 
 func (m *Mesh) startNode(ctx context.Context, name, lanes string, env []string) (*Process, error) {
-	argv := slices.Concat(m.Prefix[name], m.Program, []string{"node",
+	program := m.NodeProgram
+	if len(program) == 0 {
+		program = slices.Concat(m.Program, []string{"node"})
+	}
+	argv := slices.Concat(m.Prefix[name], program, []string{
 		"--state-dir", filepath.Join(m.Dir, name, "state"), "--services-dir", m.ServicesDir(name),
 		"--lanes", lanes, "--socket", m.NodeSocket(name), "--access-log", filepath.Join(m.Dir, name, "access.log")}, m.Flags[name])
 	p, err := Start(m.Dir, name, argv, env)
