@@ -82,12 +82,12 @@ func (b *body) send(stream *transport.Stream, from interface{ Body() exchange.Bo
 // run passes the body on as it arrives.
 func (p *pump) run(stream *transport.Stream, from exchange.Body) {
 	defer close(p.done)
-	buffer := takeBuffer()
-	defer giveBack(buffer)
+	var window window
+	defer window.release()
 	for {
-		n, err := from.Read(buffer[:])
-		if n > 0 {
-			if _, werr := stream.Write(buffer[:n]); werr != nil {
+		piece, err := window.read(from)
+		if len(piece) > 0 {
+			if _, werr := stream.Write(piece); werr != nil {
 				return // whoever reads the response hears of it too
 			}
 			if werr := stream.Flush(); werr != nil {
@@ -161,14 +161,14 @@ func copyBody(to bodyWriter, stream *transport.Stream, onRead func(error) error)
 	if stream.Ended() {
 		return 0, finishBody(to, stream.Trailers())
 	}
-	buffer := takeBuffer()
-	defer giveBack(buffer)
+	var window window
+	defer window.release()
 	var total int64
 	for {
-		n, err := stream.Read(buffer[:])
-		if n > 0 {
-			total += int64(n)
-			if _, werr := to.Write(buffer[:n]); werr != nil {
+		piece, err := window.read(stream)
+		if len(piece) > 0 {
+			total += int64(len(piece))
+			if _, werr := to.Write(piece); werr != nil {
 				return total, werr
 			}
 			if !stream.Ended() {

@@ -41,12 +41,12 @@ func (e *serving) send(c *upstream, request *body, stream *transport.Stream) err
 // toProcess passes the request's body on as it arrives.
 func (p *pump) toProcess(c *upstream, stream *transport.Stream) {
 	defer close(p.done)
-	buffer := takeBuffer()
-	defer giveBack(buffer)
+	var window window
+	defer window.release()
 	for {
-		n, err := stream.Read(buffer[:])
-		if n > 0 {
-			if _, werr := c.Write(buffer[:n]); werr != nil {
+		piece, err := window.read(stream)
+		if len(piece) > 0 {
+			if _, werr := c.Write(piece); werr != nil {
 				return // the process may have answered and closed: its response decides
 			}
 			if werr := c.Flush(); werr != nil {
@@ -89,16 +89,16 @@ func (e *serving) passOn(c *upstream, stream *transport.Stream) error {
 	if exchange.BodyForbidden(e.request.Method, e.response.Status) || e.response.BodyLength == 0 {
 		return stream.End()
 	}
-	buffer := takeBuffer()
-	defer giveBack(buffer)
+	var window window
+	defer window.release()
 	left := e.response.BodyLength
 	for {
-		n, err := from.Read(buffer[:])
-		if n > 0 {
-			if _, werr := stream.Write(buffer[:n]); werr != nil {
+		piece, err := window.read(from)
+		if len(piece) > 0 {
+			if _, werr := stream.Write(piece); werr != nil {
 				return werr
 			}
-			if left -= int64(n); left != 0 { // the end of a stated length leaves together with its last bytes
+			if left -= int64(len(piece)); left != 0 { // the end of a stated length leaves together with its last bytes
 				if werr := stream.Flush(); werr != nil {
 					return werr
 				}

@@ -48,18 +48,18 @@ func copyToStream(stream *transport.Stream, conn net.Conn, early []byte) (int64,
 		}
 	}
 	total := int64(len(early))
-	buffer := takeBuffer()
-	defer giveBack(buffer)
+	var window window
+	defer window.release()
 	for {
-		n, err := conn.Read(buffer[:])
-		if n > 0 {
-			if _, err := stream.Write(buffer[:n]); err != nil {
+		piece, err := window.read(conn)
+		if len(piece) > 0 {
+			if _, err := stream.Write(piece); err != nil {
 				return total, err
 			}
 			if err := stream.Flush(); err != nil {
 				return total, err
 			}
-			total += int64(n)
+			total += int64(len(piece))
 		}
 		if errors.Is(err, io.EOF) {
 			return total, stream.End()
@@ -72,15 +72,15 @@ func copyToStream(stream *transport.Stream, conn net.Conn, early []byte) (int64,
 
 func copyToConn(conn net.Conn, stream *transport.Stream) (int64, error) {
 	var total int64
-	buffer := takeBuffer()
-	defer giveBack(buffer)
+	var window window
+	defer window.release()
 	for {
-		n, err := stream.Read(buffer[:])
-		if n > 0 {
-			if _, err := conn.Write(buffer[:n]); err != nil {
+		piece, err := window.read(stream)
+		if len(piece) > 0 {
+			if _, err := conn.Write(piece); err != nil {
 				return total, fmt.Errorf("%w: %w", errLocal, err)
 			}
-			total += int64(n)
+			total += int64(len(piece))
 		}
 		if errors.Is(err, io.EOF) {
 			if err := closeWrite(conn); err != nil {
