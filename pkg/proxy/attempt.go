@@ -142,7 +142,7 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 		}
 	}
 	c.Table.MarkReachable(c.decision.Instance)
-	if c.closing.Load() {
+	if c.draining() {
 		c.http.Last()
 	}
 	if err := c.http.WriteResponse(&c.response); err != nil {

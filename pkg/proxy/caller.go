@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
@@ -23,9 +22,9 @@ type caller struct {
 	observer Observer
 	idle     time.Duration
 
-	mu      sync.Mutex  // over read deadlines and what follows
-	waits   bool        // for the next request
-	closing atomic.Bool // no request is waited for any more
+	drains <-chan struct{} // closed: no request is waited for any more
+	mu     sync.Mutex      // over read deadlines and what follows
+	waits  bool            // for the next request
 
 	term     term
 	request  exchange.Request
@@ -35,11 +34,20 @@ type caller struct {
 	seen     Observation
 }
 
-// drain lets no further exchange begin; one that has is finished.
-func (c *caller) drain() {
+// draining reports whether the exchange that runs is the last.
+func (c *caller) draining() bool {
+	select {
+	case <-c.drains:
+		return true
+	default:
+		return false
+	}
+}
+
+// wake ends the wait for the next request once the connection drains.
+func (c *caller) wake() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.closing.Store(true)
 	if c.waits {
 		c.conn.SetReadDeadline(time.Unix(1, 0)) // wakes it
 	}
@@ -48,7 +56,7 @@ func (c *caller) drain() {
 // await returns true when the first byte of a request is there.
 func (c *caller) await() bool {
 	c.mu.Lock()
-	if c.closing.Load() {
+	if c.draining() {
 		c.mu.Unlock()
 		return false
 	}
@@ -128,7 +136,7 @@ func (c *caller) left(err error) (keep, whole bool) {
 func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whole bool) {
 	c.seen.Outcome = exchange.Outcome{Status: status, Reason: reason}
 	c.seen.Err = err
-	if c.closing.Load() {
+	if c.draining() {
 		c.http.Last()
 	}
 	// Else the rest of the body would stand before the next request. One that does not come must not keep the

@@ -90,7 +90,7 @@ func (o *Outbound) Serve(ctx context.Context, conn *net.TCPConn, l capture.Liste
 		return
 	}
 	c := &caller{
-		Outbound: o, call: call, conn: conn, guard: guard{conn: conn}, idle: idleCaller,
+		Outbound: o, call: call, conn: conn, drains: ctx.Done(), guard: guard{conn: conn}, idle: idleCaller,
 		http: http1.NewServerConn(conn, o.Limits), observer: o.Observe(),
 	}
 	if !known {
@@ -99,7 +99,7 @@ func (o *Outbound) Serve(ctx context.Context, conn *net.TCPConn, l capture.Liste
 	}
 	o.callers.Store(c, nil)
 	defer o.callers.Delete(c)
-	stop := context.AfterFunc(ctx, c.drain)
+	stop := context.AfterFunc(ctx, c.wake)
 	defer stop()
 	c.serve(context.WithoutCancel(ctx))
 }
