@@ -34,9 +34,7 @@ func connected(t testing.TB) (a, b *net.TCPConn) {
 func writer(t testing.TB, c net.Conn) *Writer {
 	t.Helper()
 	w := new(Writer)
-	if !w.Init(c) {
-		t.Fatalf("%T is no socket", c)
-	}
+	w.Init(Stream(c))
 	return w
 }
 
@@ -126,7 +124,7 @@ func TestOnlySockets(t *testing.T) {
 	a, b := net.Pipe()
 	defer a.Close()
 	defer b.Close()
-	if new(Writer).Init(a) {
+	if Stream(a) != nil {
 		t.Error("a pipe is taken for a socket")
 	}
 }

@@ -14,15 +14,8 @@ type Writer struct {
 	try  func(uintptr) bool // w.attempt, bound once, so that writing allocates nothing
 }
 
-// Init makes w write to c's socket; false where c is anything but the kernel's own, whose Write is to be used then.
-func (w *Writer) Init(c net.Conn) bool {
-	raw := Stream(c)
-	if raw == nil {
-		return false
-	}
-	w.raw, w.try = raw, w.attempt
-	return true
-}
+// Init makes w write to the socket that raw reaches (Stream).
+func (w *Writer) Init(raw syscall.RawConn) { w.raw, w.try = raw, w.attempt }
 
 // Write is net.Conn's: all of p is written where there is no error, and write deadlines hold.
 func (w *Writer) Write(p []byte) (int, error) {

@@ -38,7 +38,7 @@ func NewClientConn(nc net.Conn, limits Limits) *ClientConn {
 	c := &ClientConn{nc: nc, limits: limits.withDefaults()}
 	c.in.init(nc)
 	c.quiet.init(c.in.socket)
-	c.out.init(nc)
+	c.out.init(nc, c.in.socket)
 	c.body = body{in: &c.in, limits: c.limits, done: true}
 	c.persistent = true
 	return c

@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync"
+	"syscall"
 
 	"github.com/sennit-mesh/sennit/internal/rawsock"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
@@ -25,15 +27,38 @@ type output struct {
 	left    int64 // bytes of the stated length that were not written
 	open    bool  // a body was begun and not finished
 	err     error // sticky: what was written is not known any more
+}
 
+// pieces is what goes out in one system call. It is lent for that call only.
+type pieces struct {
 	vector [3][]byte
-	pieces net.Buffers
+	rest   net.Buffers
+}
+
+var piecesPool = sync.Pool{New: func() any { return new(pieces) }}
+
+// write writes all that is not empty, in order.
+func (v *pieces) write(to net.Conn, all ...[]byte) error {
+	v.rest = v.vector[:0]
+	for _, piece := range all {
+		if len(piece) > 0 {
+			v.rest = append(v.rest, piece)
+		}
+	}
+	_, err := v.rest.WriteTo(to)
+	clear(v.vector[:])
+	v.rest = nil
+	return err
 }
 
 var crlf = []byte("\r\n")
 
-func (o *output) init(dst net.Conn) {
-	o.dst, o.direct = dst, o.socket.Init(dst)
+// init makes o write to dst; raw reaches dst's socket, or is nil.
+func (o *output) init(dst net.Conn, raw syscall.RawConn) {
+	o.dst, o.direct = dst, raw != nil
+	if o.direct {
+		o.socket.Init(raw)
+	}
 }
 
 // begin starts a body behind a head that was written.
@@ -231,15 +256,9 @@ func (o *output) send(p, tail []byte) {
 	case len(p) == 0:
 		_, err = o.dst.Write(collected)
 	default:
-		o.pieces = o.vector[:0]
-		for _, piece := range [...][]byte{collected, p, tail} {
-			if len(piece) > 0 {
-				o.pieces = append(o.pieces, piece)
-			}
-		}
-		_, err = o.pieces.WriteTo(o.dst)
-		clear(o.vector[:])
-		o.pieces = nil
+		v := piecesPool.Get().(*pieces)
+		err = v.write(o.dst, collected, p, tail)
+		piecesPool.Put(v)
 	}
 	if errors.Is(err, io.EOF) {
 		err = io.ErrUnexpectedEOF

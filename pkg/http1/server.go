@@ -48,7 +48,7 @@ func NewServerConn(nc net.Conn, limits Limits) *ServerConn {
 		c.scheme = "https"
 	}
 	c.in.init(nc)
-	c.out.init(nc)
+	c.out.init(nc, c.in.socket)
 	c.body = body{in: &c.in, limits: c.limits, done: true}
 	c.persistent = true
 	return c
