@@ -22,6 +22,10 @@ const (
 	// and its headers.
 	maxPayload = 2 << 20
 
+	// maxControlLine bounds the line with which a client introduces itself, in bytes: the token of a node that may
+	// run 256 services with the longest names takes 110,000.
+	maxControlLine = 128 << 10
+
 	serverPing   = 10 * time.Second // a host that vanished is found after three of these
 	startTimeout = 30 * time.Second // recovering large streams takes seconds
 )
@@ -103,7 +107,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		// JetStream acknowledges before it syncs unless told otherwise (nats-server issue 7564).
 		SyncAlways: true,
 
-		MaxPayload:   maxPayload,
+		MaxPayload: maxPayload, MaxControlLine: maxControlLine,
 		PingInterval: serverPing, MaxPingsOut: 2,
 		// A node that does not read is disconnected, and never slows the one that publishes to all.
 		NoFastProducerStall: true,
