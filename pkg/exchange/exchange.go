@@ -135,6 +135,8 @@ const (
 	Malformed         Reason = "malformed"           // the application sent what RFC 9112 forbids
 	TooLarge          Reason = "too-large"           // a head over the limit
 	Overloaded        Reason = "overloaded"          // a limit of this node was reached
+	QuotaExceeded     Reason = "quota-exceeded"      // a limit of a QuotaPolicy has nothing left
+	QuotaUnavailable  Reason = "quota-unavailable"   // a limit applies, and no controller granted anything of it
 	ShuttingDown      Reason = "shutting-down"       // this node is draining
 	InstanceNotServed Reason = "instance-not-served" // the peer no longer runs the chosen instance
 )
