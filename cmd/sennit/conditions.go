@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,13 +21,13 @@ const statusTimeout = 3 * time.Second
 
 var errSettled = errors.New("the status is of this generation")
 
-// warnOfStatus says what the controller finds wrong with the routes that were applied: references to nothing and the
+// warnOfStatus says what the controller finds wrong with the routes and policies that were applied: references to nothing and the
 // like, which are no errors. A controller that is busy has its word later; `sennit get` shows it.
 func (a *apply) warnOfStatus(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	for i, d := range a.docs {
-		if d.Kind != api.HTTPRoute {
+		if d.Kind != api.HTTPRoute && d.Kind != api.QuotaPolicies {
 			continue
 		}
 		status, err := settledStatus(ctx, a.client, d.target(), a.results[i].GetGeneration())
@@ -41,8 +42,15 @@ func (a *apply) warnOfStatus(ctx context.Context) {
 	}
 }
 
-// settledStatus waits until a route's status is of a generation, or of a later one.
-func settledStatus(ctx context.Context, c *client.Client, t client.Target, generation int64) (status gatewayv1.RouteStatus, err error) {
+// A documentStatus is what controllers say of a document: of a route at each of its parents, of a policy as a whole.
+type documentStatus struct {
+	gatewayv1.RouteStatus `json:",inline"`
+
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// settledStatus waits until a document's status is of a generation, or of a later one.
+func settledStatus(ctx context.Context, c *client.Client, t client.Target, generation int64) (status documentStatus, err error) {
 	err = c.Watch(ctx, t, "", false, func(e client.Event) error {
 		u := &unstructured.Unstructured{}
 		if err := u.UnmarshalJSON(e.Object); err != nil {
@@ -52,19 +60,16 @@ func settledStatus(ctx context.Context, c *client.Client, t client.Target, gener
 		if err != nil {
 			return fmt.Errorf("read the status: %w", err)
 		}
-		status = gatewayv1.RouteStatus{}
+		status = documentStatus{}
 		if err := json.Unmarshal(data, &status); err != nil {
 			return fmt.Errorf("read the status: %w", err)
 		}
-		if len(status.Parents) == 0 {
-			return nil
-		}
+		conditions := status.Conditions
 		for _, p := range status.Parents {
-			for _, cond := range p.Conditions {
-				if cond.ObservedGeneration < generation {
-					return nil
-				}
-			}
+			conditions = append(conditions, p.Conditions...)
+		}
+		if len(conditions) == 0 || slices.ContainsFunc(conditions, func(c metav1.Condition) bool { return c.ObservedGeneration < generation }) {
+			return nil
 		}
 		return errSettled
 	})
@@ -78,8 +83,13 @@ func settledStatus(ctx context.Context, c *client.Client, t client.Target, gener
 }
 
 // conditionWarnings lists what a status says is not as it should be.
-func conditionWarnings(status gatewayv1.RouteStatus) []string {
+func conditionWarnings(status documentStatus) []string {
 	var out []string
+	for _, cond := range status.Conditions {
+		if cond.Status != metav1.ConditionTrue {
+			out = append(out, fmt.Sprintf("%s is %s (%s): %s", cond.Type, cond.Status, cond.Reason, cond.Message))
+		}
+	}
 	for _, p := range status.Parents {
 		for _, cond := range p.Conditions {
 			good := metav1.ConditionTrue

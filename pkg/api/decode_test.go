@@ -88,7 +88,7 @@ func TestDecodeNamesEveryMistake(t *testing.T) {
 			[]string{`f.yaml:1:13: apiVersion: HTTPRoute is served as gateway.networking.k8s.io/v1, not as "v1"`}},
 		{"unknown kind", "apiVersion: v1\nkind: Servce\n", []string{`f.yaml:2:7: kind: no kind "Servce" in v1; did you mean Service?`}},
 		{"a kind that is not served", "apiVersion: v1\nkind: Secret\n",
-			[]string{`f.yaml:2:7: kind: no kind "Secret" in v1; the kinds are Namespace, Service, EndpointSlice, HTTPRoute, JoinToken, Node`}},
+			[]string{`f.yaml:2:7: kind: no kind "Secret" in v1; the kinds are Namespace, Service, EndpointSlice, HTTPRoute, QuotaPolicy, JoinToken, Node`}},
 		{"no kind", "metadata: {name: a}\n", []string{"f.yaml:1:1: apiVersion: is missing", "f.yaml:1:1: kind: is missing"}},
 		{"not a map", "hello\n", []string{`f.yaml:1:1: must be a document with apiVersion and kind, is the string "hello"`}},
 		{"syntax", "apiVersion: v1\nkind: [\n", []string{"f.yaml:2:1: did not find expected node content"}},
@@ -117,6 +117,23 @@ func TestDecodeNamesEveryMistake(t *testing.T) {
 			[]string{`f.yaml:6:25: spec.rules[0].timeouts.request: must match ^([0-9]{1,5}(h|m|s|ms)){1,4}$, is "10"`}},
 		{"filter without its part", rule("  - filters: [{type: RequestRedirect}]\n"),
 			[]string{"f.yaml:6:15: spec.rules[0].filters[0]: requestRedirect must be specified for RequestRedirect type"}},
+		{"quota without what it needs", quotaPolicy("  targetRefs: [{kind: Service}]\n  limits: [{name: a, requests: 1}]\n"), []string{
+			"f.yaml:5:16: spec.targetRefs[0].name: is required",
+			"f.yaml:6:12: spec.limits[0].per: is required"}},
+		{"quota of something else", quotaPolicy("  targetRefs: [{kind: Gateway, name: a}, {kind: Service, name: a, group: b}]\n  limits: []\n"), []string{
+			`f.yaml:5:23: spec.targetRefs[0].kind: must be one of Service, HTTPRoute, is "Gateway"`,
+			`f.yaml:5:74: spec.targetRefs[1].group: must be "" for a Service, is "b"`,
+			"f.yaml:6:11: spec.limits: must have at least 1 items, has 0"}},
+		{"quota numbers", quotaPolicy("  targetRefs: [{kind: Service, name: a}]\n  limits:\n  - {name: A, requests: 0, per: Week}\n  - {name: b, requests: 1, per: Day, burst: 1000}\n"), []string{
+			`f.yaml:7:12: spec.limits[0].name: must be at most 63 lower-case letters, digits and '-', with a letter or digit at both ends, is "A"`,
+			"f.yaml:7:25: spec.limits[0].requests: must be from 1 to 1000000000, is 0",
+			`f.yaml:7:33: spec.limits[0].per: must be one of Second, Minute, Hour, Day, is "Week"`,
+			"f.yaml:8:45: spec.limits[1].burst: must be no more than flows in within 366 days at the rate of the limit, takes 1000"}},
+		{"quota keys", quotaPolicy("  targetRefs: [{kind: Service, name: a}]\n  limits:\n  - name: a\n    requests: 1\n    per: Day\n    by: [{type: Header}, {type: CallingService, name: x}, {type: CallingService}, {type: IP}]\n"), []string{
+			"f.yaml:10:10: spec.limits[0].by[0].name: is required: the header to count by",
+			`f.yaml:10:55: spec.limits[0].by[1].name: must not be given for CallingService, is "x"`,
+			"f.yaml:10:59: spec.limits[0].by[2]: must be unique, but there is another of type CallingService",
+			`f.yaml:10:90: spec.limits[0].by[3].type: must be one of CallingService, Header, is "IP"`}},
 		{"join token", "apiVersion: sennit.dev/v1alpha1\nkind: JoinToken\nmetadata: {name: t}\nspec: {services: [orders], ttl: 0s}\n", []string{
 			"f.yaml:4:1: spec.node: is required"}},
 	} {
@@ -209,4 +226,8 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
+}
+
+func quotaPolicy(spec string) string {
+	return "apiVersion: sennit.dev/v1alpha1\nkind: QuotaPolicy\nmetadata: {name: q}\nspec:\n" + spec
 }

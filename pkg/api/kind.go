@@ -54,6 +54,11 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "io.k8s.networking.gateway.v1.HTTPRoute", typ: reflect.TypeFor[gatewayv1.HTTPRoute](),
 	}
+	QuotaPolicies = &Kind{
+		Group: "sennit.dev", Version: "v1alpha1", Name: "QuotaPolicy", Plural: "quotapolicies", Singular: "quotapolicy", Short: []string{"quota"},
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "dev.sennit.v1alpha1.QuotaPolicy", typ: reflect.TypeFor[QuotaPolicy](),
+	}
 	JoinTokens = &Kind{
 		Group: "sennit.dev", Version: "v1alpha1", Name: "JoinToken", Plural: "jointokens", Singular: "jointoken",
 		Derived: true, Verbs: []string{"create", "delete", "get", "list", "watch"},
@@ -68,7 +73,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, EndpointSlice, HTTPRoute, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, EndpointSlice, HTTPRoute, QuotaPolicies, JoinTokens, Nodes}
 }
 
 // ByResource returns the kind that a URL names, or nil.
@@ -128,7 +133,7 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 		}
 	}
 	gv := schema.GroupVersion{Group: "sennit.dev", Version: "v1alpha1"}
-	s.AddKnownTypes(gv, &JoinToken{}, &JoinTokenList{}, &Node{}, &NodeList{})
+	s.AddKnownTypes(gv, &JoinToken{}, &JoinTokenList{}, &Node{}, &NodeList{}, &QuotaPolicy{}, &QuotaPolicyList{})
 	return s
 })
 

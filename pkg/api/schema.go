@@ -61,15 +61,25 @@ var traits = map[string]struct {
 	atom bool // the map is replaced as a whole
 	need bool
 }{
-	"ServiceSpec.ports":          {keys: []string{"port", "protocol"}},
-	"ServicePort.protocol":       {def: "TCP"},
-	"ServicePort.port":           {need: true},
-	"ServiceSpec.selector":       {atom: true},
-	"ServiceStatus.conditions":   {keys: []string{"type"}},
-	"NamespaceStatus.conditions": {keys: []string{"type"}},
-	"ObjectMeta.finalizers":      {list: "set"},
-	"ObjectMeta.ownerReferences": {keys: []string{"uid"}},
-	"JoinTokenSpec.node":         {need: true},
+	"ServiceSpec.ports":            {keys: []string{"port", "protocol"}},
+	"ServicePort.protocol":         {def: "TCP"},
+	"ServicePort.port":             {need: true},
+	"ServiceSpec.selector":         {atom: true},
+	"ServiceStatus.conditions":     {keys: []string{"type"}},
+	"NamespaceStatus.conditions":   {keys: []string{"type"}},
+	"ObjectMeta.finalizers":        {list: "set"},
+	"ObjectMeta.ownerReferences":   {keys: []string{"uid"}},
+	"JoinTokenSpec.node":           {need: true},
+	"QuotaPolicy.spec":             {need: true},
+	"QuotaPolicySpec.targetRefs":   {need: true},
+	"QuotaPolicySpec.limits":       {keys: []string{"name"}, need: true},
+	"QuotaTarget.kind":             {need: true},
+	"QuotaTarget.name":             {need: true},
+	"QuotaLimit.name":              {need: true},
+	"QuotaLimit.requests":          {need: true},
+	"QuotaLimit.per":               {need: true},
+	"QuotaKey.type":                {need: true},
+	"QuotaPolicyStatus.conditions": {keys: []string{"type"}},
 }
 
 // model defines the struct t under a name and returns a reference to it.

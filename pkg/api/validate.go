@@ -27,6 +27,8 @@ func Check(k *Kind, u *unstructured.Unstructured) []Problem {
 		w.service(u)
 	case JoinTokens:
 		w.joinToken(u)
+	case QuotaPolicies:
+		w.quotaPolicy(u)
 	}
 	if len(w.problems) == 0 {
 		if err := As(u, k.New()); err != nil {

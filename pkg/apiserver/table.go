@@ -71,6 +71,26 @@ var columns = map[*api.Kind][]column{
 			return joined(all, func(m map[string]any) string { return fmt.Sprintf("%v:%v=%v", m["name"], m["port"], m["weight"]) })
 		}},
 	},
+	api.QuotaPolicies: {
+		{"Targets", "What is limited.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "spec", "targetRefs"), func(m map[string]any) string {
+				return fmt.Sprintf("%v/%v", strings.ToLower(fmt.Sprint(m["kind"])), m["name"])
+			})
+		}},
+		{"Limits", "What is allowed.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "spec", "limits"), func(m map[string]any) string {
+				return fmt.Sprintf("%v/%v", m["requests"], m["per"])
+			})
+		}},
+		{"Accepted", "Whether the policy is in effect.", false, func(u *unstructured.Unstructured) any {
+			for _, c := range slice(u, "status", "conditions") {
+				if m, _ := c.(map[string]any); m["type"] == "Accepted" {
+					return m["status"]
+				}
+			}
+			return nil
+		}},
+	},
 	api.JoinTokens: {
 		{"Node", "Name that the host will have.", false, text("spec", "node")},
 		{"Services", "Services that the host may run.", false, list("spec", "services")},

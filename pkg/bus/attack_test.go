@@ -51,6 +51,7 @@ func newStage(t *testing.T) *stage {
 	for stream, subject := range map[bus.Stream]string{
 		bus.StreamResource: secretSubject, bus.StreamRegistry: tokenSubject, bus.StreamConfig: configSubject,
 		bus.StreamInstance: "sennit.instance.default.orders.web2.orders-1", bus.StreamStatus: "sennit.status.v1.services.default.orders",
+		bus.StreamQuota: "sennit.quota.reserved.default.0",
 	} {
 		if _, err := s.Controller.Records(stream).Append(t.Context(), subject, []byte(theTrue), 0); err != nil {
 			t.Fatal(err)
@@ -109,7 +110,7 @@ func connectRaw(t *testing.T, b *bustest.Bus, credential bus.Credential, failed 
 func (s *stage) fingerprint(t *testing.T) string {
 	t.Helper()
 	var state strings.Builder
-	for _, stream := range []bus.Stream{bus.StreamResource, bus.StreamStatus, bus.StreamInstance, bus.StreamConfig, bus.StreamRegistry} {
+	for _, stream := range []bus.Stream{bus.StreamResource, bus.StreamStatus, bus.StreamInstance, bus.StreamConfig, bus.StreamRegistry, bus.StreamQuota} {
 		records := s.Controller.Records(stream)
 		first, err := records.First(t.Context())
 		if err != nil {

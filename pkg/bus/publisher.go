@@ -181,7 +181,7 @@ func (p *Publisher) lead(ctx context.Context) error {
 	for ctx.Err() == nil {
 		stream, err := p.cfg.Conn.js.Stream(ctx, string(StreamConfig))
 		if err == nil {
-			config := &jetConfig{conn: p.cfg.Conn.nc, stream: stream}
+			config := &jetConfig{conn: p.cfg.Conn.nc, stream: stream, subject: termSubject}
 			if err = p.turn(ctx, config); err == nil {
 				err = p.term(ctx, config)
 			}

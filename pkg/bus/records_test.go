@@ -62,6 +62,7 @@ func TestStreamsKeepWhatTheyPromise(t *testing.T) {
 		{bus.StreamInstance, "instance", 1},
 		{bus.StreamConfig, "config", 1},
 		{bus.StreamRegistry, "registry", 1},
+		{bus.StreamQuota, "quota", 1},
 	} {
 		records := b.Controller.Records(tt.stream)
 		subject := "sennit." + tt.token + ".a.b"

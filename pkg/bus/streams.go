@@ -22,13 +22,14 @@ const (
 	StreamInstance Stream = "SENNIT_INSTANCE" // sennit.instance.>: registrations, the last of each subject
 	StreamConfig   Stream = "SENNIT_CONFIG"   // sennit.config.>: snapshots, the last of each subject, republished
 	StreamRegistry Stream = "SENNIT_REGISTRY" // sennit.registry.>: nodes and tokens, the last of each subject
+	StreamQuota    Stream = "SENNIT_QUOTA"    // sennit.quota.>: what is reserved of limits, the last of each subject, for two days
 )
 
 // streamSettings are the same at each start, so that a change of them here reaches streams that exist.
 //
 // All are on file, and the server syncs them before it acknowledges. What is full refuses to store more
 // and never forgets what it acknowledged. No direct gets: a follower may answer them with old state.
-// Nothing expires.
+// Nothing expires but what is reserved of limits: no window is longer than a day.
 func streamSettings(stream Stream, replicas int) jetstream.StreamConfig {
 	prefix := "sennit." + strings.ToLower(strings.TrimPrefix(string(stream), "SENNIT_")) + "."
 	settings := jetstream.StreamConfig{
@@ -51,6 +52,8 @@ func streamSettings(stream Stream, replicas int) jetstream.StreamConfig {
 	case StreamResource: // nobody removes any of the history
 		settings.MaxMsgsPerSubject = -1
 		settings.DenyPurge = true
+	case StreamQuota:
+		settings.MaxAge = 48 * time.Hour
 	case StreamConfig:
 		settings.RePublish = &jetstream.RePublish{Source: snapshot.ConfigPrefix + ">", Destination: snapshot.LivePrefix + ">"}
 	}
@@ -60,7 +63,7 @@ func streamSettings(stream Stream, replicas int) jetstream.StreamConfig {
 // EnsureStreams makes the streams that are missing and brings the others up to these settings. replicas is
 // 1 or 3. It changes nothing that is stored.
 func (c *Conn) EnsureStreams(ctx context.Context, replicas int) error {
-	for _, stream := range []Stream{StreamResource, StreamStatus, StreamInstance, StreamConfig, StreamRegistry} {
+	for _, stream := range []Stream{StreamResource, StreamStatus, StreamInstance, StreamConfig, StreamRegistry, StreamQuota} {
 		if _, err := c.js.CreateOrUpdateStream(ctx, streamSettings(stream, replicas)); err != nil {
 			return fmt.Errorf("prepare stream %s: %w", stream, storeError(err))
 		}

@@ -37,23 +37,25 @@ type configStream interface {
 	write(ctx context.Context, fence uint64, messages []snapshot.Raw) (uint64, error)
 }
 
-// jetConfig is the configStream in JetStream.
+// jetConfig is the configStream in JetStream, and any other stream that one controller alone writes.
 type jetConfig struct {
 	conn   *nats.Conn
 	stream jetstream.Stream
+	// subject holds the term record; every write is conditional on it.
+	subject string
 }
 
 func (j *jetConfig) term(ctx context.Context) (*TermRecord, uint64, error) {
-	raw, err := j.stream.GetLastMsgForSubject(ctx, termSubject) // the stream's leader answers, not a replica
+	raw, err := j.stream.GetLastMsgForSubject(ctx, j.subject) // the stream's leader answers, not a replica
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return nil, 0, nil
 	}
 	if err != nil {
-		return nil, 0, fmt.Errorf("read the term of the configuration stream: %w", err)
+		return nil, 0, fmt.Errorf("read the term in %s: %w", j.subject, err)
 	}
 	record := new(TermRecord)
 	if err := proto.Unmarshal(raw.Data, record); err != nil {
-		return nil, 0, fmt.Errorf("read the term of the configuration stream: %w", err)
+		return nil, 0, fmt.Errorf("read the term in %s: %w", j.subject, err)
 	}
 	return record, raw.Sequence, nil
 }
@@ -77,7 +79,7 @@ func (j *jetConfig) write(ctx context.Context, fence uint64, messages []snapshot
 		m.Data = raw.Data
 		if i == 0 {
 			m.Header.Set(headerExpectSequence, strconv.FormatUint(fence, 10))
-			m.Header.Set(headerExpectSubject, termSubject)
+			m.Header.Set(headerExpectSubject, j.subject)
 		}
 		if len(messages) > 1 {
 			m.Header.Set(headerBatchID, id)
@@ -85,7 +87,7 @@ func (j *jetConfig) write(ctx context.Context, fence uint64, messages []snapshot
 		}
 		if i < len(messages)-1 {
 			if err := j.conn.PublishMsg(m); err != nil {
-				return 0, fmt.Errorf("store configuration: %w", err)
+				return 0, fmt.Errorf("store under a term: %w", err)
 			}
 			continue
 		}
@@ -94,7 +96,7 @@ func (j *jetConfig) write(ctx context.Context, fence uint64, messages []snapshot
 		}
 		reply, err := j.conn.RequestMsgWithContext(ctx, m)
 		if err != nil {
-			return 0, fmt.Errorf("store configuration: %w", err)
+			return 0, fmt.Errorf("store under a term: %w", err)
 		}
 		return storedAt(reply.Data)
 	}
@@ -110,13 +112,13 @@ func storedAt(reply []byte) (uint64, error) {
 	err := json.Unmarshal(reply, &ack)
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("store configuration: %w", err)
+		return 0, fmt.Errorf("store under a term: %w", err)
 	case ack.Error == nil && ack.Sequence > 0:
 		return ack.Sequence, nil
 	case ack.Error == nil:
-		return 0, fmt.Errorf("store configuration: the server's answer %q has no sequence", reply)
+		return 0, fmt.Errorf("store under a term: the server's answer %q has no sequence", reply)
 	case ack.Error.ErrorCode == codeWrongLastSequence || ack.Error.ErrorCode == codeWrongLastConstant:
-		return 0, fmt.Errorf("store configuration: %w: %s", errRefused, ack.Error.Description)
+		return 0, fmt.Errorf("store under a term: %w: %s", errRefused, ack.Error.Description)
 	}
-	return 0, fmt.Errorf("store configuration: %w", ack.Error)
+	return 0, fmt.Errorf("store under a term: %w", ack.Error)
 }

@@ -1,13 +1,13 @@
 // Package compile makes snapshots from what operators wrote and what nodes registered.
 //
-// Services, HTTPRoutes and instances go in; the bodies of the configuration's subjects and the status of
-// every route come out. It is a pure function: the same input, in whatever order, gives the same bytes, so
+// Services, HTTPRoutes, QuotaPolicies and instances go in; the bodies of the configuration's subjects and the status
+// of every route and policy come out. It is a pure function: the same input, in whatever order, gives the same bytes, so
 // that a body that did not change need not be published again. What it cannot execute it refuses in the
 // route's status, and such a route is not in effect; what a route refers to and is not there becomes a
 // backend that answers 500. It neither numbers nor signs, and it does no I/O.
 //
-// Start reading at Compile; then attach.go (which route applies to whom), rules.go (what a route says) and
-// precedence.go (in which order it is tried).
+// Start reading at Compile; then attach.go (which route applies to whom), rules.go (what a route says),
+// precedence.go (in which order it is tried) and quota.go (what is limited).
 package compile
 
 import (
@@ -16,10 +16,13 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/quota"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
@@ -27,6 +30,7 @@ import (
 type Input struct {
 	Services  []*corev1.Service
 	Routes    []*gatewayv1.HTTPRoute
+	Quotas    []*api.QuotaPolicy
 	Instances []*snapshot.Instance
 	Lost      map[string]bool // nodes that the leader declared lost, by name
 }
@@ -38,6 +42,10 @@ type Output struct {
 	Bodies map[string]proto.Message
 	// Statuses holds the status of every route, without the times of transition: MergeStatus adds them.
 	Statuses map[types.NamespacedName]gatewayv1.RouteStatus
+	// Quotas holds the conditions of every policy, without the times of transition: MergeConditions adds them.
+	Quotas map[types.NamespacedName][]metav1.Condition
+	// Limits says what each limit of the bodies allows, by its id.
+	Limits map[string]quota.Limit
 }
 
 // Compile resolves an input. It never fails: what is wrong with a document stands in its status.
@@ -46,11 +54,14 @@ func Compile(in Input) Output {
 	out := Output{
 		Bodies:   make(map[string]proto.Message, 4*len(services.byName)),
 		Statuses: make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.Routes)),
+		Quotas:   make(map[types.NamespacedName][]metav1.Condition, len(in.Quotas)),
+		Limits:   make(map[string]quota.Limit, len(in.Quotas)),
 	}
 	attached := make(attachments)
 	for _, route := range sortedRoutes(in.Routes) {
 		out.Statuses[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}] = attach(route, services, attached)
 	}
+	limits := attachQuotas(in, services, &out)
 	consumers := attached.consumers()
 	for _, s := range services.sorted() {
 		for i, shard := range s.shards {
@@ -59,9 +70,9 @@ func Compile(in Input) Output {
 		if len(s.own) > 0 || s.document == nil || len(s.document.Spec.Selector) == 0 {
 			out.Bodies[snapshot.InSubject(s.name.Namespace, s.name.Name)] = s.inbound()
 		}
-		out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, "")] = s.outbound(attached, "")
+		out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, "")] = s.outbound(attached, limits, "")
 		for _, callers := range consumers[s.name] {
-			out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, callers)] = s.outbound(attached, callers)
+			out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, callers)] = s.outbound(attached, limits, callers)
 		}
 	}
 	return out
@@ -71,7 +82,7 @@ func Compile(in Input) Output {
 // that has consumer routes from the callers' namespace takes those and no others; a port without them
 // takes the producers'; one without any routes to the service itself (GEP-1294, "Multiple routes for a
 // Service").
-func (s *service) outbound(attached attachments, callers string) *snapshot.Outbound {
+func (s *service) outbound(attached attachments, limits *quotas, callers string) *snapshot.Outbound {
 	body := &snapshot.Outbound{}
 	for _, p := range s.ports {
 		entries := attached[attachment{s.name, p.number, callers}]
@@ -87,6 +98,7 @@ func (s *service) outbound(attached attachments, callers string) *snapshot.Outbo
 		} else {
 			port.Rules = inPrecedence(entries)
 		}
+		limits.limit(body, port, s.name, entries)
 		body.Ports = append(body.Ports, port)
 	}
 	return body

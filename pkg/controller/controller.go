@@ -26,6 +26,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/ca"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/quota"
 	"github.com/sennit-mesh/sennit/pkg/registry"
 	"github.com/sennit-mesh/sennit/pkg/telemetry"
 )
@@ -52,6 +53,7 @@ type Controller struct {
 	requests   *bus.Requests
 	graph      *telemetry.Graph
 	operators  *operators
+	quotas     *quota.Owner
 	rebuild    chan struct{} // something that goes into snapshots has changed
 	bell       bell          // nodes or instances have changed
 	inputs     chan struct{} // closed when all that was stored before this start is in memory
@@ -67,6 +69,7 @@ type compiled struct {
 	waited    map[string]bool // nodes whose reports count
 	services  decoded[corev1.Service]
 	routes    decoded[gatewayv1.HTTPRoute]
+	policies  decoded[api.QuotaPolicy]
 	configs   map[string]bus.Body // of nodes, by subject; never changed,
 	configsOf *map[string]ca.Node // and the registry that they were made from
 }
@@ -76,7 +79,7 @@ func New(cfg Config) (c *Controller, err error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	c = &Controller{cfg: cfg, log: cmp.Or(cfg.Log, slog.Default()), rebuild: make(chan struct{}, 1), inputs: make(chan struct{}), graph: telemetry.NewGraph(edgeWindow)}
+	c = &Controller{cfg: cfg, log: cmp.Or(cfg.Log, slog.Default()), rebuild: make(chan struct{}, 1), inputs: make(chan struct{}), graph: telemetry.NewGraph(edgeWindow), quotas: quota.NewOwner()}
 	c.authority, err = ca.NewAuthority(ca.AuthorityConfig{
 		Dir: filepath.Join(cfg.StateDir, "ca"), Cluster: cfg.Cluster, TrustDomain: cfg.TrustDomain, Name: cfg.Name, MaxTTL: cfg.TTL, Now: cfg.Now,
 	})
@@ -237,6 +240,7 @@ func (c *Controller) start(ctx context.Context, group *errgroup.Group) {
 	part("publishing", c.publisher.Run)
 	part("compiling", c.compileLoop)
 	part("liveness", c.watchNodes)
+	part("quotas", c.ownQuotas)
 	part("API", c.serveAPI)
 	part("socket", c.serveSocket)
 	for verb, handler := range c.verbs() {

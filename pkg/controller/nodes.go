@@ -27,6 +27,7 @@ func (c *Controller) verbs() iter.Seq2[string, bus.Handler] {
 			yield(bus.VerbApplied, c.publisher.Report) &&
 			yield(bus.VerbRegister, c.register) &&
 			yield(bus.VerbAlive, c.alive) &&
+			yield(bus.VerbQuota, c.lease) &&
 			yield(bus.VerbTelemetry, c.telemetry)
 	}
 }

@@ -2,6 +2,7 @@ package controller
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -72,13 +73,13 @@ func (c *Controller) inputsRead(ctx context.Context) error {
 }
 
 func (c *Controller) compile(ctx context.Context) error {
-	services, routes, resources, err := c.documents(ctx)
+	services, routes, policies, resources, err := c.documents(ctx)
 	if err != nil {
 		return err
 	}
 	instances, lost, sequence := c.instances()
 	c.forget(lost)
-	out := compile.Compile(compile.Input{Services: services, Routes: routes, Instances: instances, Lost: lost})
+	out := compile.Compile(compile.Input{Services: services, Routes: routes, Quotas: policies, Instances: instances, Lost: lost})
 
 	configs, err := c.nodeConfigs()
 	if err != nil {
@@ -88,8 +89,9 @@ func (c *Controller) compile(ctx context.Context) error {
 	if err := encode(set.Bodies, out.Bodies); err != nil {
 		return err
 	}
+	c.quotas.SetLimits(out.Limits) // before nodes ask for them
 	c.publisher.Publish(set)
-	return c.writeStatuses(ctx, routes, out)
+	return errors.Join(c.writeStatuses(ctx, routes, out), c.writeQuotaStatuses(ctx, policies, out))
 }
 
 // encode adds bodies as they are published.
@@ -99,7 +101,7 @@ func encode(into map[string]bus.Body, bodies map[string]proto.Message) error {
 		if err != nil {
 			return fmt.Errorf("encode %s: %w", subject, err)
 		}
-		into[subject] = bus.Body{Data: data}
+		into[subject] = bus.Body{Data: data, Requires: compile.Requires(body)}
 	}
 	return nil
 }
@@ -155,22 +157,25 @@ func (c *Controller) forget(lost map[string]bool) {
 
 // documents returns what is compiled, as it was at one sequence of the log: what a snapshot says of its origin is
 // compared with the log when a controller starts, and must not lag behind what is in it. Under a stream of changes
-// that never leaves a moment between two reads it is the older of the two.
-func (c *Controller) documents(ctx context.Context) (services []*corev1.Service, routes []*gatewayv1.HTTPRoute, at uint64, err error) {
+// that never leaves a moment between the reads it is the oldest of them.
+func (c *Controller) documents(ctx context.Context) (services []*corev1.Service, routes []*gatewayv1.HTTPRoute, policies []*api.QuotaPolicy, at uint64, err error) {
 	const tries = 8
 	for range tries {
-		var later uint64
+		var later, last uint64
 		if services, at, err = documents(ctx, c, api.Service, &c.services); err != nil {
-			return nil, nil, 0, err
+			return nil, nil, nil, 0, err
 		}
 		if routes, later, err = documents(ctx, c, api.HTTPRoute, &c.routes); err != nil {
-			return nil, nil, 0, err
+			return nil, nil, nil, 0, err
 		}
-		if later == at {
+		if policies, last, err = documents(ctx, c, api.QuotaPolicies, &c.policies); err != nil {
+			return nil, nil, nil, 0, err
+		}
+		if later == at && last == at {
 			break
 		}
 	}
-	return services, routes, at, nil
+	return services, routes, policies, at, nil
 }
 
 // decoded holds documents of a kind by what they were decoded from, which never changes.

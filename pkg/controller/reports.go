@@ -31,6 +31,7 @@ func (c *Controller) withReports(rest http.Handler, guard func(http.Handler) htt
 	handle("GET "+report.PathEdges, func(w http.ResponseWriter, _ *http.Request) {
 		socket.WriteJSON(w, c.graph.Edges(time.Now(), telemetry.ByVersion))
 	})
+	handle("GET "+report.PathQuota, c.quotaUsage)
 	handle("POST "+report.PathNodes+"{name}/allow", c.allow)
 	handle("POST "+report.PathNodes+"{name}/accept", c.accept)
 	handle("POST "+report.PathNodes+"{name}/remove", c.remove)

@@ -12,8 +12,8 @@ import (
 
 // WriteError answers the current request, or what could not be read as one, by the proxy itself: status, the field
 // sennit-reason, and a line that says both. It says Connection: close where the connection cannot go on. It fails
-// with ErrSequence where a response was begun: the connection can only be closed then.
-func (c *ServerConn) WriteError(status int, reason exchange.Reason) error {
+// with ErrSequence where a response was begun: the connection can only be closed then. more are further fields.
+func (c *ServerConn) WriteError(status int, reason exchange.Reason, more ...exchange.Field) error {
 	if c.readErr != nil || c.body.err != nil || !c.body.done {
 		c.last = true
 	}
@@ -21,10 +21,10 @@ func (c *ServerConn) WriteError(status int, reason exchange.Reason) error {
 	fmt.Fprintf(&text, "sennit: %d %s: %s\n", status, http.StatusText(status), reason)
 	err := c.WriteResponse(&exchange.Response{
 		Status: status,
-		Fields: exchange.Fields{
+		Fields: append(exchange.Fields{
 			{Name: "sennit-reason", Value: string(reason)},
 			{Name: "Content-Type", Value: "text/plain; charset=utf-8"},
-		},
+		}, more...),
 		BodyLength: int64(text.Len()),
 	})
 	if err != nil {

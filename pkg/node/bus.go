@@ -10,6 +10,7 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/ca"
+	"github.com/sennit-mesh/sennit/pkg/quota"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 	"github.com/sennit-mesh/sennit/pkg/telemetry"
 )
@@ -77,6 +78,20 @@ func (w *Words) Alive(ctx context.Context, alive *snapshot.Alive) (*snapshot.Ali
 	}
 	var reply snapshot.AliveReply
 	return &reply, proto.Unmarshal(answer, &reply)
+}
+
+// Lease asks for leases of limits, and gives back what is left of others.
+func (w *Words) Lease(ctx context.Context, r *quota.Request) (*quota.Answer, error) {
+	message, err := proto.Marshal(r)
+	if err != nil {
+		return nil, err
+	}
+	reply, err := w.conn.Request(ctx, bus.VerbQuota, message)
+	if err != nil {
+		return nil, err
+	}
+	var answer quota.Answer
+	return &answer, proto.Unmarshal(reply, &answer)
 }
 
 // reportEdges sends what was counted in each second in which there was something, until ctx ends. What a bus that is

@@ -26,6 +26,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
 	"github.com/sennit-mesh/sennit/pkg/proxy"
+	"github.com/sennit-mesh/sennit/pkg/quota"
 	"github.com/sennit-mesh/sennit/pkg/registry"
 	"github.com/sennit-mesh/sennit/pkg/routing"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -54,6 +55,7 @@ type Node struct {
 	conn      *bus.Conn
 	follower  *bus.Follower
 	words     *Words
+	quota     *quota.Spender
 	edges     *telemetry.Edges
 	access    *telemetry.AccessLog // nil: none
 	logFile   io.Closer
@@ -96,6 +98,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 	if cfg.Now != nil {
 		n.words.now = cfg.Now
 	}
+	n.quota = quota.NewSpender(n.words.Lease, n.log)
 	if err := n.openFollower(); err != nil {
 		return n, err
 	}
@@ -110,7 +113,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 	})
 	n.inbound = proxy.NewInbound(processes{n.local}, http1Limits, n.log)
 	n.outbound = &proxy.Outbound{
-		Table: n.table, Lanes: n.lanes, Await: n.await, Observe: n.observe, Log: n.log, Limits: http1Limits,
+		Table: n.table, Lanes: n.lanes, Await: n.await, Observe: n.observe, Quota: n.quota, Log: n.log, Limits: http1Limits,
 	}
 	n.capture, err = capture.New(capture.Config{Handle: n.outbound.Serve, Log: n.log}) // the last: Run closes what it opened
 	return n, err
@@ -203,7 +206,7 @@ func (n *Node) openFollower() error {
 	}
 	n.follower, err = bus.NewFollower(bus.FollowerConfig{
 		Conn: n.conn, Cluster: n.identity.Cluster(), Node: n.identity.Node(), Root: n.identity.RootHash(),
-		Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Log: cmp.Or(n.cfg.Log, slog.Default()),
+		Features: []string{quota.Feature}, Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Log: cmp.Or(n.cfg.Log, slog.Default()),
 	})
 	return err
 }
@@ -243,6 +246,7 @@ func (n *Node) Run(ctx context.Context) error {
 	part("registration", n.registrar.Run)
 	part("identity", func(ctx context.Context) error { return n.identity.Run(ctx, n.conn) })
 	part("telemetry", func(ctx context.Context) error { return n.words.reportEdges(ctx, n.edges) })
+	part("quota", n.quota.Run)
 	part("socket", n.serveSocket)
 	part("reload", n.reloadOnHangup)
 	if n.access != nil {

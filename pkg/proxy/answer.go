@@ -21,6 +21,8 @@ func statusOf(reason exchange.Reason) int {
 		return http.StatusGatewayTimeout
 	case exchange.Malformed:
 		return http.StatusBadRequest
+	case exchange.QuotaExceeded:
+		return http.StatusTooManyRequests
 	case exchange.TooLarge:
 		return http.StatusRequestHeaderFieldsTooLarge
 	default:

@@ -34,6 +34,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	c.call.Now = c.seen.Start
 	c.Table.Pick(&c.call, &c.request, &c.decision)
 	c.routed = true
+	c.spend(ctx)
 	for {
 		if c.decision.Status != 0 {
 			return c.fail(c.decision.Status, c.decision.Reason, nil)

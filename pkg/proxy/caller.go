@@ -30,7 +30,8 @@ type caller struct {
 	request  exchange.Request
 	response exchange.Response
 	decision routing.Decision
-	routed   bool // decision is of this exchange
+	routed   bool             // decision is of this exchange
+	advice   []exchange.Field // what the application is told beside why it was refused
 	seen     Observation
 }
 
@@ -143,13 +144,13 @@ func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whol
 	// answer back.
 	c.conn.SetReadDeadline(time.Now().Add(drainTime))
 	drainErr := c.http.Drain(drainBody)
-	werr := c.http.WriteError(status, reason)
+	werr := c.http.WriteError(status, reason, c.advice...)
 	return drainErr == nil && werr == nil, werr == nil
 }
 
 // begin and end frame what is observed of one exchange.
 func (c *caller) begin() {
-	c.routed = false
+	c.routed, c.advice = false, nil
 	c.seen = Observation{Kind: exchange.HTTP, Caller: c.call.Caller, Callee: c.call.Callee, Start: time.Now()}
 }
 

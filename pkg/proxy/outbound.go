@@ -14,6 +14,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/capture"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/quota"
 	"github.com/sennit-mesh/sennit/pkg/routing"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 	"github.com/sennit-mesh/sennit/pkg/transport"
@@ -22,6 +23,11 @@ import (
 // Lanes open streams to other nodes; a *transport.Transport does.
 type Lanes interface {
 	Open(ctx context.Context, key transport.Key, addr netip.AddrPort, class transport.Class) (*transport.Stream, error)
+}
+
+// A Quota spends of limits, or says why not; a *quota.Spender does. It may wait for a while.
+type Quota interface {
+	Admit(ctx context.Context, limits []*snapshot.Limit, caller exchange.ServiceName, req *exchange.Request, now time.Time) (quota.Refusal, bool)
 }
 
 // An Outbound carries what local applications send to listeners. It is safe for concurrent use.
@@ -33,8 +39,10 @@ type Outbound struct {
 	Await func(ctx context.Context, caller, callee exchange.ServiceName) error
 	// Observe returns who hears of the exchanges of one connection, one after the other.
 	Observe func() Observer
-	Limits  http1.Limits
-	Log     *slog.Logger
+	// Quota decides where a rule names limits. It may be nil where none does.
+	Quota  Quota
+	Limits http1.Limits
+	Log    *slog.Logger
 
 	callers sync.Map    // *caller → nothing: those of HTTP, for Run to look after
 	conns   sync.Map    // *net.TCPConn → nothing: all that are open, for Run to end

@@ -178,17 +178,17 @@ type Holder struct {
 	Tokens int64 // granted to it in leases that have not ended
 }
 
-// Usage lists the accounts that are in use.
+// usagePatience is how long people wait for a controller that is about to own the ledger.
+const usagePatience = 2 * time.Second
+
+// Usage lists the accounts that are in use. It waits a moment for a term.
 func (o *Owner) Usage(ctx context.Context) ([]Usage, error) {
-	ended := o.holds.Load()
-	if ended == nil {
-		return nil, ErrNotOwner
-	}
-	to := make(chan []Usage, 1)
+	to, patience := make(chan []Usage, 1), time.NewTimer(usagePatience)
+	defer patience.Stop()
 	select {
 	case o.views <- to:
 		return <-to, nil
-	case <-*ended:
+	case <-patience.C:
 		return nil, ErrNotOwner
 	case <-ctx.Done():
 		return nil, ctx.Err()

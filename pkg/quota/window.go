@@ -1,7 +1,5 @@
 package quota
 
-import "time"
-
 // A window counts what was granted between two full seconds, minutes, hours or days of Unix time.
 type window struct {
 	start   int64
@@ -54,6 +52,3 @@ func (w *window) reserve(start, ceiling int64) {
 		w.ceiling = max(w.ceiling, ceiling)
 	}
 }
-
-// Periods are the windows that a limit can have, by name.
-var Periods = map[string]time.Duration{"Second": time.Second, "Minute": time.Minute, "Hour": time.Hour, "Day": 24 * time.Hour}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // maxTries bounds how many instances one exchange can be tried at.
@@ -35,6 +36,8 @@ type Decision struct {
 	Timeout        time.Duration   // for the whole exchange; 0: none
 	BackendTimeout time.Duration   // for one attempt; 0: none
 
+	Limits []*snapshot.Limit // that the exchange must be within; to be read only
+
 	counted *Instance // in whose load the exchange counts
 	backend *backend
 	tries   [maxTries]*load
@@ -50,6 +53,12 @@ func (d *Decision) Done() {
 		d.counted.load.inFlight.Add(-1)
 		d.counted = nil
 	}
+}
+
+// Refuse turns a decision for an instance into an answer, and counts the exchange there no more.
+func (d *Decision) Refuse(status int, reason exchange.Reason, detail string) {
+	d.Done()
+	d.answer(status, reason, detail)
 }
 
 func (d *Decision) reset() {
@@ -88,7 +97,7 @@ func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
 		return
 	}
 	r := &p.rules[i]
-	out.Rule, out.Timeout, out.BackendTimeout = r.origin, r.timeout, r.backendTimeout
+	out.Rule, out.Timeout, out.BackendTimeout, out.Limits = r.origin, r.timeout, r.backendTimeout, r.limits
 	if r.answer != 0 {
 		out.answer(r.answer, exchange.NoBackend, r.detail)
 		return

@@ -30,6 +30,7 @@ type rule struct {
 	backendTimeout time.Duration
 	answer         int // not 0: the status to answer with
 	detail         string
+	limits         []*snapshot.Limit
 }
 
 type backend struct {
@@ -70,6 +71,9 @@ func (t *Table) compile(body *snapshot.Outbound) (*rules, error) {
 		p := &port{protocol: source.Protocol, rules: make([]rule, len(source.Rules))}
 		for i, s := range source.Rules {
 			compiled, err := t.compileRule(s, r.refers)
+			if err == nil {
+				compiled.limits, err = limitsOf(s, body.Limits)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("rule %s: %w", s.Origin, err)
 			}
@@ -120,6 +124,18 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 		r.answer, r.detail = 500, "no backend of the rule has a weight"
 	}
 	return r, nil
+}
+
+// limitsOf finds the limits that a rule names. One that is not there must not let everything pass.
+func limitsOf(s *snapshot.Rule, all []*snapshot.Limit) ([]*snapshot.Limit, error) {
+	var limits []*snapshot.Limit
+	for _, at := range s.Limits {
+		if int(at) >= len(all) {
+			return nil, fmt.Errorf("limit %d of %d is named", at, len(all))
+		}
+		limits = append(limits, all[at])
+	}
+	return limits, nil
 }
 
 // choose gives a request to one backend by weight; r.total is not 0.

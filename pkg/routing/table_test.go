@@ -298,3 +298,28 @@ func TestSwapsUnderConcurrentReaders(t *testing.T) {
 		}
 	}
 }
+
+func TestARuleNamesItsLimits(t *testing.T) {
+	table := New()
+	rule := &snapshot.Rule{Backends: []*snapshot.Backend{to("orders", 1)}, Limits: []uint32{1}}
+	body := outboundOf(rule)
+	body.Limits = []*snapshot.Limit{{Id: "shop/q/other"}, {Id: "shop/q/all"}}
+	apply(t, table, snapshot.OutSubject("shop", "orders", ""), 1, body)
+	apply(t, table, snapshot.EndpointsSubject("shop", "orders", 0), 1, &snapshot.Endpoints{Shards: 1, Endpoints: []*snapshot.Endpoint{
+		{Node: "a", Address: "192.0.2.1:7443", Service: "shop/orders", Instance: "1"},
+	}})
+	var d Decision
+	table.Pick(&Call{Caller: web, Callee: orders, Port: 80, Now: start, Random: random(t)}, &exchange.Request{Path: "/"}, &d)
+	if len(d.Limits) != 1 || d.Limits[0].GetId() != "shop/q/all" || d.Instance == nil {
+		t.Fatalf("limits %v of instance %v", d.Limits, d.Instance)
+	}
+	instance := d.Instance
+	d.Refuse(429, exchange.QuotaExceeded, "")
+	if d.Instance != nil || d.Status != 429 || instance.load.inFlight.Load() != 0 {
+		t.Errorf("a refused request is still one of %v", d.Instance)
+	}
+	rule.Limits = []uint32{2} // one that is not there must not let everything pass
+	if _, err := table.Apply(snapshot.OutSubject("shop", "orders", ""), snapshot.Version{Revision: 2}, body); err == nil {
+		t.Error("a limit that is not there was taken")
+	}
+}

@@ -46,10 +46,10 @@ var reasons = []exchange.Reason{
 	exchange.NoService, exchange.NoRoute, exchange.NoBackend, exchange.NoInstance, exchange.ConnectFailed,
 	exchange.PeerLost, exchange.ServiceRefused, exchange.ServiceBroke, exchange.Timeout, exchange.CallerGone,
 	exchange.CallerNotAllowed, exchange.Malformed, exchange.TooLarge, exchange.Overloaded,
-	exchange.ShuttingDown, exchange.InstanceNotServed, "other",
+	exchange.QuotaExceeded, exchange.QuotaUnavailable, exchange.ShuttingDown, exchange.InstanceNotServed, "other",
 }
 
-const numReasons = 17
+const numReasons = 19
 
 var reasonIndex = func() map[exchange.Reason]int {
 	index := map[exchange.Reason]int{}

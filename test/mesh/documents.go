@@ -19,8 +19,9 @@ import (
 
 // collections are the API's paths of the kinds that tests apply.
 var collections = map[string]string{
-	"Service":   "/api/v1/namespaces/%s/services/%s",
-	"HTTPRoute": "/apis/gateway.networking.k8s.io/v1/namespaces/%s/httproutes/%s",
+	"Service":     "/api/v1/namespaces/%s/services/%s",
+	"HTTPRoute":   "/apis/gateway.networking.k8s.io/v1/namespaces/%s/httproutes/%s",
+	"QuotaPolicy": "/apis/sennit.dev/v1alpha1/namespaces/%s/quotapolicies/%s",
 }
 
 // Documents stores YAML documents, separated by "---", and waits for each until every node that uses it has

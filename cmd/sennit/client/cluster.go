@@ -80,6 +80,11 @@ func (c *Client) Cluster(ctx context.Context) (*report.Cluster, error) {
 	return &out, c.conn.read(ctx, report.PathStatus, &out)
 }
 
+// Quota tells what is used of each limit.
+func (c *Client) Quota(ctx context.Context) (used []report.Quota, err error) {
+	return used, c.conn.read(ctx, report.PathQuota, &used)
+}
+
 // Allow lets a node run one more service ("namespace/name").
 func (c *Client) Allow(ctx context.Context, node, service string) error {
 	body, err := json.Marshal(report.Allow{Service: service})

@@ -15,6 +15,8 @@ const (
 	PathNodes = "/sennit/v1/nodes/"
 	// PathEdges (GET) answers the live graph of who calls whom: a list of telemetry's GraphEdge.
 	PathEdges = "/sennit/v1/edges"
+	// PathQuota (GET) answers a list of Quota.
+	PathQuota = "/sennit/v1/quota"
 	// PathKubeconfig (GET) answers a kubeconfig in YAML. It holds a secret.
 	PathKubeconfig = "/sennit/v1/kubeconfig"
 )
@@ -72,4 +74,25 @@ type Member struct {
 	Applied  uint64    `json:"applied"`        // newest revision that it reported as applied
 	Behind   int       `json:"behind"`         // snapshots that it uses and has not applied yet
 	Version  string    `json:"version"`        // of its program
+}
+
+// Quota is the use of one limit of a QuotaPolicy, or of one caller's or value's part of it.
+type Quota struct {
+	Limit    string `json:"limit"` // "namespace/policy/limit"
+	Requests int64  `json:"requests"`
+	Per      string `json:"per"`
+	Burst    int64  `json:"burst,omitempty"`  // of a bucket
+	Caller   string `json:"caller,omitempty"` // "namespace/name", where it counts by caller
+	Value    string `json:"value,omitempty"`  // of the header, where it counts by one
+	// Granted is what nodes have spent or hold of this window, and what the window lost by failures; of a bucket, what
+	// is missing from it.
+	Granted int64         `json:"granted"`
+	Resets  time.Time     `json:"resets,omitzero"` // when the window ends, or the bucket is full
+	Holders []QuotaHolder `json:"holders,omitempty"`
+}
+
+// QuotaHolder is a node that holds leases of a limit.
+type QuotaHolder struct {
+	Node   string `json:"node"`
+	Tokens int64  `json:"tokens"` // granted to it in leases that have not ended; some may be spent
 }

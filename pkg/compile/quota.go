@@ -1,0 +1,152 @@
+package compile
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/proto"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/quota"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// quotas are the limits of an input, by what they are attached to.
+type quotas struct {
+	services map[exchange.ServiceName][]*snapshot.Limit
+	routes   map[types.NamespacedName][]*snapshot.Limit
+}
+
+// attachQuotas resolves the policies, in the order of their names, and puts into out what they allow and what became
+// of them. A policy is in effect at the targets that are there.
+func attachQuotas(in Input, services *catalog, out *Output) *quotas {
+	q := &quotas{services: map[exchange.ServiceName][]*snapshot.Limit{}, routes: map[types.NamespacedName][]*snapshot.Limit{}}
+	routes := map[types.NamespacedName]bool{}
+	for _, r := range in.Routes {
+		routes[types.NamespacedName{Namespace: r.Namespace, Name: r.Name}] = true
+	}
+	policies := slices.Clone(in.Quotas)
+	slices.SortStableFunc(policies, func(a, b *api.QuotaPolicy) int {
+		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
+	})
+	for _, p := range policies {
+		var limits []*snapshot.Limit
+		for i := range p.Spec.Limits {
+			l := &p.Spec.Limits[i]
+			id := p.Namespace + "/" + p.Name + "/" + l.Name
+			byCaller, header := l.Counts()
+			limits = append(limits, &snapshot.Limit{Id: id, ByCaller: byCaller, ByHeader: header})
+			out.Limits[id] = quota.Limit{Requests: l.Requests, Per: l.Period(), Burst: l.Burst}
+		}
+		var missing []string
+		for _, t := range p.Spec.TargetRefs {
+			if why := q.attach(p.Namespace, t, limits, services, routes); why != "" {
+				missing = append(missing, why)
+			}
+		}
+		name := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
+		out.Quotas[name] = observed(p.Generation, quotaCondition(len(p.Spec.TargetRefs), missing))
+	}
+	return q
+}
+
+// attach adds limits to a target, or says why they mean nothing there.
+func (q *quotas) attach(namespace string, t api.QuotaTarget, limits []*snapshot.Limit, services *catalog, routes map[types.NamespacedName]bool) string {
+	if t.Kind == api.HTTPRoute.Name {
+		name := types.NamespacedName{Namespace: namespace, Name: t.Name}
+		if !routes[name] {
+			return fmt.Sprintf("there is no HTTPRoute %s", name)
+		}
+		q.routes[name] = append(q.routes[name], limits...)
+		return ""
+	}
+	name := exchange.ServiceName{Namespace: namespace, Name: t.Name}
+	s := services.byName[name]
+	if s == nil {
+		return fmt.Sprintf("there is no Service %s", name)
+	}
+	q.services[name] = append(q.services[name], limits...)
+	for _, p := range s.ports {
+		if p.protocol == snapshot.Protocol_PROTOCOL_HTTP {
+			return ""
+		}
+	}
+	return fmt.Sprintf("Service %s has no port that is known to be HTTP (set appProtocol: http), and connections are not counted", name)
+}
+
+func quotaCondition(targets int, missing []string) v1.Condition {
+	c := v1.Condition{
+		Type: string(gatewayv1.PolicyConditionAccepted), Status: v1.ConditionTrue, Reason: string(gatewayv1.PolicyReasonAccepted),
+		Message: "the policy is in effect",
+	}
+	if len(missing) > 0 {
+		c.Status, c.Reason = v1.ConditionFalse, string(gatewayv1.PolicyReasonTargetNotFound)
+		c.Message = strings.Join(missing, "; ")
+		if len(missing) < targets {
+			c.Message += "; the policy is in effect at its other targets"
+		}
+		if len(c.Message) > longestMessage {
+			c.Message = c.Message[:longestMessage] + "…"
+		}
+	}
+	return c
+}
+
+// limit has the rules of a port name the limits of their service and of their route.
+func (q *quotas) limit(body *snapshot.Outbound, port *snapshot.OutboundPort, service exchange.ServiceName, entries []*entry) {
+	if port.Protocol != snapshot.Protocol_PROTOCOL_HTTP {
+		return
+	}
+	routes := make(map[*snapshot.Rule]types.NamespacedName, len(entries))
+	for _, e := range entries {
+		routes[e.rule] = types.NamespacedName{Namespace: e.route.Namespace, Name: e.route.Name}
+	}
+	for i, rule := range port.Rules {
+		limits := slices.Concat(q.services[service], q.routes[routes[rule]])
+		if len(limits) == 0 {
+			continue
+		}
+		rule = proto.Clone(rule).(*snapshot.Rule) // the same rule is at other services and ports
+		for _, l := range limits {
+			at := slices.Index(body.Limits, l)
+			if at < 0 {
+				at = len(body.Limits)
+				body.Limits = append(body.Limits, l)
+			}
+			if !slices.Contains(rule.Limits, uint32(at)) {
+				rule.Limits = append(rule.Limits, uint32(at))
+			}
+		}
+		port.Rules[i] = rule
+	}
+}
+
+// Requires lists the features that a node must know to use a body: one that knew no limits would let everything
+// pass.
+func Requires(body proto.Message) []string {
+	if out, ok := body.(*snapshot.Outbound); ok && len(out.Limits) > 0 {
+		return []string{quota.Feature}
+	}
+	return nil
+}
+
+// MergeConditions makes the conditions to store from those that are stored and those just compiled: a condition keeps
+// its time of transition while its status stays the same. It reports whether anything is different.
+func MergeConditions(stored, compiled []v1.Condition, now v1.Time) ([]v1.Condition, bool) {
+	merged := slices.Clone(compiled)
+	changed := len(stored) != len(compiled)
+	for i := range merged {
+		merged[i].LastTransitionTime = now
+		at := slices.IndexFunc(stored, func(c v1.Condition) bool { return c.Type == merged[i].Type })
+		if at >= 0 && stored[at].Status == merged[i].Status {
+			merged[i].LastTransitionTime = stored[at].LastTransitionTime
+		}
+		changed = changed || at < 0 || stored[at] != merged[i]
+	}
+	return merged, changed
+}

@@ -1,0 +1,143 @@
+package mesh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// callers starts a mesh in which web on host one and desk on host three call shop/orders on two, under a policy.
+func callers(t *testing.T, policy string) (m *Mesh, web, desk string) {
+	m = Start(t, Config{Services: []string{"shop/web", "shop/desk", "shop/orders"}})
+	m.Serve("two", Service{Name: "shop/orders", Version: "v1"})
+	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
+	web, desk = m.Listen("one", "shop/web", "shop/orders:80"), m.Listen("three", "shop/desk", "shop/orders:80")
+	m.AwaitAnswer("one", web, "v1")
+	m.AwaitAnswer("three", desk, "v1")
+	m.MustApply(policy)
+	return m, web, desk
+}
+
+func quotaPolicy(limits string) string {
+	return "{apiVersion: sennit.dev/v1alpha1, kind: QuotaPolicy, metadata: {namespace: shop, name: orders}, " +
+		"spec: {targetRefs: [{kind: Service, name: orders}], limits: [" + limits + "]}}"
+}
+
+// hours is how many windows of an hour a test touched: what an hour allows is allowed once in each.
+func hours(began time.Time) int { return int(time.Now().Unix()/3600-began.Unix()/3600) + 1 }
+
+// TestQuotaOfEachCaller wants a limit to hold for the caller that exceeds it, and to leave the other alone.
+func TestQuotaOfEachCaller(t *testing.T) {
+	t.Parallel()
+	const limit = 20
+	began := time.Now()
+	m, web, desk := callers(t, quotaPolicy(fmt.Sprintf("{name: each, requests: %d, per: Hour, by: [{type: CallingService}]}", limit)))
+	send := func(node, address string, count int) (passed int) {
+		for range count {
+			response, _, err := m.Send(t.Context(), node, http.MethodGet, address, "/", strings.NewReader(""))
+			switch {
+			case err != nil:
+				t.Fatal(err)
+			case response.StatusCode == http.StatusOK:
+				passed++
+			case response.StatusCode != http.StatusTooManyRequests || response.Header.Get("Sennit-Reason") != "quota-exceeded" || response.Header.Get("Sennit-Limit") != "shop/orders/each":
+				t.Fatalf("answered %d with %v", response.StatusCode, response.Header)
+			default:
+				if after, err := strconv.Atoi(response.Header.Get("Retry-After")); err != nil || after < 1 || after > 3600 {
+					t.Fatalf("Retry-After: %q", response.Header.Get("Retry-After"))
+				}
+			}
+		}
+		return passed
+	}
+	if passed := send("one", web, 3*limit); passed < limit || passed > limit*hours(began) {
+		t.Errorf("%d requests of web passed, the limit is %d", passed, limit)
+	}
+	if passed := send("three", desk, limit); passed != limit {
+		t.Errorf("%d of %d requests of desk passed: another caller spent its limit", passed, limit)
+	}
+	m.Eventually("the access log says so", func(context.Context) error {
+		lines, err := m.AccessLog("one")
+		for _, line := range lines {
+			if line["error.type"] == "quota-exceeded" && line["http.response.status_code"] == float64(http.StatusTooManyRequests) {
+				return nil
+			}
+		}
+		return errors.Join(fmt.Errorf("%d lines, none of a request that was refused", len(lines)), err)
+	})
+}
+
+// TestQuotaWhileTheControllerDies kills the controller and starts it again while callers of two hosts ask for far more
+// than the limit: not one request more may pass, and little of the limit may be lost.
+func TestQuotaWhileTheControllerDies(t *testing.T) {
+	t.Parallel()
+	const limit, deaths = 1000, 2
+	began := time.Now()
+	m, web, desk := callers(t, quotaPolicy(fmt.Sprintf("{name: all, requests: %d, per: Hour}", limit)))
+	var mu sync.Mutex
+	passed, refused := 0, 0
+	stop := make(chan struct{})
+	var group sync.WaitGroup
+	for _, from := range []struct{ node, address string }{{"one", web}, {"three", desk}} {
+		for range 2 {
+			group.Go(func() {
+				for tick := time.NewTicker(5 * time.Millisecond); ; {
+					select {
+					case <-stop:
+						tick.Stop()
+						return
+					case <-tick.C:
+					}
+					response, _, err := m.Send(t.Context(), from.node, http.MethodGet, from.address, "/", strings.NewReader(""))
+					mu.Lock()
+					switch {
+					case err != nil:
+						t.Error(err)
+					case response.StatusCode == http.StatusOK:
+						passed++
+					case response.Header.Get("Sennit-Reason") == "quota-exceeded", response.Header.Get("Sennit-Reason") == "quota-unavailable":
+						refused++
+					default:
+						t.Errorf("answered %d with %v", response.StatusCode, response.Header)
+					}
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	so := func(least int) func(context.Context) error {
+		return func(context.Context) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if passed < least {
+				return fmt.Errorf("%d passed, %d were refused", passed, refused)
+			}
+			return nil
+		}
+	}
+	for death := range deaths {
+		m.Eventually("requests pass", so(limit*(death+1)/4))
+		m.Kill(m.Controller())
+		m.RestartController()
+	}
+	m.Eventually("most of the limit is used", so(limit*8/10))
+	m.Eventually("nothing is left", func(ctx context.Context) error {
+		response, _, err := m.Send(ctx, "one", http.MethodGet, web, "/", strings.NewReader(""))
+		if err == nil && response.Header.Get("Sennit-Reason") != "quota-exceeded" {
+			err = fmt.Errorf("answered %d", response.StatusCode)
+		}
+		return err
+	})
+	close(stop)
+	group.Wait()
+	t.Logf("%d passed of %d, %d were refused", passed, limit, refused)
+	if passed > limit*hours(began) {
+		t.Errorf("%d requests passed, the limit is %d", passed, limit)
+	}
+}
