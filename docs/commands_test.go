@@ -21,6 +21,7 @@ var inOrder = []string{
 	"tutorial/first-mesh.md",
 	"how-to/join-a-host.md",
 	"how-to/split-traffic.md",
+	"how-to/limit-requests.md",
 	"how-to/debug-a-request.md",
 	"how-to/use-kubectl.md",
 	"../README.md",
