@@ -101,6 +101,7 @@ type Ledger struct {
 	began   int64
 	proven  time.Time // when the last write under the term began; zero: none was
 	clock   int64
+	swept   int64  // when last
 	lease   uint64 // the last that was given
 }
 
@@ -212,7 +213,10 @@ func (l *Ledger) entry(key accountKey, now int64) (*entry, Limit) {
 	e := l.entries[key]
 	if e == nil || e.per != per {
 		if e == nil && len(l.entries) >= maxAccounts {
-			if l.Sweep(time.Unix(0, now)); len(l.entries) >= maxAccounts {
+			if now-l.swept >= int64(time.Second) { // who sends ever new values must not keep the ledger busy
+				l.Sweep(time.Unix(0, now))
+			}
+			if len(l.entries) >= maxAccounts {
 				return nil, limit
 			}
 		}
@@ -371,6 +375,7 @@ func (l *Ledger) Grant(node string, ask *Ask, now time.Time) *Grant {
 // Sweep forgets accounts that are as new ones would be.
 func (l *Ledger) Sweep(now time.Time) {
 	at := l.now(now)
+	l.swept = at
 	for key, e := range l.entries {
 		if e.tick(at); len(e.leases) == 0 && e.idle(at) {
 			delete(l.entries, key)

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -202,13 +203,14 @@ func (s *Spender) purse(limit *snapshot.Limit, caller exchange.ServiceName, req 
 }
 
 // headerValue is the value that is counted by: of a field that came several times the first. One that is long is
-// counted by its hash, so that what is held of it is short.
+// counted by its hash, so that what is held of it is short; and one that is no text (RFC 9110 §5.5 lets it through),
+// since no message could carry it.
 func headerValue(req *exchange.Request, name string) string {
 	value, _ := req.Fields.Get(name)
 	if exchange.EqualName(name, "host") {
 		value = req.Authority
 	}
-	if len(value) > maxValue {
+	if len(value) > maxValue || !utf8.ValidString(value) {
 		sum := sha256.Sum256([]byte(value))
 		return "sha256:" + hex.EncodeToString(sum[:])
 	}

@@ -58,7 +58,15 @@ func mesh(t *testing.T, limits map[string]Limit, names ...string) (*Owner, []*Sp
 	for _, name := range names {
 		s := NewSpender(func(ctx context.Context, r *Request) (*Answer, error) {
 			time.Sleep(time.Millisecond) // the network, in the bubble's time
-			return o.Serve(ctx, name, proto.Clone(r).(*Request))
+			sent, err := proto.Marshal(r)
+			if err != nil {
+				return nil, err
+			}
+			var arrived Request
+			if err := proto.Unmarshal(sent, &arrived); err != nil {
+				return nil, err
+			}
+			return o.Serve(ctx, name, &arrived)
 		}, slog.New(slog.DiscardHandler))
 		spenders = append(spenders, s)
 		group.Go(func() { _ = s.Run(ctx) })
@@ -141,6 +149,7 @@ func TestEachCallerAndEachValueHasItsOwn(t *testing.T) {
 			{byCaller, desk, "", ""},
 			{byUser, web, "ann", ""}, {byUser, desk, "ann", exchange.QuotaExceeded}, {byUser, web, "bob", ""},
 			{byUser, web, "", ""}, {byUser, web, "", exchange.QuotaExceeded},
+			{byUser, web, "\xff\xfe", ""}, {byUser, web, "\xff\xfe", exchange.QuotaExceeded}, // no text, which no message carries
 			{byUser, web, long + "1", ""}, {byUser, web, long + "2", ""}, {byUser, web, long + "1", exchange.QuotaExceeded},
 		} {
 			var fields exchange.Fields
