@@ -141,3 +141,69 @@ func TestQuotaWhileTheControllerDies(t *testing.T) {
 		t.Errorf("%d requests passed, the limit is %d", passed, limit)
 	}
 }
+
+// TestQuotaUnderOverload has four hosts call a fifth with far more than each second allows, while the controller is
+// killed and started again. SENNIT_MESH_SECONDS is how long it goes on.
+func TestQuotaUnderOverload(t *testing.T) {
+	const limit = 200
+	length := seconds(t, 12)
+	m := Start(t, Config{Namespaces: true, Nodes: []string{"one", "two", "three", "four", "five"}, Services: []string{"shop/web", "shop/orders"}})
+	m.Serve("five", Service{Name: "shop/orders", Version: "v1"})
+	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
+	addresses := map[string]string{}
+	for _, node := range []string{"one", "two", "three", "four"} {
+		addresses[node] = m.Listen(node, "shop/web", "shop/orders:80")
+		m.AwaitAnswer(node, addresses[node], "v1")
+	}
+	m.MustApply(quotaPolicy(fmt.Sprintf("{name: all, requests: %d, per: Second}", limit)))
+	var mu sync.Mutex
+	total, refused, inside := 0, 0, map[int64]int{} // requests that began and ended in one window were admitted in it
+	began := time.Now()
+	var group sync.WaitGroup
+	for node, address := range addresses {
+		for range 3 {
+			group.Go(func() {
+				tick := time.NewTicker(10 * time.Millisecond)
+				defer tick.Stop()
+				for time.Since(began) < length {
+					<-tick.C
+					sent := time.Now()
+					response, _, err := m.Send(t.Context(), node, http.MethodGet, address, "/", strings.NewReader(""))
+					answered := time.Now()
+					mu.Lock()
+					switch {
+					case err != nil:
+						t.Error(err)
+					case response.StatusCode != http.StatusOK:
+						refused++
+					default:
+						total++
+						if sent.Unix() == answered.Unix() {
+							inside[sent.Unix()]++
+						}
+					}
+					mu.Unlock()
+				}
+			})
+		}
+	}
+	time.AfterFunc(length/3, func() { _ = m.Controller().Kill() })
+	killed := make(chan struct{})
+	time.AfterFunc(length/3+time.Second, func() { close(killed) })
+	<-killed
+	m.RestartController()
+	group.Wait()
+	for window, n := range inside {
+		if n > limit {
+			t.Errorf("%d requests passed in second %d, the limit is %d", n, window, limit)
+		}
+	}
+	share := float64(total) / (limit * length.Seconds())
+	t.Logf("%d passed and %d were refused in %s: %.0f %% of the limit was used, with a controller that was away for a second", total, refused, length, 100*share)
+	if refused < total/10 {
+		t.Errorf("%d of %d were refused: no overload", refused, total+refused)
+	}
+	if share < 0.3 {
+		t.Errorf("only %.0f %% of the limit was used", 100*share)
+	}
+}
