@@ -83,6 +83,16 @@ func Serve(ctx context.Context, l net.Listener, handler http.Handler) error {
 	return nil
 }
 
+// ListenMetrics opens the TCP address at which a daemon is scraped.
+func ListenMetrics(ctx context.Context, address string) (net.Listener, error) {
+	var config net.ListenConfig
+	l, err := config.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w (choose another address with --metrics)", err)
+	}
+	return l, nil
+}
+
 // WriteJSON answers with v.
 func WriteJSON(w http.ResponseWriter, v any) { write(w, http.StatusOK, v) }
 

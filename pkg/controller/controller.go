@@ -243,6 +243,9 @@ func (c *Controller) start(ctx context.Context, group *errgroup.Group) {
 	part("quotas", c.ownQuotas)
 	part("API", c.serveAPI)
 	part("socket", c.serveSocket)
+	if c.cfg.Metrics != "" {
+		part("metrics", c.serveMetrics)
+	}
 	for verb, handler := range c.verbs() {
 		part("requests to "+verb, func(ctx context.Context) error { return c.requests.Serve(ctx, verb, handler) })
 	}

@@ -25,8 +25,11 @@ func (n *Node) deliver(u bus.Update) {
 	defer n.mu.Unlock()
 	if err := n.take(u); err != nil {
 		// What was in force stays: a snapshot that cannot be used is the controllers' fault, and they hear of it.
+		n.unusable.Add(1)
 		n.log.Error("configuration is not usable; what was in force before stays", "subject", u.Subject, "err", err)
 		n.follower.Applied(u.Subject, u.Version, err.Error())
+	} else {
+		n.applied.Add(1)
 	}
 	if !slices.Equal(n.table.Needs(), n.needed) {
 		n.follow()

@@ -27,6 +27,7 @@ type Config struct {
 	Socket    string         // unix socket for `sennit service` and `sennit status` on this host; empty: none
 	AccessLog string         // file for the access log; "-": standard output; empty: none
 	LogShare  float64        // share of the exchanges without failure that are logged, 0 to 1
+	Metrics   string         // TCP address at which Prometheus scrapes, without TLS; empty: none
 	DrainTime time.Duration  // how long running exchanges may take when the node stops
 	Log       *slog.Logger   // nil: slog.Default
 
@@ -52,6 +53,7 @@ func (c *Config) Flags(flags *flag.FlagSet) {
 	flags.StringVar(&c.Socket, "socket", report.SocketPath("node"), "unix socket for sennit's commands on this host")
 	flags.StringVar(&c.AccessLog, "access-log", "-", "file for the access log; - is standard output, empty is none")
 	flags.Float64Var(&c.LogShare, "access-log-share", 0.01, "share of the requests without failure that are logged; failures always are")
+	flags.StringVar(&c.Metrics, "metrics", "", "TCP address, as 127.0.0.1:9464, where Prometheus scrapes /metrics; whoever reaches it may read. Empty is none")
 	flags.DurationVar(&c.DrainTime, "drain-time", 15*time.Second, "how long running requests may take when the node stops")
 }
 

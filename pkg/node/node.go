@@ -59,6 +59,8 @@ type Node struct {
 	edges     *telemetry.Edges
 	access    *telemetry.AccessLog // nil: none
 	logFile   io.Closer
+	applied   atomic.Uint64 // snapshots taken into force
+	unusable  atomic.Uint64 // snapshots that could not be
 
 	mu       sync.Mutex // guards writing to the table, and what follows
 	followed []string
@@ -251,6 +253,9 @@ func (n *Node) Run(ctx context.Context) error {
 	part("reload", n.reloadOnHangup)
 	if n.access != nil {
 		part("access log", n.access.Run)
+	}
+	if n.cfg.Metrics != "" {
+		part("metrics", n.serveMetrics)
 	}
 	callers, stopCallers := context.WithCancel(running)
 	defer stopCallers()

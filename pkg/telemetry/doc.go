@@ -1,4 +1,4 @@
-// Package telemetry records what happened to exchanges: summaries of who calls whom, and the access log.
+// Package telemetry records what happened to exchanges: summaries of who calls whom, metrics, and the access log.
 //
 // A node's Edges count every exchange by caller, callee, backend, destination and protocol, without a lock
 // and without allocating; each second Report takes what was counted. A controller's Graph merges the
@@ -6,8 +6,10 @@
 // (histogram.go says why). The AccessLog writes one JSON line for each failed exchange and for a sample of
 // the others, and drops lines, counted, rather than delay an exchange.
 //
-// The package carries no reports and serves no metrics: it is handed what it writes to.
-// Start reading at edges.go, then graph.go and accesslog.go.
+// What reports take is added up for good (totals.go), which is what Prometheus scrapes (metrics.go).
+//
+// The package carries no reports and opens no port: it is handed what it writes to.
+// Start reading at edges.go, then graph.go, metrics.go and accesslog.go.
 package telemetry
 
 //go:generate go run ../../internal/protogen

@@ -63,15 +63,17 @@ var reasonIndex = func() map[exchange.Reason]int {
 type edge struct {
 	name                   Edge // in memory of its own
 	retired                atomic.Bool
-	classes                [6]atomic.Uint64 // whose sum is the count
+	codes                  [numCodes]atomic.Uint32 // whose sum is the count
 	failed, sent, received atomic.Uint64
+	took                   atomic.Int64 // ns, of all together
 	failures               [numReasons]atomic.Uint64
 	latencies              counters
-	idle                   int // reports in a row without an exchange; the reporter's
+	idle                   int    // reports in a row without an exchange; the reporter's
+	total                  *total // what it adds to; the reporter's
 }
 
 const (
-	maxEdges  = 2048 // of 2.2 KB each
+	maxEdges  = 2048 // of 2.5 KB each
 	idleAfter = 300  // reports without an exchange until an edge's memory is given back
 )
 
@@ -86,11 +88,12 @@ type Edges struct {
 	mu      sync.Mutex // over replacing the table, and Report
 	since   time.Time
 	retired []*edge // out of the table; who looked them up before may still be counting
+	totals  map[Edge]*total
 }
 
 // NewEdges returns Edges that begin to count at now.
 func NewEdges(now time.Time) *Edges {
-	e := &Edges{since: now}
+	e := &Edges{since: now, totals: map[Edge]*total{}}
 	e.table.Store(&map[Edge]*edge{})
 	return e
 }
@@ -156,7 +159,8 @@ func (e *edge) record(s *Sample) {
 		e.received.Add(s.BytesReceived)
 	}
 	e.latencies[bucketOf(s.Duration)].Add(1)
-	e.classes[min(uint(s.Outcome.Status)/100, 5)].Add(1)
+	e.took.Add(int64(s.Duration))
+	e.codes[codeOf(s.Outcome.Status)].Add(1)
 }
 
 func (e *Edges) add(name Edge) *edge {
@@ -171,6 +175,7 @@ func (e *Edges) add(name Edge) *edge {
 	}
 	table = maps.Clone(table)
 	counted := &edge{name: name.clone()}
+	counted.total = e.totalOf(counted.name)
 	table[counted.name] = counted
 	e.table.Store(&table)
 	return counted
@@ -180,6 +185,7 @@ func (e *Edges) add(name Edge) *edge {
 func (e *Edges) Report(now time.Time) *EdgeReport {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.forget()
 	report := &EdgeReport{StartUnixMs: e.since.UnixMilli(), EndUnixMs: now.UnixMilli()}
 	e.since = now
 	for _, r := range e.retired {
@@ -210,32 +216,40 @@ func (e *Edges) Report(now time.Time) *EdgeReport {
 	return report
 }
 
-// take returns the counters and sets them to zero; nil where nothing was counted.
+// take returns the counters, adds them to the total and sets them to zero; nil where nothing was counted.
 func (e *edge) take() *EdgeSummary {
-	count := uint64(0)
-	classes := make([]uint64, 0, len(e.classes))
-	for i := range e.classes {
-		n := e.classes[i].Swap(0)
+	count, total := uint64(0), e.total
+	classes := make([]uint64, 6)
+	for i := range e.codes {
+		if e.codes[i].Load() == 0 {
+			continue
+		}
+		n := uint64(e.codes[i].Swap(0))
 		count += n
-		classes = append(classes, n)
+		classes[classOf(i)] += n
+		total.codes[i] += n
 	}
 	if count == 0 {
 		e.idle++
 		return nil
 	}
-	e.idle = 0
-	latencies := e.latencies.take()
+	e.idle, total.idle = 0, 0
 	s := &EdgeSummary{
 		Caller: text(e.name.Caller), Callee: text(e.name.Callee), Backend: text(e.name.Backend),
 		Version: e.name.Version, Node: e.name.Node, Protocol: e.name.Protocol.String(),
 		Count: count, Failed: e.failed.Swap(0), BytesSent: e.sent.Swap(0), BytesReceived: e.received.Swap(0),
-		StatusClasses: classes, Latencies: latencies,
+		StatusClasses: classes, Latencies: e.latencies.take(),
 	}
 	for i := range e.failures {
 		if n := e.failures[i].Swap(0); n > 0 {
 			s.Failures = append(s.Failures, &FailureCount{Reason: string(reasons[i]), Count: n})
+			total.failures[i] += n
 		}
 	}
+	total.sent += s.BytesSent
+	total.received += s.BytesReceived
+	total.took += time.Duration(e.took.Swap(0))
+	total.latencies.add(s.Latencies)
 	return s
 }
 

@@ -37,7 +37,9 @@ type Config struct {
 	CertificateTTL time.Duration
 	// Record records what crosses the wire from the beginning, in namespaces.
 	Record bool
-	Flags  []string // more flags of each node
+	// Metrics lets the controller and every node be scraped, on loopback.
+	Metrics bool
+	Flags   []string // more flags of each node
 }
 
 // A Mesh is a running mesh of a test. Recording is what Config.Record asked for. It is used by the test's goroutine, and Load's and Dial's by any.
@@ -48,7 +50,8 @@ type Mesh struct {
 	cfg       Config
 	network   *network // nil: loopback
 	lanes     map[string]string
-	declared  map[string]int // files written, by node
+	declared  map[string]int    // files written, by node
+	metrics   map[string]string // where each part is scraped
 	self      string
 }
 
@@ -72,7 +75,7 @@ func Start(t testing.TB, cfg Config) *Mesh {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	m := &Mesh{t: t, cfg: cfg, self: self, lanes: map[string]string{}, declared: map[string]int{}}
+	m := &Mesh{t: t, cfg: cfg, self: self, lanes: map[string]string{}, declared: map[string]int{}, metrics: map[string]string{}}
 	m.Mesh = &launch.Mesh{Dir: dir, Program: []string{self}, Flags: map[string][]string{}, Prefix: map[string][]string{}}
 	if cfg.Namespaces {
 		m.network = newNetwork(t, slices.Concat([]string{theController}, cfg.Nodes))
@@ -87,10 +90,11 @@ func Start(t testing.TB, cfg Config) *Mesh {
 	if cfg.CertificateTTL > 0 {
 		m.Flags[theController] = []string{"--certificate-ttl", cfg.CertificateTTL.String()}
 	}
+	m.Flags[theController] = append(m.Flags[theController], m.metricsFlag(theController)...)
 	t.Cleanup(m.end)
 	m.must("start the controller", m.StartController(t.Context()))
 	for _, name := range cfg.Nodes {
-		m.Flags[name] = slices.Concat([]string{"--drain-time", "10s"}, cfg.Flags)
+		m.Flags[name] = slices.Concat([]string{"--drain-time", "10s"}, m.metricsFlag(name), cfg.Flags)
 		m.lanes[name] = fmt.Sprintf("127.0.0.1:%d", m.port())
 		if m.network != nil {
 			m.Prefix[name] = m.network.prefix(name)
@@ -160,6 +164,15 @@ func (m *Mesh) port() int {
 	ports, err := launch.FreePorts(1)
 	m.must("find a free port", err)
 	return ports[0]
+}
+
+// metricsFlag chooses where a part is scraped, where it shall be.
+func (m *Mesh) metricsFlag(part string) []string {
+	if !m.cfg.Metrics {
+		return nil
+	}
+	m.metrics[part] = fmt.Sprintf("127.0.0.1:%d", m.port())
+	return []string{"--metrics", m.metrics[part]}
 }
 
 // RestartController starts the controller again, with its state and addresses, after it was stopped or killed.

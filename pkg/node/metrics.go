@@ -1,0 +1,139 @@
+package node
+
+import (
+	"context"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/sennit-mesh/sennit/internal/release"
+	"github.com/sennit-mesh/sennit/internal/socket"
+	"github.com/sennit-mesh/sennit/pkg/telemetry"
+	"github.com/sennit-mesh/sennit/pkg/transport"
+)
+
+// serveMetrics answers scrapes until ctx ends.
+func (n *Node) serveMetrics(ctx context.Context) error {
+	l, err := socket.ListenMetrics(ctx, n.cfg.Metrics)
+	if err != nil {
+		return err
+	}
+	n.log.Info("metrics are served", "address", l.Addr().String())
+	return socket.Serve(ctx, l, telemetry.NewMetrics(n.edges, scraped{n}))
+}
+
+// scraped are the metrics of the node itself, read when somebody scrapes.
+type scraped struct{ node *Node }
+
+var (
+	infoDesc          = prometheus.NewDesc("sennit_node_info", "1, with the node's name and the version of its program.", []string{"node", "version"}, nil)
+	connectedDesc     = prometheus.NewDesc("sennit_bus_connected", "1 while the node is connected to the bus.", nil, nil)
+	staleDesc         = prometheus.NewDesc("sennit_bus_stale_seconds", "For how long the controllers' beats have not come; 0 while they do.", nil, nil)
+	beatDesc          = prometheus.NewDesc("sennit_bus_beat", "Number of the newest beat that came.", nil, nil)
+	missingDesc       = prometheus.NewDesc("sennit_config_missing_subjects", "Subjects that are needed and of which nothing has come yet.", nil, nil)
+	refusedDesc       = prometheus.NewDesc("sennit_config_refused_subjects", "Subjects whose newest configuration needs a newer node.", nil, nil)
+	appliedDesc       = prometheus.NewDesc("sennit_config_applied_total", "Snapshots that were taken into force.", nil, nil)
+	unusableDesc      = prometheus.NewDesc("sennit_config_unusable_total", "Snapshots that could not be used: what was in force before stayed.", nil, nil)
+	expiryDesc        = prometheus.NewDesc("sennit_certificate_expiry_timestamp_seconds", "When a certificate ends, as Unix time; without a service: the node's own.", []string{"service"}, nil)
+	healthyDesc       = prometheus.NewDesc("sennit_instance_healthy", "1 while an instance on this host is healthy.", []string{"service", "instance"}, nil)
+	laneLabels        = []string{"direction", "source", "destination", "peer"}
+	laneConnsDesc     = prometheus.NewDesc("sennit_lane_connections", "Connections of a lane; the peer of an inbound one is not told by its certificate, and empty.", laneLabels, nil)
+	laneRunningDesc   = prometheus.NewDesc("sennit_lane_exchanges", "Exchanges that run on a lane.", laneLabels, nil)
+	laneIdleDesc      = prometheus.NewDesc("sennit_lane_idle_streams", "Streams of a lane that wait for an exchange.", laneLabels, nil)
+	laneCrowdedDesc   = prometheus.NewDesc("sennit_lane_crowded_connections", "Connections of a lane on which many streams stall.", laneLabels, nil)
+	laneRTTDesc       = prometheus.NewDesc("sennit_lane_rtt_seconds", "Smoothed round-trip time; the longest of a lane's connections.", laneLabels, nil)
+	logDroppedDesc    = prometheus.NewDesc("sennit_access_log_dropped_total", "Lines of the access log that were dropped, by reason: the queue was full, or writing failed.", []string{"reason"}, nil)
+	verificationsDesc = prometheus.NewDesc("sennit_config_verifications_total", "Signatures of configuration that were verified.", nil, nil)
+)
+
+// Describe names the metrics (prometheus.Collector).
+func (m scraped) Describe(out chan<- *prometheus.Desc) {
+	for _, desc := range []*prometheus.Desc{
+		infoDesc, connectedDesc, staleDesc, beatDesc, missingDesc, refusedDesc, appliedDesc, unusableDesc, verificationsDesc, expiryDesc,
+		healthyDesc, laneConnsDesc, laneRunningDesc, laneIdleDesc, laneCrowdedDesc, laneRTTDesc, logDroppedDesc,
+	} {
+		out <- desc
+	}
+}
+
+// Collect reads the metrics (prometheus.Collector).
+func (m scraped) Collect(out chan<- prometheus.Metric) {
+	n := m.node
+	value := func(kind prometheus.ValueType, desc *prometheus.Desc, v float64, labels ...string) {
+		out <- prometheus.MustNewConstMetric(desc, kind, v, labels...)
+	}
+	gauge := func(desc *prometheus.Desc, v float64, labels ...string) {
+		value(prometheus.GaugeValue, desc, v, labels...)
+	}
+	counter := func(desc *prometheus.Desc, v uint64, labels ...string) {
+		value(prometheus.CounterValue, desc, float64(v), labels...)
+	}
+	gauge(infoDesc, 1, n.identity.Node(), release.Version())
+	following := n.follower.State()
+	gauge(connectedDesc, oneIf(n.conn.Err() == nil))
+	stale := 0.0
+	if !following.StaleSince.IsZero() {
+		stale = time.Since(following.StaleSince).Seconds()
+	}
+	gauge(staleDesc, stale)
+	gauge(beatDesc, float64(following.Beat.Revision))
+	gauge(missingDesc, float64(len(following.Missing)))
+	gauge(refusedDesc, float64(len(following.Refused)))
+	counter(verificationsDesc, following.Verifications)
+	counter(appliedDesc, n.applied.Load())
+	counter(unusableDesc, n.unusable.Load())
+	for _, c := range n.identity.Status().Certificates {
+		gauge(expiryDesc, float64(c.NotAfter.Unix()), serviceOf(c.SPIFFEID))
+	}
+	for _, in := range n.registered() {
+		gauge(healthyDesc, oneIf(in.Healthy), in.Service, in.Instance)
+	}
+	if n.access != nil {
+		full, unwritten := n.access.Dropped()
+		counter(logDroppedDesc, full, "queue-full")
+		counter(logDroppedDesc, unwritten, "write-failed")
+	}
+	for lane, of := range lanesOf(n.lanes.Connections()) {
+		labels := []string{lane.direction, lane.source, lane.destination, lane.peer}
+		gauge(laneConnsDesc, float64(of.connections), labels...)
+		gauge(laneRunningDesc, float64(of.running), labels...)
+		gauge(laneIdleDesc, float64(of.idle), labels...)
+		gauge(laneCrowdedDesc, float64(of.crowded), labels...)
+		gauge(laneRTTDesc, of.rtt.Seconds(), labels...)
+	}
+}
+
+type laneName struct{ direction, source, destination, peer string }
+
+type laneSum struct {
+	connections, running, idle, crowded int
+	rtt                                 time.Duration
+}
+
+// lanesOf puts the connections of each lane together.
+func lanesOf(connections []transport.ConnectionState) map[laneName]laneSum {
+	lanes := map[laneName]laneSum{}
+	for _, c := range connections {
+		name := laneName{"outbound", c.Key.Local.String(), c.Key.Remote.String(), c.Key.Node}
+		if c.Inbound {
+			name.direction = "inbound"
+		}
+		of := lanes[name]
+		of.connections++
+		of.running += c.Running
+		of.idle += c.Idle
+		if c.Crowded {
+			of.crowded++
+		}
+		of.rtt = max(of.rtt, c.RTT)
+		lanes[name] = of
+	}
+	return lanes
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
