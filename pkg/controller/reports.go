@@ -28,9 +28,7 @@ func (c *Controller) withReports(rest http.Handler, guard func(http.Handler) htt
 	handle := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, guard(h)) }
 	handle("GET "+report.PathWait, c.wait)
 	handle("GET "+report.PathStatus, func(w http.ResponseWriter, _ *http.Request) { socket.WriteJSON(w, c.Status()) })
-	handle("GET "+report.PathEdges, func(w http.ResponseWriter, _ *http.Request) {
-		socket.WriteJSON(w, c.graph.Edges(time.Now(), telemetry.ByVersion))
-	})
+	handle("GET "+report.PathEdges, c.edges)
 	handle("GET "+report.PathQuota, c.quotaUsage)
 	handle("POST "+report.PathNodes+"{name}/allow", c.allow)
 	handle("POST "+report.PathNodes+"{name}/accept", c.accept)
@@ -38,6 +36,17 @@ func (c *Controller) withReports(rest http.Handler, guard func(http.Handler) htt
 	handle("GET "+report.PathKubeconfig, c.kubeconfig)
 	mux.Handle("/", rest)
 	return mux
+}
+
+// edges answers who calls whom.
+func (c *Controller) edges(w http.ResponseWriter, r *http.Request) {
+	folds := map[string]telemetry.Fold{"": telemetry.ByVersion, report.ByVersion: telemetry.ByVersion, report.ByService: telemetry.ByService, report.ByNode: nil}
+	fold, known := folds[r.URL.Query().Get("by")]
+	if !known {
+		socket.WriteFailure(w, http.StatusBadRequest, errors.New("want by=service, by=version or by=node"))
+		return
+	}
+	socket.WriteJSON(w, c.graph.Edges(time.Now(), fold))
 }
 
 // waitStep is how often the progress of a change is looked at and told, where it has changed.

@@ -26,6 +26,7 @@ type GraphEdge struct {
 	Rate          float64           `json:"rate"`    // exchanges per second
 	Success       float64           `json:"success"` // share from 0 to 1
 	P50           float64           `json:"p50"`     // seconds
+	P90           float64           `json:"p90"`
 	P99           float64           `json:"p99"`
 	SentRate      float64           `json:"sentRate"` // bytes per second
 	ReceivedRate  float64           `json:"receivedRate"`
@@ -178,7 +179,7 @@ func (g *Graph) Edges(now time.Time, fold Fold) []GraphEdge {
 			s.Success = 1 - min(1, float64(s.Failed)/float64(s.Count))
 		}
 		s.SentRate, s.ReceivedRate = float64(s.sent)/seconds, float64(s.received)/seconds
-		s.P50, s.P99 = s.latencies.percentile(0.5).Seconds(), s.latencies.percentile(0.99).Seconds()
+		s.P50, s.P90, s.P99 = s.latencies.percentile(0.5).Seconds(), s.latencies.percentile(0.9).Seconds(), s.latencies.percentile(0.99).Seconds()
 		out = append(out, s.GraphEdge)
 	}
 	slices.SortFunc(out, func(a, b GraphEdge) int {

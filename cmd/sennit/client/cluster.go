@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/telemetry"
 )
 
 const (
@@ -72,6 +73,11 @@ func (c *Client) waitOnce(ctx context.Context, version uint64, left time.Duratio
 		return fmt.Errorf("waiting at %s broke off: %w", c.conn.where, err)
 	}
 	return nil
+}
+
+// Edges returns who calls whom; by is report.ByService, ByVersion or ByNode.
+func (c *Client) Edges(ctx context.Context, by string) (edges []telemetry.GraphEdge, err error) {
+	return edges, c.conn.read(ctx, report.PathEdges+"?by="+url.QueryEscape(by), &edges)
 }
 
 // Cluster returns what the controller knows of its cluster.

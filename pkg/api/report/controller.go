@@ -13,12 +13,19 @@ const (
 	// PathNodes + name + "/allow" (POST, Allow), "/accept" (POST, Accept) and "/remove" (POST, empty) answer 200
 	// or Failure.
 	PathNodes = "/sennit/v1/nodes/"
-	// PathEdges (GET) answers the live graph of who calls whom: a list of telemetry's GraphEdge.
+	// PathEdges (GET, ?by=version) answers the live graph of who calls whom: a list of telemetry's GraphEdge.
 	PathEdges = "/sennit/v1/edges"
 	// PathQuota (GET) answers a list of Quota.
 	PathQuota = "/sennit/v1/quota"
 	// PathKubeconfig (GET) answers a kubeconfig in YAML. It holds a secret.
 	PathKubeconfig = "/sennit/v1/kubeconfig"
+)
+
+// What the edges of the graph tell apart; ByVersion where nothing is asked for.
+const (
+	ByService = "service" // caller and callee
+	ByVersion = "version" // and which version of which backend answered
+	ByNode    = "node"    // and where that runs
 )
 
 // Progress is how far a change has come. Interested are the nodes that are alive and use something that was
