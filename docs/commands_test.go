@@ -23,6 +23,7 @@ var inOrder = []string{
 	"how-to/split-traffic.md",
 	"how-to/limit-requests.md",
 	"how-to/debug-a-request.md",
+	"how-to/watch-the-mesh.md",
 	"how-to/use-kubectl.md",
 	"../README.md",
 }

@@ -28,6 +28,7 @@ type Config struct {
 	API         netip.AddrPort // TCP, where operators connect; port 0 of a zero address: none
 	Advertise   string         // comma-separated hosts or addresses by which nodes and operators reach this one
 	Socket      string         // unix socket for operators on this host, without a token; empty: none
+	OTLP        string         // receiver of traces, http://host:port; empty: none
 	Metrics     string         // TCP address at which Prometheus scrapes, without TLS; empty: none
 	TTL         time.Duration  // of certificates; 0: 24 h
 	Log         *slog.Logger   // nil: slog.Default
@@ -53,6 +54,7 @@ func (c *Config) Flags(flags *flag.FlagSet) {
 	flags.TextVar(&c.API, "api", netip.MustParseAddrPort("0.0.0.0:6443"), "TCP address where operators connect")
 	flags.StringVar(&c.Advertise, "advertise", "", "hosts or addresses by which this controller is reached, comma-separated (default: this host's address)")
 	flags.StringVar(&c.Socket, "socket", report.SocketPath("controller"), "unix socket for operators on this host")
+	flags.StringVar(&c.OTLP, "otlp-endpoint", "", "where the nodes' traces go by OTLP over HTTP, as http://127.0.0.1:4318. Empty is nowhere, and nodes record none")
 	flags.StringVar(&c.Metrics, "metrics", "", "TCP address, as 127.0.0.1:9465, where Prometheus scrapes /metrics; whoever reaches it may read. Empty is none")
 	flags.DurationVar(&c.TTL, "certificate-ttl", 24*time.Hour, "how long certificates live")
 }

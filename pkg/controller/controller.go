@@ -52,6 +52,7 @@ type Controller struct {
 	publisher  *bus.Publisher
 	requests   *bus.Requests
 	graph      *telemetry.Graph
+	exporter   *telemetry.Exporter // nil: traces go nowhere
 	operators  *operators
 	quotas     *quota.Owner
 	rebuild    chan struct{} // something that goes into snapshots has changed
@@ -80,6 +81,11 @@ func New(cfg Config) (c *Controller, err error) {
 		return nil, err
 	}
 	c = &Controller{cfg: cfg, log: cmp.Or(cfg.Log, slog.Default()), rebuild: make(chan struct{}, 1), inputs: make(chan struct{}), graph: telemetry.NewGraph(edgeWindow), quotas: quota.NewOwner()}
+	if cfg.OTLP != "" {
+		if c.exporter, err = telemetry.NewExporter(cfg.OTLP, cfg.Cluster, c.log); err != nil {
+			return nil, fmt.Errorf("--otlp-endpoint: %w", err)
+		}
+	}
 	c.authority, err = ca.NewAuthority(ca.AuthorityConfig{
 		Dir: filepath.Join(cfg.StateDir, "ca"), Cluster: cfg.Cluster, TrustDomain: cfg.TrustDomain, Name: cfg.Name, MaxTTL: cfg.TTL, Now: cfg.Now,
 	})
@@ -243,6 +249,9 @@ func (c *Controller) start(ctx context.Context, group *errgroup.Group) {
 	part("quotas", c.ownQuotas)
 	part("API", c.serveAPI)
 	part("socket", c.serveSocket)
+	if c.exporter != nil {
+		part("traces", c.exporter.Run)
+	}
 	if c.cfg.Metrics != "" {
 		part("metrics", c.serveMetrics)
 	}

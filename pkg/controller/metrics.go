@@ -18,7 +18,11 @@ func (c *Controller) serveMetrics(ctx context.Context) error {
 		return err
 	}
 	c.log.Info("metrics are served", "address", l.Addr().String())
-	return socket.Serve(ctx, l, telemetry.NewMetrics(scraped{c}))
+	all := []prometheus.Collector{scraped{c}}
+	if c.exporter != nil {
+		all = append(all, c.exporter)
+	}
+	return socket.Serve(ctx, l, telemetry.NewMetrics(all...))
 }
 
 // scraped are the metrics of a controller, read when somebody scrapes.

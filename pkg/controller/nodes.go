@@ -71,7 +71,15 @@ func (c *Controller) telemetry(_ context.Context, node string, request []byte) (
 	if err := proto.Unmarshal(request, &edges); err != nil {
 		return nil, &bus.Error{Code: bus.ErrorCode_ERROR_CODE_INVALID, Message: "not an edge report"}
 	}
-	ownEdges(&edges, func(caller exchange.ServiceName) bool { return c.members.allowed(node, caller) })
+	runs := func(service exchange.ServiceName) bool { return c.members.allowed(node, service) }
+	if len(edges.GetSpans()) > 0 {
+		if c.exporter == nil {
+			return proto.Marshal(&telemetry.ReportReply{SpansUnwanted: true})
+		}
+		c.exporter.Add(node, edges.GetSpans(), runs)
+		edges.Spans = nil // the graph keeps reports
+	}
+	ownEdges(&edges, runs)
 	if err := c.graph.Add(node, &edges, time.Now()); err != nil {
 		return nil, &bus.Error{Code: bus.ErrorCode_ERROR_CODE_TOO_MANY, Message: err.Error()}
 	}

@@ -119,3 +119,49 @@ func (w *Words) reportEdges(ctx context.Context, edges *telemetry.Edges) error {
 		}
 	}
 }
+
+// reportSpans sends the spans of each second in which there were some, until ctx ends. What a bus that is away cannot
+// take is lost, and counted.
+func (w *Words) reportSpans(ctx context.Context, spans *telemetry.Spans) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case now := <-tick.C:
+			taken := spans.Take()
+			if len(taken) == 0 {
+				continue
+			}
+			unwanted, err := w.sendSpans(ctx, taken)
+			switch {
+			case err != nil:
+				w.log.Debug("spans not sent", "err", err)
+				spans.Lost(taken)
+			case unwanted:
+				spans.Unwanted(now)
+			}
+		}
+	}
+}
+
+// sendSpans sends spans to a controller; unwanted says that it passes them on to nobody.
+func (w *Words) sendSpans(ctx context.Context, spans []*telemetry.ServiceSpans) (unwanted bool, err error) {
+	if err := w.conn.Err(); err != nil {
+		return false, err
+	}
+	message, err := proto.Marshal(&telemetry.EdgeReport{Spans: spans})
+	if err != nil {
+		return false, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, requestTime)
+	defer cancel()
+	answer, err := w.conn.Request(ctx, bus.VerbTelemetry, message)
+	if err != nil {
+		return false, err
+	}
+	var reply telemetry.ReportReply
+	err = proto.Unmarshal(answer, &reply)
+	return reply.GetSpansUnwanted(), err
+}

@@ -21,15 +21,16 @@ type Config struct {
 	ServicesDir string // services.d
 	// Join is a join token, or the name of a file that holds one after "@". It is needed once, on a host that
 	// has not joined; a host that has joined ignores it.
-	Join      string
-	Lanes     netip.AddrPort // UDP, where other nodes dial this one
-	Advertise string         // ip:port or ip that others dial; empty: the address that this host has towards the bus
-	Socket    string         // unix socket for `sennit service` and `sennit status` on this host; empty: none
-	AccessLog string         // file for the access log; "-": standard output; empty: none
-	LogShare  float64        // share of the exchanges without failure that are logged, 0 to 1
-	Metrics   string         // TCP address at which Prometheus scrapes, without TLS; empty: none
-	DrainTime time.Duration  // how long running exchanges may take when the node stops
-	Log       *slog.Logger   // nil: slog.Default
+	Join       string
+	Lanes      netip.AddrPort // UDP, where other nodes dial this one
+	Advertise  string         // ip:port or ip that others dial; empty: the address that this host has towards the bus
+	Socket     string         // unix socket for `sennit service` and `sennit status` on this host; empty: none
+	AccessLog  string         // file for the access log; "-": standard output; empty: none
+	LogShare   float64        // share of the exchanges without failure that are logged, 0 to 1
+	TraceShare float64        // share of the traces that begin here that are sampled, 0 to 1; 0: none begin here
+	Metrics    string         // TCP address at which Prometheus scrapes, without TLS; empty: none
+	DrainTime  time.Duration  // how long running exchanges may take when the node stops
+	Log        *slog.Logger   // nil: slog.Default
 
 	Now func() time.Time // what certificates and tokens are judged by, and registrations dated by; nil: time.Now
 }
@@ -53,6 +54,7 @@ func (c *Config) Flags(flags *flag.FlagSet) {
 	flags.StringVar(&c.Socket, "socket", report.SocketPath("node"), "unix socket for sennit's commands on this host")
 	flags.StringVar(&c.AccessLog, "access-log", "-", "file for the access log; - is standard output, empty is none")
 	flags.Float64Var(&c.LogShare, "access-log-share", 0.01, "share of the requests without failure that are logged; failures always are")
+	flags.Float64Var(&c.TraceShare, "trace-share", 0.01, "share of the requests without a traceparent that begin a sampled trace; 0 begins none. Traces that a caller began are carried on as it wants")
 	flags.StringVar(&c.Metrics, "metrics", "", "TCP address, as 127.0.0.1:9464, where Prometheus scrapes /metrics; whoever reaches it may read. Empty is none")
 	flags.DurationVar(&c.DrainTime, "drain-time", 15*time.Second, "how long running requests may take when the node stops")
 }
@@ -102,6 +104,9 @@ func (c *Config) Complete(env []string) error {
 	}
 	if c.LogShare < 0 || c.LogShare > 1 {
 		return fmt.Errorf("--access-log-share is a share from 0 to 1, not %v", c.LogShare)
+	}
+	if c.TraceShare < 0 || c.TraceShare > 1 {
+		return fmt.Errorf("--trace-share is a share from 0 to 1, not %v", c.TraceShare)
 	}
 	return nil
 }

@@ -57,6 +57,7 @@ type Node struct {
 	words     *Words
 	quota     *quota.Spender
 	edges     *telemetry.Edges
+	spans     *telemetry.Spans
 	access    *telemetry.AccessLog // nil: none
 	logFile   io.Closer
 	applied   atomic.Uint64 // snapshots taken into force
@@ -114,8 +115,10 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 		Node: n.identity.Node(), Local: n.local, LaneAddress: n.address, Bus: n.words, Version: release.Version(), Log: n.log,
 	})
 	n.inbound = proxy.NewInbound(processes{n.local}, http1Limits, n.log)
+	n.inbound.Traced = &traced{n.spans}
 	n.outbound = &proxy.Outbound{
-		Table: n.table, Lanes: n.lanes, Await: n.await, Observe: n.observe, Quota: n.quota, Log: n.log, Limits: http1Limits,
+		TraceShare: cfg.TraceShare,
+		Table:      n.table, Lanes: n.lanes, Await: n.await, Observe: n.observe, Quota: n.quota, Log: n.log, Limits: http1Limits,
 	}
 	n.capture, err = capture.New(capture.Config{Handle: n.outbound.Serve, Log: n.log}) // the last: Run closes what it opened
 	return n, err
@@ -169,7 +172,7 @@ func (n *Node) openLanes() error {
 	n.udp = socket
 	n.lanes, err = transport.New(transport.Config{
 		Conn: socket, Credentials: n.identity, Log: n.log, ResetKey: resets,
-		Limits: transport.Limits{Silence: peerSilence, Head: laneHead, Fields: headFields},
+		Limits: transport.Limits{Silence: peerSilence, Head: laneHead, Fields: headFields + 1}, // traceparent may come in
 		Serve:  func(ctx context.Context, s *transport.Stream) { n.inbound.Serve(ctx, s) },
 	})
 	if err != nil {
@@ -181,7 +184,7 @@ func (n *Node) openLanes() error {
 }
 
 func (n *Node) openLogs() error {
-	n.edges = telemetry.NewEdges(time.Now())
+	n.edges, n.spans = telemetry.NewEdges(time.Now()), telemetry.NewSpans()
 	to := io.Writer(os.Stdout)
 	switch n.cfg.AccessLog {
 	case "":
@@ -249,6 +252,7 @@ func (n *Node) Run(ctx context.Context) error {
 	part("identity", func(ctx context.Context) error { return n.identity.Run(ctx, n.conn) })
 	part("telemetry", func(ctx context.Context) error { return n.words.reportEdges(ctx, n.edges) })
 	part("quota", n.quota.Run)
+	part("traces", func(ctx context.Context) error { return n.words.reportSpans(ctx, n.spans) })
 	part("socket", n.serveSocket)
 	part("reload", n.reloadOnHangup)
 	if n.access != nil {

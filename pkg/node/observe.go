@@ -5,36 +5,57 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/telemetry"
 )
 
-// An observer turns what the proxy saw on one connection into edge summaries and access-log lines. What it
+// An observer turns what the proxy saw on one connection into edge summaries, access-log lines and spans. What it
 // hands on stands in it, so that an exchange allocates nothing.
 type observer struct {
 	recorder telemetry.Recorder
 	log      *telemetry.AccessLog // nil: none is written
-	access   telemetry.Access
+	spans    *telemetry.Spans
+	span     telemetry.Span // the access that is logged is part of it
 }
 
 // observe makes the observer of one connection.
 func (n *Node) observe() proxy.Observer {
-	return &observer{recorder: telemetry.Recorder{Edges: n.edges}, log: n.access}
+	return &observer{recorder: telemetry.Recorder{Edges: n.edges}, log: n.access, spans: n.spans}
 }
 
 // Ended records one exchange.
 func (o *observer) Ended(seen *proxy.Observation) {
-	a := &o.access
-	*a = telemetry.Access{
-		Start: seen.Start,
-		Sample: telemetry.Sample{
-			Outcome: seen.Outcome, Duration: seen.Duration,
-			BytesSent: uint64(max(seen.Sent, 0)), BytesReceived: uint64(max(seen.Received, 0)),
-		},
-		Edge: telemetry.Edge{
-			Caller: seen.Caller, Callee: seen.Callee, Backend: seen.Backend,
-			Version: seen.Version, Node: seen.Node, Protocol: seen.Kind,
-		},
-		Instance: seen.Instance, Method: seen.Method, Path: seen.Path, Host: seen.Host,
-	}
+	fill(&o.span, seen)
+	a := &o.span.Access
 	o.recorder.Record(a.Edge, &a.Sample)
 	if o.log != nil {
 		o.log.Log(a)
+	}
+	if seen.Trace.Sampled {
+		o.spans.Record(&o.span)
+	}
+}
+
+// traced records the spans of exchanges that other nodes bring here.
+type traced struct{ spans *telemetry.Spans }
+
+// Ended records one exchange.
+func (t *traced) Ended(seen *proxy.Observation) {
+	var span telemetry.Span
+	fill(&span, seen)
+	t.spans.Record(&span)
+}
+
+func fill(span *telemetry.Span, seen *proxy.Observation) {
+	*span = telemetry.Span{
+		Access: telemetry.Access{
+			Start: seen.Start, Inbound: seen.Inbound,
+			Sample: telemetry.Sample{
+				Outcome: seen.Outcome, Duration: seen.Duration,
+				BytesSent: uint64(max(seen.Sent, 0)), BytesReceived: uint64(max(seen.Received, 0)),
+			},
+			Edge: telemetry.Edge{
+				Caller: seen.Caller, Callee: seen.Callee, Backend: seen.Backend,
+				Version: seen.Version, Node: seen.Node, Protocol: seen.Kind,
+			},
+			Instance: seen.Instance, Method: seen.Method, Path: seen.Path, Host: seen.Host, Trace: seen.Trace,
+		},
+		Parent: seen.Parent, Attempts: seen.Attempts,
 	}
 }

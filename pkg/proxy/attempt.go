@@ -16,6 +16,8 @@ import (
 func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	c.begin()
 	defer c.end()
+	c.spot.begin(&c.request, c.TraceShare)
+	c.seen.traced(&c.spot)
 	if c.request.BodyLength != 0 {
 		c.request.Upgrade = "" // a server may ignore it (RFC 9110 §7.8), and nobody upgrades behind a body
 	}

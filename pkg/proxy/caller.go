@@ -32,6 +32,7 @@ type caller struct {
 	decision routing.Decision
 	routed   bool             // decision is of this exchange
 	advice   []exchange.Field // what the application is told beside why it was refused
+	spot     spot
 	seen     Observation
 }
 

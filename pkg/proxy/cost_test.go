@@ -25,14 +25,21 @@ func TestExchangeAllocatesNothing(t *testing.T) {
 			}
 		}
 	})
-	for name, rule := range map[string]*snapshot.Rule{"plain": nil, "with a timeout": {TimeoutMs: 20_000}} {
-		t.Run(name, func(t *testing.T) { allocatesNothing(t, rule, process, len(answer)) })
+	for _, tt := range []struct {
+		name  string
+		rule  *snapshot.Rule
+		share float64
+	}{
+		{"plain", nil, 0}, {"with a timeout", &snapshot.Rule{TimeoutMs: 20_000}, 0}, {"in a trace", nil, 1e-9}, {"in a sampled trace", nil, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) { allocatesNothing(t, tt.rule, tt.share, process, len(answer)) })
 	}
 }
 
-func allocatesNothing(t *testing.T, rule *snapshot.Rule, process string, answer int) {
+func allocatesNothing(t *testing.T, rule *snapshot.Rule, share float64, process string, answer int) {
 	p := startPair(t, http11, rule, process)
-	p.quiet = true
+	p.quiet, p.inbound.quiet = true, true
+	p.outbound.TraceShare = share
 	conn := p.dial()
 	request, buffer := []byte("GET /a?b=c HTTP/1.1\r\nHost: orders\r\nAccept: */*\r\n\r\n"), make([]byte, answer+200)
 	ask := func(times int) {

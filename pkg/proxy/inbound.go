@@ -23,6 +23,8 @@ type Processes interface {
 
 // An Inbound carries what peers' nodes send to the processes of this host. It is safe for concurrent use.
 type Inbound struct {
+	// Traced hears of the exchanges that are sampled, any number at once. It is set before anything is served.
+	Traced    Observer
 	processes Processes
 	upstreams upstreams
 	log       *slog.Logger
@@ -65,11 +67,32 @@ func (in *Inbound) Serve(ctx context.Context, stream *transport.Stream) {
 		in.serveTCP(ctx, stream, address)
 		return
 	}
-	if reason, err := in.serveHTTP(ctx, e, stream, address); err != nil {
+	began := time.Now()
+	e.spot.join(&e.request)
+	e.response.Status = 0 // of the exchange before
+	reason, err := in.serveHTTP(ctx, e, stream, address)
+	if e.spot.Sampled && in.Traced != nil {
+		in.traced(e, stream, began, reason, err)
+	}
+	if err != nil {
 		in.log.Debug("exchange with a process failed", "service", stream.Local().String(), "peer", stream.Peer().String(),
 			"address", address.String(), "reason", string(reason), "err", err)
 		stream.Reset(reason)
 	}
+}
+
+// traced tells of an exchange that is sampled.
+func (in *Inbound) traced(e *serving, stream *transport.Stream, began time.Time, reason exchange.Reason, err error) {
+	e.seen = Observation{
+		Kind: exchange.HTTP, Inbound: true, Caller: stream.Peer(), Callee: stream.Local(), Instance: e.request.Target.Instance,
+		Method: e.request.Method, Path: e.request.Path, Host: e.request.Authority,
+		Outcome: exchange.Outcome{Status: e.response.Status}, Start: began, Duration: time.Since(began), Err: err,
+	}
+	if err != nil {
+		e.seen.Outcome.Reason = reason
+	}
+	e.seen.traced(&e.spot)
+	in.Traced.Ended(&e.seen)
 }
 
 // closedBefore reports whether an error is what a process leaves that closed an idle connection.

@@ -29,11 +29,13 @@ var pairLimits = http1.Limits{Head: 60 << 10, Fields: 256}
 
 // A pair is a caller's node and one or more nodes of the called service, with real lanes between them.
 type pair struct {
-	tb      testing.TB
-	table   *routing.Table
-	address string // of the caller's listener
-	drain   func() // what the end of a node is to its callers
-	cutOff  func() // what it is when they had their time
+	tb       testing.TB
+	table    *routing.Table
+	outbound *Outbound
+	inbound  observed // of the called services' nodes
+	address  string   // of the caller's listener
+	drain    func()   // what the end of a node is to its callers
+	cutOff   func()   // what it is when they had their time
 
 	mu    sync.Mutex
 	seen  []Observation
@@ -45,12 +47,34 @@ type pair struct {
 func startPair(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule, processes ...string) *pair {
 	tb.Helper()
 	var peers []servePeer
+	inbounds := make([]*Inbound, 0, len(processes))
 	for _, process := range processes {
 		inbound := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, slog.New(slog.DiscardHandler))
 		run(tb, inbound.Run)
 		peers = append(peers, inbound.Serve)
+		inbounds = append(inbounds, inbound)
 	}
-	return startCaller(tb, protocol, rule, peers...)
+	p := startCaller(tb, protocol, rule, peers...)
+	for _, inbound := range inbounds {
+		inbound.Traced = &p.inbound
+	}
+	return p
+}
+
+// observed keeps what Inbounds tell.
+type observed struct {
+	mu    sync.Mutex
+	seen  []Observation
+	quiet bool
+}
+
+// Ended keeps what was observed.
+func (o *observed) Ended(seen *Observation) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.quiet {
+		o.seen = append(o.seen, *seen)
+	}
 }
 
 // A servePeer is what a peer does with an exchange: what an Inbound does, or worse.
@@ -84,6 +108,7 @@ func startCaller(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule,
 
 	lanes := newLanes(tb, authority.Wallet(cart), func(_ context.Context, s *transport.Stream) { s.Reset(exchange.InstanceNotServed) })
 	o := &Outbound{Table: p.table, Lanes: lanes, Observe: func() Observer { return p }, Limits: pairLimits, Log: log, Await: func(context.Context, exchange.ServiceName, exchange.ServiceName) error { return nil }}
+	p.outbound = o
 	running, cutOff := context.WithCancel(tb.Context())
 	p.cutOff = cutOff
 	run(tb, func(ctx context.Context) error {

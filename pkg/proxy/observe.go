@@ -6,10 +6,14 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
-// An Observation is what is known of an exchange when it has ended, at the caller's node. Its strings are
+// An Observation is what is known of an exchange when it has ended, at the caller's node, or where Inbound is set at
+// that of the called service. Its strings are
 // those of the heads: valid during the call that it is given to, and to be cloned by whoever keeps one.
 type Observation struct {
 	Kind           exchange.Kind
+	Inbound        bool
+	Trace          exchange.Trace // where it is sampled, Span is this node's part of it
+	Parent         [8]byte        // of that; zero: none
 	Caller, Callee exchange.ServiceName
 	Backend        exchange.ServiceName // zero where none was chosen
 	Version        string               // the instance's label
@@ -30,3 +34,6 @@ type Observation struct {
 type Observer interface {
 	Ended(*Observation)
 }
+
+// traced says where the exchange stood in its trace.
+func (o *Observation) traced(at *spot) { o.Trace, o.Parent = at.Trace, at.parent }

@@ -40,9 +40,11 @@ type Outbound struct {
 	// Observe returns who hears of the exchanges of one connection, one after the other.
 	Observe func() Observer
 	// Quota decides where a rule names limits. It may be nil where none does.
-	Quota  Quota
-	Limits http1.Limits
-	Log    *slog.Logger
+	Quota Quota
+	// TraceShare is the share, from 0 to 1, of the traces that begin here that are sampled; 0 begins none.
+	TraceShare float64
+	Limits     http1.Limits
+	Log        *slog.Logger
 
 	callers sync.Map    // *caller → nothing: those of HTTP, for Run to look after
 	conns   sync.Map    // *net.TCPConn → nothing: all that are open, for Run to end

@@ -13,6 +13,8 @@ import (
 type serving struct {
 	request  exchange.Request
 	response exchange.Response
+	spot     spot
+	seen     Observation
 }
 
 var servings = sync.Pool{New: func() any { return new(serving) }}

@@ -24,6 +24,7 @@ type Access struct {
 	Method   string
 	Path     string // with or without the query, which is never logged: it may hold secrets
 	Host     string // as the caller named it
+	Trace    exchange.Trace
 }
 
 // AccessLogConfig is what an AccessLog needs.
@@ -139,6 +140,7 @@ func (l *AccessLog) encode(b []byte, a *Access) []byte {
 		b = append(b, `,"error.type":"`...)
 		b = append(strconv.AppendInt(b, int64(a.Sample.Outcome.Status), 10), '"')
 	}
+	b = appendTrace(b, &a.Trace)
 	b = number(b, "http.request.body.size", a.Sample.BytesSent)
 	b = number(b, "http.response.body.size", a.Sample.BytesReceived)
 	b = append(b, `,"sennit.duration":`...) // seconds

@@ -25,10 +25,12 @@ const (
 
 // EdgeReport is what one node counted since its report before.
 type EdgeReport struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	StartUnixMs   int64                  `protobuf:"varint,1,opt,name=start_unix_ms,json=startUnixMs,proto3" json:"start_unix_ms,omitempty"` // by the node's clock
-	EndUnixMs     int64                  `protobuf:"varint,2,opt,name=end_unix_ms,json=endUnixMs,proto3" json:"end_unix_ms,omitempty"`
-	Edges         []*EdgeSummary         `protobuf:"bytes,3,rep,name=edges,proto3" json:"edges,omitempty"` // those with any exchange
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	StartUnixMs int64                  `protobuf:"varint,1,opt,name=start_unix_ms,json=startUnixMs,proto3" json:"start_unix_ms,omitempty"` // by the node's clock
+	EndUnixMs   int64                  `protobuf:"varint,2,opt,name=end_unix_ms,json=endUnixMs,proto3" json:"end_unix_ms,omitempty"`
+	Edges       []*EdgeSummary         `protobuf:"bytes,3,rep,name=edges,proto3" json:"edges,omitempty"` // those with any exchange
+	// Spans travel in reports of their own, without edges, since both can be large.
+	Spans         []*ServiceSpans `protobuf:"bytes,4,rep,name=spans,proto3" json:"spans,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -84,6 +86,111 @@ func (x *EdgeReport) GetEdges() []*EdgeSummary {
 	return nil
 }
 
+func (x *EdgeReport) GetSpans() []*ServiceSpans {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
+}
+
+// ServiceSpans are spans of one service that runs on the node.
+type ServiceSpans struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"` // "<ns>/<name>"
+	Spans         [][]byte               `protobuf:"bytes,2,rep,name=spans,proto3" json:"spans,omitempty"`     // opentelemetry.proto.trace.v1.Span, each encoded
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceSpans) Reset() {
+	*x = ServiceSpans{}
+	mi := &file_telemetry_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceSpans) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceSpans) ProtoMessage() {}
+
+func (x *ServiceSpans) ProtoReflect() protoreflect.Message {
+	mi := &file_telemetry_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceSpans.ProtoReflect.Descriptor instead.
+func (*ServiceSpans) Descriptor() ([]byte, []int) {
+	return file_telemetry_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ServiceSpans) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ServiceSpans) GetSpans() [][]byte {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
+}
+
+// ReportReply answers a report. An empty answer is one of these, too.
+type ReportReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpansUnwanted bool                   `protobuf:"varint,1,opt,name=spans_unwanted,json=spansUnwanted,proto3" json:"spans_unwanted,omitempty"` // the controllers pass spans on to nobody
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportReply) Reset() {
+	*x = ReportReply{}
+	mi := &file_telemetry_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportReply) ProtoMessage() {}
+
+func (x *ReportReply) ProtoReflect() protoreflect.Message {
+	mi := &file_telemetry_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
+func (*ReportReply) Descriptor() ([]byte, []int) {
+	return file_telemetry_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ReportReply) GetSpansUnwanted() bool {
+	if x != nil {
+		return x.SpansUnwanted
+	}
+	return false
+}
+
 type EdgeSummary struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Caller        string                 `protobuf:"bytes,1,opt,name=caller,proto3" json:"caller,omitempty"`     // "<ns>/<name>"
@@ -105,7 +212,7 @@ type EdgeSummary struct {
 
 func (x *EdgeSummary) Reset() {
 	*x = EdgeSummary{}
-	mi := &file_telemetry_proto_msgTypes[1]
+	mi := &file_telemetry_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -117,7 +224,7 @@ func (x *EdgeSummary) String() string {
 func (*EdgeSummary) ProtoMessage() {}
 
 func (x *EdgeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[1]
+	mi := &file_telemetry_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -130,7 +237,7 @@ func (x *EdgeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeSummary.ProtoReflect.Descriptor instead.
 func (*EdgeSummary) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{1}
+	return file_telemetry_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *EdgeSummary) GetCaller() string {
@@ -234,7 +341,7 @@ type FailureCount struct {
 
 func (x *FailureCount) Reset() {
 	*x = FailureCount{}
-	mi := &file_telemetry_proto_msgTypes[2]
+	mi := &file_telemetry_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -246,7 +353,7 @@ func (x *FailureCount) String() string {
 func (*FailureCount) ProtoMessage() {}
 
 func (x *FailureCount) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[2]
+	mi := &file_telemetry_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -259,7 +366,7 @@ func (x *FailureCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailureCount.ProtoReflect.Descriptor instead.
 func (*FailureCount) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{2}
+	return file_telemetry_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FailureCount) GetReason() string {
@@ -287,7 +394,7 @@ type Latencies struct {
 
 func (x *Latencies) Reset() {
 	*x = Latencies{}
-	mi := &file_telemetry_proto_msgTypes[3]
+	mi := &file_telemetry_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -299,7 +406,7 @@ func (x *Latencies) String() string {
 func (*Latencies) ProtoMessage() {}
 
 func (x *Latencies) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[3]
+	mi := &file_telemetry_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -312,7 +419,7 @@ func (x *Latencies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Latencies.ProtoReflect.Descriptor instead.
 func (*Latencies) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{3}
+	return file_telemetry_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Latencies) GetBuckets() []uint32 {
@@ -333,12 +440,18 @@ var File_telemetry_proto protoreflect.FileDescriptor
 
 const file_telemetry_proto_rawDesc = "" +
 	"\n" +
-	"\x0ftelemetry.proto\x12\x13sennit.telemetry.v1\"\x88\x01\n" +
+	"\x0ftelemetry.proto\x12\x13sennit.telemetry.v1\"\xc1\x01\n" +
 	"\n" +
 	"EdgeReport\x12\"\n" +
 	"\rstart_unix_ms\x18\x01 \x01(\x03R\vstartUnixMs\x12\x1e\n" +
 	"\vend_unix_ms\x18\x02 \x01(\x03R\tendUnixMs\x126\n" +
-	"\x05edges\x18\x03 \x03(\v2 .sennit.telemetry.v1.EdgeSummaryR\x05edges\"\xb9\x03\n" +
+	"\x05edges\x18\x03 \x03(\v2 .sennit.telemetry.v1.EdgeSummaryR\x05edges\x127\n" +
+	"\x05spans\x18\x04 \x03(\v2!.sennit.telemetry.v1.ServiceSpansR\x05spans\">\n" +
+	"\fServiceSpans\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
+	"\x05spans\x18\x02 \x03(\fR\x05spans\"4\n" +
+	"\vReportReply\x12%\n" +
+	"\x0espans_unwanted\x18\x01 \x01(\bR\rspansUnwanted\"\xb9\x03\n" +
 	"\vEdgeSummary\x12\x16\n" +
 	"\x06caller\x18\x01 \x01(\tR\x06caller\x12\x16\n" +
 	"\x06callee\x18\x02 \x01(\tR\x06callee\x12\x18\n" +
@@ -374,22 +487,25 @@ func file_telemetry_proto_rawDescGZIP() []byte {
 	return file_telemetry_proto_rawDescData
 }
 
-var file_telemetry_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_telemetry_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_telemetry_proto_goTypes = []any{
 	(*EdgeReport)(nil),   // 0: sennit.telemetry.v1.EdgeReport
-	(*EdgeSummary)(nil),  // 1: sennit.telemetry.v1.EdgeSummary
-	(*FailureCount)(nil), // 2: sennit.telemetry.v1.FailureCount
-	(*Latencies)(nil),    // 3: sennit.telemetry.v1.Latencies
+	(*ServiceSpans)(nil), // 1: sennit.telemetry.v1.ServiceSpans
+	(*ReportReply)(nil),  // 2: sennit.telemetry.v1.ReportReply
+	(*EdgeSummary)(nil),  // 3: sennit.telemetry.v1.EdgeSummary
+	(*FailureCount)(nil), // 4: sennit.telemetry.v1.FailureCount
+	(*Latencies)(nil),    // 5: sennit.telemetry.v1.Latencies
 }
 var file_telemetry_proto_depIdxs = []int32{
-	1, // 0: sennit.telemetry.v1.EdgeReport.edges:type_name -> sennit.telemetry.v1.EdgeSummary
-	2, // 1: sennit.telemetry.v1.EdgeSummary.failures:type_name -> sennit.telemetry.v1.FailureCount
-	3, // 2: sennit.telemetry.v1.EdgeSummary.latencies:type_name -> sennit.telemetry.v1.Latencies
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	3, // 0: sennit.telemetry.v1.EdgeReport.edges:type_name -> sennit.telemetry.v1.EdgeSummary
+	1, // 1: sennit.telemetry.v1.EdgeReport.spans:type_name -> sennit.telemetry.v1.ServiceSpans
+	4, // 2: sennit.telemetry.v1.EdgeSummary.failures:type_name -> sennit.telemetry.v1.FailureCount
+	5, // 3: sennit.telemetry.v1.EdgeSummary.latencies:type_name -> sennit.telemetry.v1.Latencies
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_telemetry_proto_init() }
@@ -403,7 +519,7 @@ func file_telemetry_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_telemetry_proto_rawDesc), len(file_telemetry_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -40,6 +40,8 @@ type Config struct {
 	// Metrics lets the controller and every node be scraped, on loopback.
 	Metrics bool
 	Flags   []string // more flags of each node
+	// ControllerFlags are more flags of the controller.
+	ControllerFlags []string
 }
 
 // A Mesh is a running mesh of a test. Recording is what Config.Record asked for. It is used by the test's goroutine, and Load's and Dial's by any.
@@ -90,7 +92,7 @@ func Start(t testing.TB, cfg Config) *Mesh {
 	if cfg.CertificateTTL > 0 {
 		m.Flags[theController] = []string{"--certificate-ttl", cfg.CertificateTTL.String()}
 	}
-	m.Flags[theController] = append(m.Flags[theController], m.metricsFlag(theController)...)
+	m.Flags[theController] = slices.Concat(m.Flags[theController], m.metricsFlag(theController), cfg.ControllerFlags)
 	t.Cleanup(m.end)
 	m.must("start the controller", m.StartController(t.Context()))
 	for _, name := range cfg.Nodes {
