@@ -9,6 +9,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 var (
@@ -69,6 +71,32 @@ func (r *Records) Append(ctx context.Context, subject string, data []byte, expec
 	return ack.Sequence, nil
 }
 
+// AppendAll stores several records of one subject behind each other, all or none, with the condition of Append and
+// one wait for the disk. It gives the sequence of the last.
+func (r *Records) AppendAll(ctx context.Context, subject string, all [][]byte, expect uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, appendTimeout)
+	defer cancel()
+	if r.conn.fault != nil {
+		var done func()
+		ctx, done = r.conn.fault.bound(ctx)
+		defer done()
+	}
+	messages := make([]snapshot.Raw, len(all))
+	for i, data := range all {
+		messages[i] = snapshot.Raw{Subject: subject, Data: data}
+	}
+	last, err := publishAll(ctx, r.conn.nc, subject, expect, messages)
+	switch cause := context.Cause(ctx); {
+	case err == nil:
+		return last, nil
+	case errors.Is(cause, ErrFull):
+		err = cause
+	case errors.Is(err, errRefused):
+		err = fmt.Errorf("%w: %w", ErrConflict, err)
+	}
+	return 0, fmt.Errorf("store %s: %w", subject, storeError(err))
+}
+
 // Get reads the last record of a subject from the stream's leader, so that it is never older than what was
 // acknowledged to anybody. It fails with ErrNotFound where there is none.
 func (r *Records) Get(ctx context.Context, subject string) (Entry, error) {
@@ -79,6 +107,19 @@ func (r *Records) Get(ctx context.Context, subject string) (Entry, error) {
 	message, err := stream.GetLastMsgForSubject(ctx, subject)
 	if err != nil {
 		return Entry{}, fmt.Errorf("read %s: %w", subject, storeError(err))
+	}
+	return Entry{Subject: message.Subject, Data: message.Data, Sequence: message.Sequence, Time: message.Time}, nil
+}
+
+// At reads the record with a sequence. It fails with ErrNotFound where there is none.
+func (r *Records) At(ctx context.Context, sequence uint64) (Entry, error) {
+	stream, err := r.open(ctx)
+	if err != nil {
+		return Entry{}, err
+	}
+	message, err := stream.GetMsg(ctx, sequence)
+	if err != nil {
+		return Entry{}, fmt.Errorf("read record %d of %s: %w", sequence, r.stream, storeError(err))
 	}
 	return Entry{Subject: message.Subject, Data: message.Data, Sequence: message.Sequence, Time: message.Time}, nil
 }

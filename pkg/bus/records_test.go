@@ -48,6 +48,32 @@ func TestAppendIsConditionalOnTheSubjectsLastRecord(t *testing.T) {
 	}
 }
 
+func TestAppendAllStoresAllOrNone(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	records := bustest.Start(t).Controller.Records(bus.StreamAudit)
+	const subject = "sennit.audit.c1.log"
+
+	last, err := records.AppendAll(ctx, subject, [][]byte{[]byte("a"), []byte("b"), []byte("c")}, 0)
+	if err != nil || last != 3 {
+		t.Fatalf("%d, %v", last, err)
+	}
+	if _, err := records.AppendAll(ctx, subject, [][]byte{[]byte("x"), []byte("y")}, 2); !errors.Is(err, bus.ErrConflict) {
+		t.Errorf("on an old sequence: %v, want ErrConflict", err)
+	}
+	if last, err = records.AppendAll(ctx, subject, [][]byte{[]byte("d")}, 3); err != nil || last != 4 {
+		t.Fatalf("one alone: %d, %v", last, err)
+	}
+	for sequence, want := range map[uint64]string{1: "a", 2: "b", 3: "c", 4: "d"} {
+		if e, err := records.At(ctx, sequence); err != nil || string(e.Data) != want || e.Subject != subject || e.Sequence != sequence || e.Time.IsZero() {
+			t.Errorf("record %d: %+v, %v", sequence, e, err)
+		}
+	}
+	if _, err := records.At(ctx, 5); !errors.Is(err, bus.ErrNotFound) {
+		t.Errorf("At of nothing: %v, want ErrNotFound", err)
+	}
+}
+
 func TestStreamsKeepWhatTheyPromise(t *testing.T) {
 	t.Parallel()
 	ctx := t.Context()
@@ -58,6 +84,7 @@ func TestStreamsKeepWhatTheyPromise(t *testing.T) {
 		kept   int // of three records of one subject
 	}{
 		{bus.StreamResource, "resource", 3},
+		{bus.StreamAudit, "audit", 3},
 		{bus.StreamStatus, "status", 1},
 		{bus.StreamInstance, "instance", 1},
 		{bus.StreamConfig, "config", 1},
@@ -81,7 +108,7 @@ func TestStreamsKeepWhatTheyPromise(t *testing.T) {
 		}
 		err := records.Forget(ctx, subject, last)
 		_, gone := records.Get(ctx, subject)
-		if everything := tt.stream == bus.StreamResource; everything != (err != nil) || everything != (gone == nil) {
+		if everything := tt.stream == bus.StreamResource || tt.stream == bus.StreamAudit; everything != (err != nil) || everything != (gone == nil) {
 			t.Errorf("%s: forgetting gave %v, and then reading %v", tt.stream, err, gone)
 		}
 	}

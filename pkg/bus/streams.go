@@ -23,6 +23,7 @@ const (
 	StreamConfig   Stream = "SENNIT_CONFIG"   // sennit.config.>: snapshots, the last of each subject, republished
 	StreamRegistry Stream = "SENNIT_REGISTRY" // sennit.registry.>: nodes and tokens, the last of each subject
 	StreamQuota    Stream = "SENNIT_QUOTA"    // sennit.quota.>: what is reserved of limits, the last of each subject, for two days
+	StreamAudit    Stream = "SENNIT_AUDIT"    // sennit.audit.>: what happened, a chain for each controller
 )
 
 // streamSettings are the same at each start, so that a change of them here reaches streams that exist.
@@ -49,7 +50,7 @@ func streamSettings(stream Stream, replicas int) jetstream.StreamConfig {
 		AllowAtomicPublish: true,
 	}
 	switch stream {
-	case StreamResource: // nobody removes any of the history
+	case StreamResource, StreamAudit: // nobody removes any of the history
 		settings.MaxMsgsPerSubject = -1
 		settings.DenyPurge = true
 	case StreamQuota:
@@ -63,7 +64,7 @@ func streamSettings(stream Stream, replicas int) jetstream.StreamConfig {
 // EnsureStreams makes the streams that are missing and brings the others up to these settings. replicas is
 // 1 or 3. It changes nothing that is stored.
 func (c *Conn) EnsureStreams(ctx context.Context, replicas int) error {
-	for _, stream := range []Stream{StreamResource, StreamStatus, StreamInstance, StreamConfig, StreamRegistry, StreamQuota} {
+	for _, stream := range []Stream{StreamResource, StreamStatus, StreamInstance, StreamConfig, StreamRegistry, StreamQuota, StreamAudit} {
 		if _, err := c.js.CreateOrUpdateStream(ctx, streamSettings(stream, replicas)); err != nil {
 			return fmt.Errorf("prepare stream %s: %w", stream, storeError(err))
 		}

@@ -73,30 +73,43 @@ const (
 )
 
 func (j *jetConfig) write(ctx context.Context, fence uint64, messages []snapshot.Raw) (uint64, error) {
+	if len(messages) == 0 {
+		return 0, nil
+	}
+	sequence, err := publishAll(ctx, j.conn, j.subject, fence, messages)
+	if err != nil {
+		return 0, fmt.Errorf("store under a term: %w", err)
+	}
+	return sequence, nil
+}
+
+// publishAll stores all messages or none, where the last sequence of a subject is expect, else it fails with
+// errRefused. It returns the sequence of the last.
+func publishAll(ctx context.Context, conn *nats.Conn, subject string, expect uint64, messages []snapshot.Raw) (uint64, error) {
 	id := rand.Text()
 	for i, raw := range messages {
 		m := nats.NewMsg(raw.Subject)
 		m.Data = raw.Data
 		if i == 0 {
-			m.Header.Set(headerExpectSequence, strconv.FormatUint(fence, 10))
-			m.Header.Set(headerExpectSubject, j.subject)
+			m.Header.Set(headerExpectSequence, strconv.FormatUint(expect, 10))
+			m.Header.Set(headerExpectSubject, subject)
 		}
 		if len(messages) > 1 {
 			m.Header.Set(headerBatchID, id)
 			m.Header.Set(headerBatchSequence, strconv.Itoa(i+1))
 		}
 		if i < len(messages)-1 {
-			if err := j.conn.PublishMsg(m); err != nil {
-				return 0, fmt.Errorf("store under a term: %w", err)
+			if err := conn.PublishMsg(m); err != nil {
+				return 0, err
 			}
 			continue
 		}
 		if len(messages) > 1 {
 			m.Header.Set(headerBatchCommit, "1")
 		}
-		reply, err := j.conn.RequestMsgWithContext(ctx, m)
+		reply, err := conn.RequestMsgWithContext(ctx, m)
 		if err != nil {
-			return 0, fmt.Errorf("store under a term: %w", err)
+			return 0, err
 		}
 		return storedAt(reply.Data)
 	}
@@ -112,13 +125,13 @@ func storedAt(reply []byte) (uint64, error) {
 	err := json.Unmarshal(reply, &ack)
 	switch {
 	case err != nil:
-		return 0, fmt.Errorf("store under a term: %w", err)
+		return 0, err
 	case ack.Error == nil && ack.Sequence > 0:
 		return ack.Sequence, nil
 	case ack.Error == nil:
-		return 0, fmt.Errorf("store under a term: the server's answer %q has no sequence", reply)
+		return 0, fmt.Errorf("the server's answer %q has no sequence", reply)
 	case ack.Error.ErrorCode == codeWrongLastSequence || ack.Error.ErrorCode == codeWrongLastConstant:
-		return 0, fmt.Errorf("store under a term: %w: %s", errRefused, ack.Error.Description)
+		return 0, fmt.Errorf("%w: %s", errRefused, ack.Error.Description)
 	}
-	return 0, fmt.Errorf("store under a term: %w", ack.Error)
+	return 0, ack.Error
 }
