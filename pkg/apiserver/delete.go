@@ -84,7 +84,7 @@ func (s *Server) empty(r *request) error {
 		}
 		all, _ := s.cache.list(k, filter{namespace: r.name})
 		for _, u := range all {
-			inner := &request{Request: r.Request, user: r.user, kind: k, namespace: r.name, name: u.GetName()}
+			inner := &request{Request: r.Request, caller: r.caller, kind: k, namespace: r.name, name: u.GetName()}
 			if _, err := s.remove(inner, &metav1.DeleteOptions{}); err != nil && !isNotFound(err) {
 				return err
 			}
@@ -112,7 +112,7 @@ func (s *Server) deleteAll(w http.ResponseWriter, r *request) error {
 	all, at := s.cache.list(r.kind, want)
 	var gone []*unstructured.Unstructured
 	for _, u := range all {
-		inner := &request{Request: r.Request, user: r.user, kind: r.kind, namespace: u.GetNamespace(), name: u.GetName()}
+		inner := &request{Request: r.Request, caller: r.caller, kind: r.kind, namespace: u.GetNamespace(), name: u.GetName()}
 		if _, err := s.remove(inner, opts); err != nil && !isNotFound(err) {
 			return err
 		}
@@ -130,7 +130,7 @@ func (s *Server) removeVirtual(r *request, old *item) error {
 	if err != nil {
 		return err
 	}
-	change := Change{User: r.user, Verb: "delete", Kind: r.kind, Namespace: r.namespace, Name: r.name, Before: old.shown, DryRun: dry}
+	change := Change{Caller: r.caller, Verb: "delete", Kind: r.kind, Namespace: r.namespace, Name: r.name, Before: old.shown, DryRun: dry, Begun: new(uint64)}
 	if err := s.cfg.Hook(r.Context(), change); err != nil {
 		return forbidden(r.kind, r.name, err)
 	}
@@ -138,7 +138,7 @@ func (s *Server) removeVirtual(r *request, old *item) error {
 		return nil
 	}
 	if err := v.Delete(r.Context(), r.namespace, r.name); err != nil {
-		return err
+		return s.failed(r, change, err)
 	}
 	if err := s.refresh(r.Context(), r.kind); err != nil {
 		return err

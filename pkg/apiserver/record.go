@@ -16,8 +16,10 @@ import (
 // A record is one revision of a document in the log of resources. A deletion carries the last document.
 type record struct {
 	User    string          `json:"user,omitempty"` // who wrote it
+	From    string          `json:"from,omitempty"` // and from where
 	Verb    string          `json:"verb,omitempty"`
 	Deleted bool            `json:"deleted,omitempty"`
+	Was     uint64          `json:"was,omitempty"` // sequence of the revision that it replaces; 0: there was none
 	Object  json.RawMessage `json:"object"` // without status and resourceVersion
 }
 
@@ -49,20 +51,38 @@ func subject(prefix string, k *api.Kind, namespace, name string) string {
 
 // applyResource takes one revision into the cache.
 func (s *Server) applyResource(e bus.Entry) error {
+	w, err := ReadWritten(e)
+	if err != nil {
+		return err
+	}
+	if w.Kind == nil {
+		return fmt.Errorf("no kind %q in %s (written by a newer version?)", w.Document.GetKind(), w.Document.GetAPIVersion())
+	}
+	s.cache.putResource(w.Kind, w.Document, e.Sequence, w.Deleted, s.version)
+	return nil
+}
+
+// Written is one revision of a document as the log has it.
+type Written struct {
+	Caller
+	Verb     string
+	Deleted  bool
+	Was      uint64                     // sequence of the revision that it replaces; 0: there was none
+	Kind     *api.Kind                  // nil: of a newer version
+	Document *unstructured.Unstructured // the last one where it is deleted
+}
+
+// ReadWritten decodes an entry of the log of resources.
+func ReadWritten(e bus.Entry) (Written, error) {
 	var r record
 	if err := json.Unmarshal(e.Data, &r); err != nil {
-		return fmt.Errorf("decode record: %w", err)
+		return Written{}, fmt.Errorf("decode record: %w", err)
 	}
 	u := &unstructured.Unstructured{}
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(r.Object, &u.Object); err != nil {
-		return fmt.Errorf("decode document: %w", err)
+		return Written{}, fmt.Errorf("decode document: %w", err)
 	}
-	k := api.ByKind(u.GetAPIVersion(), u.GetKind())
-	if k == nil {
-		return fmt.Errorf("no kind %q in %s (written by a newer version?)", u.GetKind(), u.GetAPIVersion())
-	}
-	s.cache.putResource(k, u, e.Sequence, r.Deleted, s.version)
-	return nil
+	return Written{Caller{r.User, r.From}, r.Verb, r.Deleted, r.Was, api.ByKind(u.GetAPIVersion(), u.GetKind()), u}, nil
 }
 
 // applyStatus takes one status into the cache.

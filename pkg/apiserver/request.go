@@ -2,12 +2,15 @@ package apiserver
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"time"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sennit-mesh/sennit/pkg/api"
@@ -16,27 +19,34 @@ import (
 // A request is what a URL asks for: a kind, and of it everything, a namespace's, or one document.
 type request struct {
 	*http.Request
-	user            string
+	caller          Caller
 	kind            *api.Kind
 	namespace, name string
 	status          bool // the status subresource
 	warnings        []string
 }
 
-func (s *Server) authenticate(r *http.Request) (string, error) {
+func (s *Server) authenticate(r *http.Request) (Caller, error) {
+	caller := Caller{From: r.RemoteAddr}
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok || token == "" {
-		return "", unauthorized("no bearer token; `sennit kubeconfig` on the controller's host prints a configuration with one")
+		return caller, unauthorized("no bearer token; `sennit kubeconfig` on the controller's host prints a configuration with one")
 	}
 	user, err := s.cfg.Authenticate(r.Context(), token)
 	if err != nil {
-		return "", unauthorized("the bearer token is not accepted: %v", err)
+		return caller, unauthorized("the bearer token is not accepted: %v", err)
 	}
-	return user, nil
+	return Caller{User: user, From: r.RemoteAddr + ", token " + TokenID(token)}, nil
+}
+
+// TokenID names a bearer token without telling it: the first 8 digits of its SHA-256.
+func TokenID(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:4])
 }
 
 // handler is the whole API for callers whom who recognises.
-func (s *Server) handler(who func(*http.Request) (string, error)) http.Handler {
+func (s *Server) handler(who func(*http.Request) (Caller, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path { // what load balancers ask without a token
 		case "/healthz", "/livez":
@@ -51,8 +61,9 @@ func (s *Server) handler(who func(*http.Request) (string, error)) http.Handler {
 			}
 			return
 		}
-		user, err := who(r)
+		caller, err := who(r)
 		if err != nil {
+			s.cfg.Refused(caller, r.Method, r.URL.Path, err)
 			w.Header().Set("WWW-Authenticate", `Bearer realm="sennit"`)
 			s.fail(w, r, err)
 			return
@@ -63,10 +74,13 @@ func (s *Server) handler(who func(*http.Request) (string, error)) http.Handler {
 		}
 		req, err := parse(r)
 		if err == nil {
-			req.user = user
+			req.caller = caller
 			err = s.serve(w, req)
 		}
 		if err != nil {
+			if apierrors.IsForbidden(err) {
+				s.cfg.Refused(caller, r.Method, r.URL.Path, err)
+			}
 			s.fail(w, r, err)
 		}
 	})

@@ -55,14 +55,23 @@ type Deleter interface {
 	Delete(ctx context.Context, namespace, name string) error
 }
 
+// A Caller is who sent a request.
+type Caller struct {
+	User string // the operator
+	From string // "192.0.2.7:50000, token 5f3a9c12", or "unix socket, uid 0, pid 4711"
+}
+
 // A Change is one write: who does what, and the document before (nil: created) and after (nil: deleted).
 type Change struct {
-	User, Verb      string
+	Caller
+	Verb            string
 	Kind            *api.Kind
 	Namespace, Name string
 	Before, After   *unstructured.Unstructured // must not be changed
 	Sequence        uint64                     // where it was stored; 0 while it is only asked for
 	DryRun          bool                       // nothing will be stored
+	Err             error                      // why it was not stored after all
+	Begun           *uint64                    // the hook's own: the same in all calls for one change that may come with Err
 }
 
 // Config of a Server. Resources, Status and Authenticate must be given.
@@ -74,8 +83,11 @@ type Config struct {
 	// Authenticate returns the name of the operator whose bearer token it is, or an error.
 	Authenticate func(ctx context.Context, token string) (user string, err error)
 	// Hook is called for each change before it is stored, and may refuse it (403 with the error's text); and
-	// again, with Sequence set, when it is stored and before the caller learns so. May be nil.
-	Hook    func(ctx context.Context, c Change) error
+	// again, with Sequence set, when it is stored and before the caller learns so. Changes of what no log keeps the
+	// history of, virtual documents and statuses, come again with Err where they failed. May be nil.
+	Hook func(ctx context.Context, c Change) error
+	// Refused is called for each request that is not answered because of who sent it (401, 403). May be nil.
+	Refused func(c Caller, method, path string, err error)
 	Version string
 	Log     *slog.Logger // nil: slog.Default
 }
@@ -103,6 +115,9 @@ func New(cfg Config) (*Server, error) {
 	}
 	if cfg.Hook == nil {
 		cfg.Hook = func(context.Context, Change) error { return nil }
+	}
+	if cfg.Refused == nil {
+		cfg.Refused = func(Caller, string, string, error) {}
 	}
 	s := &Server{cfg: cfg, cache: newCache(), closing: make(chan struct{}), ready: make(chan struct{})}
 	managers, err := fieldManagers()
@@ -132,7 +147,7 @@ func (s *Server) start(ctx context.Context) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := s.current(ctx)
 		if err == nil && s.cache.get(api.Namespace, "", "default") == nil {
-			_, err = s.makeNamespace(ctx, "system:controller", "default")
+			_, err = s.makeNamespace(ctx, Caller{User: "system:controller"}, "default")
 		}
 		if err == nil {
 			close(s.ready)
@@ -251,10 +266,10 @@ func (s *Server) sequence(version string) (uint64, error) {
 
 // Handler answers operators who show a bearer token, over TLS.
 func (s *Server) Handler() http.Handler {
-	return s.handler(func(r *http.Request) (string, error) { return s.authenticate(r) })
+	return s.handler(s.authenticate)
 }
 
-// LocalHandler answers everyone, as user: for a unix socket whose file mode says who may connect.
-func (s *Server) LocalHandler(user string) http.Handler {
-	return s.handler(func(*http.Request) (string, error) { return user, nil })
+// LocalHandler answers everyone, as who says: for a unix socket whose file mode says who may connect.
+func (s *Server) LocalHandler(who func(*http.Request) Caller) http.Handler {
+	return s.handler(func(r *http.Request) (Caller, error) { return who(r), nil })
 }

@@ -28,7 +28,7 @@ func (s *Server) changeStatus(r *request, verb string, old *item, u *unstructure
 	if err != nil {
 		return nil, err
 	}
-	change := Change{User: r.user, Verb: verb + "/status", Kind: r.kind, Namespace: r.namespace, Name: r.name, Before: old.shown, After: whole, DryRun: dry}
+	change := Change{Caller: r.caller, Verb: verb + "/status", Kind: r.kind, Namespace: r.namespace, Name: r.name, Before: old.shown, After: whole, DryRun: dry, Begun: new(uint64)}
 	if err := s.cfg.Hook(r.Context(), change); err != nil {
 		return nil, forbidden(r.kind, r.name, err)
 	}
@@ -36,7 +36,7 @@ func (s *Server) changeStatus(r *request, verb string, old *item, u *unstructure
 		return withVersion(whole, old.shown.GetResourceVersion()), nil
 	}
 	if change.Sequence, err = s.putStatus(r.Context(), r.kind, old, whole.Object["status"]); err != nil {
-		return nil, err
+		return nil, s.failed(r, change, err)
 	}
 	if err := s.cfg.Hook(r.Context(), change); err != nil {
 		return nil, fmt.Errorf("record that the status of %s was stored: %w", r.name, err)

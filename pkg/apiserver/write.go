@@ -115,12 +115,12 @@ func own(k *api.Kind, u *unstructured.Unstructured) {
 }
 
 // makeNamespace stores a namespace that somebody used without making it.
-func (s *Server) makeNamespace(ctx context.Context, user, name string) (*unstructured.Unstructured, error) {
+func (s *Server) makeNamespace(ctx context.Context, caller Caller, name string) (*unstructured.Unstructured, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "/api/v1/namespaces?fieldManager=sennit", nil)
 	if err != nil {
 		return nil, err
 	}
-	r := &request{Request: req, user: user, kind: api.Namespace}
+	r := &request{Request: req, caller: caller, kind: api.Namespace}
 	u := &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": name},
 	}}
@@ -262,7 +262,7 @@ func same(a, b *unstructured.Unstructured) bool {
 // store appends a revision, where nobody was faster, and waits until reads show it. old is nil for a new document.
 func (s *Server) store(r *request, verb string, old *item, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
 	ctx := r.Context()
-	change := Change{User: r.user, Verb: verb, Kind: r.kind, Namespace: u.GetNamespace(), Name: u.GetName(), After: u}
+	change := Change{Caller: r.caller, Verb: verb, Kind: r.kind, Namespace: u.GetNamespace(), Name: u.GetName(), After: u}
 	expect := s.cache.last(r.kind, u.GetNamespace(), u.GetName())
 	if old != nil {
 		change.Before, expect = old.written, old.sequence
@@ -282,7 +282,7 @@ func (s *Server) store(r *request, verb string, old *item, u *unstructured.Unstr
 		return shownDry(u, old), nil
 	}
 	if ns := u.GetNamespace(); ns != "" && verb != "delete" && s.cache.get(api.Namespace, "", ns) == nil {
-		made, err := s.makeNamespace(ctx, r.user, ns)
+		made, err := s.makeNamespace(ctx, r.caller, ns)
 		if err != nil {
 			return nil, fmt.Errorf("make namespace %q: %w", ns, err)
 		}
@@ -294,7 +294,11 @@ func (s *Server) store(r *request, verb string, old *item, u *unstructured.Unstr
 	if err != nil {
 		return nil, fmt.Errorf("encode document: %w", err)
 	}
-	data, err := json.Marshal(record{User: r.user, Verb: verb, Deleted: verb == "delete", Object: object})
+	was := uint64(0)
+	if old != nil {
+		was = old.sequence
+	}
+	data, err := json.Marshal(record{User: r.caller.User, From: r.caller.From, Verb: verb, Deleted: verb == "delete", Was: was, Object: object})
 	if err != nil {
 		return nil, fmt.Errorf("encode record: %w", err)
 	}
@@ -344,7 +348,7 @@ func (s *Server) createVirtual(w http.ResponseWriter, r *request, u *unstructure
 	if err != nil {
 		return err
 	}
-	change := Change{User: r.user, Verb: "create", Kind: r.kind, Name: u.GetName(), After: u.DeepCopy(), DryRun: dry}
+	change := Change{Caller: r.caller, Verb: "create", Kind: r.kind, Name: u.GetName(), After: u.DeepCopy(), DryRun: dry, Begun: new(uint64)}
 	if err := s.cfg.Hook(r.Context(), change); err != nil {
 		return forbidden(r.kind, u.GetName(), err)
 	}
@@ -353,8 +357,9 @@ func (s *Server) createVirtual(w http.ResponseWriter, r *request, u *unstructure
 	}
 	made, err := maker.Create(r.Context(), u)
 	if err != nil {
-		return err
+		return s.failed(r, change, err)
 	}
+	change.Name = made.GetName()
 	if err := s.refresh(r.Context(), r.kind); err != nil {
 		return err
 	}
@@ -363,4 +368,10 @@ func (s *Server) createVirtual(w http.ResponseWriter, r *request, u *unstructure
 		return fmt.Errorf("record that %s was made: %w", u.GetName(), err)
 	}
 	return s.answer(w, r, http.StatusCreated, made)
+}
+
+// failed tells the hook that a change which it let through was not stored, and returns why.
+func (s *Server) failed(r *request, change Change, err error) error {
+	change.Err = err
+	return errors.Join(err, s.cfg.Hook(context.WithoutCancel(r.Context()), change))
 }

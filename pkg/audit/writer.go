@@ -97,9 +97,10 @@ func (w *Writer) Do(ctx context.Context, event *Event, do func() error) error {
 	if err != nil {
 		return err
 	}
-	outcome := proto.CloneOf(event)
+	err = do()
+	outcome := proto.CloneOf(event) // do may have found out more
 	outcome.Begun = stored.Number
-	if err = do(); err != nil {
+	if err != nil {
 		outcome.Result, outcome.Detail = Result_RESULT_FAILED, err.Error()
 	}
 	_, recordErr := w.Record(context.WithoutCancel(ctx), outcome)

@@ -25,6 +25,7 @@ func (r *Registrar) Join(ctx context.Context, node string, request []byte) ([]by
 	grant, err := r.join(ctx, node, signed)
 	if err != nil {
 		r.cfg.Log.Warn("a node was refused to join", "node", node, "err", err)
+		r.recordRefusal(ctx, node, "join", err)
 	}
 	return r.reply(signed.GetRequest(), grant, err)
 }
@@ -72,13 +73,28 @@ func (r *Registrar) join(ctx context.Context, node string, signed *SignedRequest
 	if err != nil {
 		return nil, err
 	}
+	if err := r.cfg.Record(ctx, Decision{
+		Node: node, Verb: "join", Address: request.GetWanted().GetAddress(), Services: record.GetServices(), Generation: record.GetGeneration(),
+	}); err != nil {
+		return nil, err
+	}
 	if token.GetUsedBy() == nil {
 		token.UsedBy, token.UsedUnixMs = keys.node, now.UnixMilli()
 		if err := r.spend(ctx, request.GetTokenId(), token, sequence); err != nil {
 			return nil, err
 		}
 	}
-	return r.grant(ctx, record, recordSequence, request.GetWanted(), keys)
+	return r.grant(ctx, "join", record, recordSequence, request.GetWanted(), keys)
+}
+
+// recordRefusal keeps that a request was refused. What the controller could not answer is not refused.
+func (r *Registrar) recordRefusal(ctx context.Context, node, verb string, err error) {
+	if refusalOf(err).GetCode() == RefusalCode_REFUSAL_CODE_TRY_AGAIN {
+		return
+	}
+	if err := r.cfg.Record(ctx, Decision{Node: node, Verb: verb, Refused: err}); err != nil {
+		r.cfg.Log.Error("a refusal cannot be recorded", "node", node, "err", err)
+	}
 }
 
 // joinedRecord is the record that a join makes, or has made when its answer was lost.

@@ -23,7 +23,7 @@ const (
 // grant registers the node as record says, where sequence is still the record's last, and issues what the
 // node asks for. The record is stored first: a certificate that the registry does not know of is never
 // given out.
-func (r *Registrar) grant(ctx context.Context, record *NodeRecord, sequence uint64, wanted *Wanted, keys *wantedKeys) (*Grant, error) {
+func (r *Registrar) grant(ctx context.Context, verb string, record *NodeRecord, sequence uint64, wanted *Wanted, keys *wantedKeys) (*Grant, error) {
 	now, node, authority := r.cfg.Now(), record.GetNode(), r.cfg.Authority
 	receipt, err := proto.Marshal(&Receipt{
 		Cluster: authority.Cluster(), Node: node, PublicKey: record.GetPublicKey(), Generation: record.GetGeneration(),
@@ -60,8 +60,13 @@ func (r *Registrar) grant(ctx context.Context, record *NodeRecord, sequence uint
 		orders = append(orders, o)
 		grant.Services = append(grant.Services, &ServiceGrant{Service: name.String()})
 	}
-	chains, err := authority.issue(r.cfg.TTL, orders...)
+	chains, issued, err := authority.issue(r.cfg.TTL, orders...)
 	if err != nil {
+		return nil, err
+	}
+	if err := r.cfg.Record(ctx, Decision{
+		Node: node, Verb: verb, Address: record.GetAddress(), Services: record.GetServices(), Generation: record.GetGeneration(), Issued: issued,
+	}); err != nil {
 		return nil, err
 	}
 	grant.NodeChain = chains[0]

@@ -37,15 +37,15 @@ func (a *Authority) IssueSVID(csr []byte, id string, ttl time.Duration) ([][]byt
 	if err != nil {
 		return nil, fmt.Errorf("issue %s: %w", id, err)
 	}
-	chains, err := a.issue(ttl, order{id: id, key: key})
+	chains, _, err := a.issue(ttl, order{id: id, key: key})
 	if err != nil {
 		return nil, err
 	}
 	return chains[0], nil
 }
 
-// issue issues and records several certificates in one transaction.
-func (a *Authority) issue(ttl time.Duration, orders ...order) ([][][]byte, error) {
+// issue issues and records several certificates in one transaction. issued are in the order of the chains.
+func (a *Authority) issue(ttl time.Duration, orders ...order) (chains [][][]byte, issued []Issued, err error) {
 	if ttl <= 0 || ttl > a.cfg.MaxTTL {
 		ttl = a.cfg.MaxTTL
 	}
@@ -56,18 +56,16 @@ func (a *Authority) issue(ttl time.Duration, orders ...order) ([][][]byte, error
 		before, beforeKey := a.intermediate, a.intermediateKey
 		if err := a.db.Update(a.renewIntermediate); err != nil {
 			a.intermediate, a.intermediateKey = before, beforeKey // the new one was not recorded
-			return nil, fmt.Errorf("renew the intermediate: %w", err)
+			return nil, nil, fmt.Errorf("renew the intermediate: %w", err)
 		}
 	}
-	chains := make([][][]byte, 0, len(orders))
-	records := make([]Issued, 0, len(orders))
 	for _, o := range orders {
 		template, err := leafTemplate(o.id, now, ttl)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		if template.URIs[0].Host != a.cfg.TrustDomain {
-			return nil, fmt.Errorf("issue %s: not of trust domain %s", o.id, a.cfg.TrustDomain)
+			return nil, nil, fmt.Errorf("issue %s: not of trust domain %s", o.id, a.cfg.TrustDomain)
 		}
 		if template.NotAfter.After(a.intermediate.NotAfter) {
 			template.NotAfter = a.intermediate.NotAfter
@@ -75,25 +73,25 @@ func (a *Authority) issue(ttl time.Duration, orders ...order) ([][][]byte, error
 		addHosts(template, o.hosts)
 		der, err := x509.CreateCertificate(rand.Reader, template, a.intermediate, o.key, a.intermediateKey)
 		if err != nil {
-			return nil, fmt.Errorf("issue %s: %w", o.id, err)
+			return nil, nil, fmt.Errorf("issue %s: %w", o.id, err)
 		}
 		certificate, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, fmt.Errorf("issue %s: %w", o.id, err)
+			return nil, nil, fmt.Errorf("issue %s: %w", o.id, err)
 		}
 		chains = append(chains, [][]byte{der, a.intermediate.Raw})
-		records = append(records, Issued{
+		issued = append(issued, Issued{
 			Serial: serialOf(certificate), SPIFFEID: o.id,
 			NotBefore: certificate.NotBefore, NotAfter: certificate.NotAfter, KeyHash: keyHash(certificate),
 		})
 	}
-	if err := a.record(now, records); err != nil {
-		return nil, fmt.Errorf("record what is issued: %w", err)
+	if err := a.record(now, issued); err != nil {
+		return nil, nil, fmt.Errorf("record what is issued: %w", err)
 	}
-	for _, record := range records {
+	for _, record := range issued {
 		a.cfg.Issued(record)
 	}
-	return chains, nil
+	return chains, issued, nil
 }
 
 // record stores what is issued, and drops what expired a day ago.
@@ -186,7 +184,7 @@ func (a *Authority) serverCertificate(hosts []string) (*tls.Certificate, error) 
 	if err != nil {
 		return nil, err
 	}
-	chains, err := a.issue(0, order{ControllerID(a.cfg.TrustDomain, a.cfg.Name), &key.PublicKey, hosts})
+	chains, _, err := a.issue(0, order{ControllerID(a.cfg.TrustDomain, a.cfg.Name), &key.PublicKey, hosts})
 	if err != nil {
 		return nil, err
 	}

@@ -231,7 +231,7 @@ func TestManInTheMiddleOfAJoin(t *testing.T) {
 				if err := errors.Join(err, keys.readServices(request.GetWanted())); err != nil {
 					t.Fatal(err)
 				}
-				grant, err := evil.registrar.grant(ctx, &NodeRecord{
+				grant, err := evil.registrar.grant(ctx, "join", &NodeRecord{
 					Node: "web1", PublicKey: keys.node, Generation: 1, Services: []string{"default/orders"}, State: NodeState_NODE_STATE_ACTIVE,
 				}, 0, request.GetWanted(), keys)
 				if err != nil {

@@ -47,6 +47,17 @@ type Incident struct {
 	What string
 }
 
+// A Decision is what became of a node's request.
+type Decision struct {
+	Node       string
+	Verb       string // "join" or "renew"
+	Address    string // that the node advertises
+	Services   []string
+	Generation uint64
+	Issued     []Issued // nil: a host is let in, or refused
+	Refused    error    // nil: it was not
+}
+
 // RegistrarConfig composes a Registrar.
 type RegistrarConfig struct {
 	Authority *Authority
@@ -56,6 +67,9 @@ type RegistrarConfig struct {
 	TTL       time.Duration    // of nodes' certificates; 0: the authority's maximum
 	Absence   time.Duration    // 0: DefaultAbsence
 	Report    func(Incident)   // called from handlers; nil: logged only
+	// Record keeps a decision: that a host is let in, before it is in the registry; what is issued, before it is
+	// handed out; and that a request is refused. What is not kept is not granted. nil: nothing is kept.
+	Record func(context.Context, Decision) error
 	Log       *slog.Logger     // nil: slog.Default
 	Now       func() time.Time // nil: time.Now
 }
@@ -86,6 +100,9 @@ func NewRegistrar(cfg RegistrarConfig) (*Registrar, error) {
 	}
 	if cfg.Report == nil {
 		cfg.Report = func(Incident) {}
+	}
+	if cfg.Record == nil {
+		cfg.Record = func(context.Context, Decision) error { return nil }
 	}
 	return &Registrar{cfg}, nil
 }

@@ -25,6 +25,9 @@ func (r *Registrar) Renew(ctx context.Context, node string, request []byte) ([]b
 		if errors.Is(err, bus.ErrConflict) && attempt < casAttempts {
 			continue
 		}
+		if err != nil {
+			r.recordRefusal(ctx, node, "renew", err)
+		}
 		return r.reply(signed.GetRequest(), grant, err)
 	}
 }
@@ -75,7 +78,7 @@ func (r *Registrar) renew(ctx context.Context, node string, signed *SignedReques
 		record.PublicKey = keys.node
 		record.Generation++
 	}
-	return r.grant(ctx, record, sequence, request.GetWanted(), keys)
+	return r.grant(ctx, "renew", record, sequence, request.GetWanted(), keys)
 }
 
 // refusalFor is the error of a verdict that grants nothing. Two successors are recorded before they are

@@ -55,10 +55,12 @@ type Controller struct {
 	exporter   *telemetry.Exporter // nil: traces go nowhere
 	operators  *operators
 	quotas     *quota.Owner
-	rebuild    chan struct{} // something that goes into snapshots has changed
-	bell       bell          // nodes or instances have changed
-	inputs     chan struct{} // closed when all that was stored before this start is in memory
-	compiled                 // the compile loop's
+	recorder   *recorder
+	issued     chan ca.Issued // certificates of this controller's own listeners, to be recorded
+	rebuild    chan struct{}  // something that goes into snapshots has changed
+	bell       bell           // nodes or instances have changed
+	inputs     chan struct{}  // closed when all that was stored before this start is in memory
+	compiled                  // the compile loop's
 	sent       sentTimes
 	apiAddress atomic.Pointer[netip.AddrPort] // nil: not open
 	busHosts   []string                       // host:port, as tokens name the bus
@@ -80,7 +82,10 @@ func New(cfg Config) (c *Controller, err error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	c = &Controller{cfg: cfg, log: cmp.Or(cfg.Log, slog.Default()), rebuild: make(chan struct{}, 1), inputs: make(chan struct{}), graph: telemetry.NewGraph(edgeWindow), quotas: quota.NewOwner()}
+	c = &Controller{
+		cfg: cfg, log: cmp.Or(cfg.Log, slog.Default()), rebuild: make(chan struct{}, 1), inputs: make(chan struct{}),
+		issued: make(chan ca.Issued, maxIssuedQueue), graph: telemetry.NewGraph(edgeWindow), quotas: quota.NewOwner(),
+	}
 	if cfg.OTLP != "" {
 		if c.exporter, err = telemetry.NewExporter(cfg.OTLP, cfg.Cluster, c.log); err != nil {
 			return nil, fmt.Errorf("--otlp-endpoint: %w", err)
@@ -88,6 +93,7 @@ func New(cfg Config) (c *Controller, err error) {
 	}
 	c.authority, err = ca.NewAuthority(ca.AuthorityConfig{
 		Dir: filepath.Join(cfg.StateDir, "ca"), Cluster: cfg.Cluster, TrustDomain: cfg.TrustDomain, Name: cfg.Name, MaxTTL: cfg.TTL, Now: cfg.Now,
+		Issued: c.issuedToItself,
 	})
 	if err != nil {
 		return nil, stateDirError(err)
@@ -96,6 +102,17 @@ func New(cfg Config) (c *Controller, err error) {
 		return nil, errors.Join(err, c.authority.Close())
 	}
 	return c, nil
+}
+
+// issuedToItself notes a certificate of this controller's own listeners; those of nodes are recorded by who grants them.
+func (c *Controller) issuedToItself(one ca.Issued) {
+	if one.SPIFFEID != ca.ControllerID(c.cfg.TrustDomain, c.cfg.Name) {
+		return
+	}
+	select {
+	case c.issued <- one:
+	default: // nothing was recorded for very long; ca.db has it
+	}
 }
 
 // stateDirError adds what to do where the state directory itself is the trouble.
@@ -189,9 +206,13 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	for _, host := range c.cfg.hosts() {
 		c.busHosts = append(c.busHosts, net.JoinHostPort(host, strconv.Itoa(int(address.Port()))))
 	}
+	if c.recorder, err = c.newRecorder(); err != nil {
+		return err
+	}
 	registryRecords := c.conn.Records(bus.StreamRegistry)
 	c.registrar, err = ca.NewRegistrar(ca.RegistrarConfig{
 		Authority: c.authority, Store: registryRecords, Users: c.accounts, Addresses: c.busHosts, Log: c.log, Now: c.cfg.Now,
+		Record: c.recorder.decision,
 		Report: func(i ca.Incident) { c.log.Warn("look at this node: "+i.What, "node", i.Node, "err", i.Err) },
 	})
 	if err != nil {
@@ -209,6 +230,7 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	c.api, err = apiserver.New(apiserver.Config{
 		Resources: c.conn.Records(bus.StreamResource), Status: c.conn.Records(bus.StreamStatus),
 		Authenticate: c.operators.authenticate, Version: release.Version(), Log: c.log,
+		Hook: c.recorder.hook, Refused: c.recorder.refused,
 		Virtual: map[*api.Kind]apiserver.Virtual{
 			api.EndpointSlice: endpointSlices{c},
 			api.JoinTokens:    newJoinTokens(c),
@@ -240,6 +262,13 @@ func (c *Controller) start(ctx context.Context, group *errgroup.Group) {
 			return nil
 		})
 	}
+	part("audit", c.recorder.writer.Run)
+	part("heads of the audit", c.recorder.heads.Run)
+	part("changes to the audit", c.recorder.changes)
+	part("own certificates to the audit", c.recorder.issuedToItself)
+	part("checkpoints of the audit", func(ctx context.Context) error {
+		return c.recorder.writer.Lead(ctx, c.recorder.heads, c.publisher.Leading, c.recorder.keep)
+	})
 	part("registry of nodes", c.members.run)
 	part("instances", c.catalogue.Run)
 	part("resources", c.api.Run)

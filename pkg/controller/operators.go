@@ -12,13 +12,11 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
-	"os/user"
-	"strconv"
 	"sync"
 	"time"
 
 	"github.com/sennit-mesh/sennit/internal/socket"
+	"github.com/sennit-mesh/sennit/pkg/apiserver"
 	"github.com/sennit-mesh/sennit/pkg/ca"
 )
 
@@ -113,7 +111,7 @@ func (c *Controller) serveSocket(ctx context.Context) error {
 		return err
 	}
 	anybody := func(h http.Handler) http.Handler { return h }
-	return socket.Serve(ctx, l, c.withReports(c.api.LocalHandler(localUser()), anybody))
+	return socket.Serve(ctx, l, c.withReports(c.api.LocalHandler(localCaller), anybody))
 }
 
 // authenticated lets only operators with a token through.
@@ -122,22 +120,21 @@ func (c *Controller) authenticated(h http.Handler) http.Handler {
 		const bearer = "Bearer "
 		header := r.Header.Get("Authorization")
 		if len(header) <= len(bearer) || header[:len(bearer)] != bearer {
+			c.recorder.refused(apiserver.Caller{From: r.RemoteAddr}, r.Method, r.URL.Path, errTokenRefused)
 			socket.WriteFailure(w, http.StatusUnauthorized, errTokenRefused)
 			return
 		}
-		if _, err := c.operators.authenticate(r.Context(), header[len(bearer):]); err != nil {
+		token := header[len(bearer):]
+		user, err := c.operators.authenticate(r.Context(), token)
+		caller := apiserver.Caller{User: user, From: r.RemoteAddr}
+		if err != nil {
+			c.recorder.refused(caller, r.Method, r.URL.Path, err)
 			socket.WriteFailure(w, http.StatusUnauthorized, err)
 			return
 		}
-		h.ServeHTTP(w, r)
+		caller.From += ", token " + apiserver.TokenID(token)
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, caller)))
 	})
-}
-
-func localUser() string {
-	if u, err := user.Current(); err == nil {
-		return u.Username
-	}
-	return "uid-" + strconv.Itoa(os.Getuid())
 }
 
 func ptr[T any](v T) *T { return &v }

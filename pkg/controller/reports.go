@@ -14,8 +14,10 @@ import (
 
 	"github.com/sennit-mesh/sennit/internal/release"
 	"github.com/sennit-mesh/sennit/internal/socket"
+	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
 	"github.com/sennit-mesh/sennit/pkg/apiserver"
+	"github.com/sennit-mesh/sennit/pkg/audit"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/ca"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
@@ -250,7 +252,7 @@ func (c *Controller) allow(w http.ResponseWriter, r *http.Request) {
 		socket.WriteFailure(w, http.StatusBadRequest, err)
 		return
 	}
-	c.answer(w, c.registrar.Allow(r.Context(), r.PathValue("name"), service))
+	c.actOnNode(w, r, "allow", service.String(), func(ctx context.Context, node string) error { return c.registrar.Allow(ctx, node, service) })
 }
 
 func (c *Controller) accept(w http.ResponseWriter, r *http.Request) {
@@ -259,14 +261,18 @@ func (c *Controller) accept(w http.ResponseWriter, r *http.Request) {
 		socket.WriteFailure(w, http.StatusBadRequest, err)
 		return
 	}
-	c.answer(w, c.registrar.Accept(r.Context(), r.PathValue("name"), body.Key))
+	c.actOnNode(w, r, "accept", body.Key, func(ctx context.Context, node string) error { return c.registrar.Accept(ctx, node, body.Key) })
 }
 
 func (c *Controller) remove(w http.ResponseWriter, r *http.Request) {
-	c.answer(w, c.registrar.Remove(r.Context(), r.PathValue("name")))
+	c.actOnNode(w, r, "remove", "", c.registrar.Remove)
 }
 
-func (c *Controller) answer(w http.ResponseWriter, err error) {
+// actOnNode does something to a node, and records it.
+func (c *Controller) actOnNode(w http.ResponseWriter, r *http.Request, verb, detail string, do func(ctx context.Context, node string) error) {
+	node := r.PathValue("name")
+	event := &audit.Event{Verb: verb, Resource: api.Nodes.GroupResource().String(), Name: node, Detail: detail}
+	err := c.recorder.act(r, event, func() error { return do(r.Context(), node) })
 	switch {
 	case errors.Is(err, ca.ErrUnknownNode):
 		socket.WriteFailure(w, http.StatusNotFound, err)
@@ -289,7 +295,13 @@ func (c *Controller) kubeconfig(w http.ResponseWriter, r *http.Request) {
 		socket.WriteFailure(w, http.StatusServiceUnavailable, errors.New("this controller has no API over TLS (start it with --api ADDRESS:PORT)"))
 		return
 	}
-	token, err := c.operators.create(localUser())
+	var token string
+	event := &audit.Event{Kind: audit.Issuance, Verb: "kubeconfig", Resource: "tokens"}
+	err := c.recorder.act(r, event, func() (err error) {
+		token, err = c.operators.create(localCaller(r).User)
+		event.Detail = "token " + apiserver.TokenID(token)
+		return err
+	})
 	if err != nil {
 		socket.WriteFailure(w, http.StatusInternalServerError, err)
 		return
