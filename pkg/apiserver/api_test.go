@@ -516,7 +516,10 @@ func TestWatchesEndWithTheServer(t *testing.T) {
 	rec := httptest.NewRecorder()
 	req := httptest.NewRequest("GET", services+"?watch=1", nil)
 	over := make(chan struct{})
-	go func() { s.LocalHandler(func(*http.Request) Caller { return Caller{User: "root"} }).ServeHTTP(rec, req); close(over) }()
+	go func() {
+		s.LocalHandler(func(*http.Request) Caller { return Caller{User: "root"} }).ServeHTTP(rec, req)
+		close(over)
+	}()
 	for s.watchers.Load() == 0 {
 		runtime.Gosched()
 	}

@@ -17,6 +17,7 @@ func isNotFound(err error) bool { return apierrors.IsNotFound(err) }
 // A filter chooses documents of a kind. The zero filter takes all.
 type filter struct {
 	namespace string
+	name      string
 	labels    labels.Selector
 	fields    fields.Selector
 }
@@ -47,6 +48,9 @@ func newFilter(r *request) (filter, error) {
 
 func (f filter) matches(u *unstructured.Unstructured) bool {
 	if f.namespace != "" && u.GetNamespace() != f.namespace {
+		return false
+	}
+	if f.name != "" && u.GetName() != f.name {
 		return false
 	}
 	if f.labels != nil && !f.labels.Matches(labels.Set(u.GetLabels())) {
@@ -100,6 +104,14 @@ func (s *Server) list(w http.ResponseWriter, r *request) error {
 		}
 		if err != nil {
 			return badRequest("continue is no token of this server")
+		}
+	}
+	if text := r.query("resourceVersion"); r.query("resourceVersionMatch") == "Exact" && text != "0" && text != "" && from == nil {
+		if at, err := s.sequence(text); err != nil || at < s.position(r.kind) {
+			if err != nil {
+				return err
+			}
+			return s.listPast(w, r, want, at)
 		}
 	}
 	if err := s.listVersion(r, from != nil); err != nil {

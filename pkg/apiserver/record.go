@@ -20,7 +20,7 @@ type record struct {
 	Verb    string          `json:"verb,omitempty"`
 	Deleted bool            `json:"deleted,omitempty"`
 	Was     uint64          `json:"was,omitempty"` // sequence of the revision that it replaces; 0: there was none
-	Object  json.RawMessage `json:"object"` // without status and resourceVersion
+	Object  json.RawMessage `json:"object"`        // without status and resourceVersion
 }
 
 // A statusRecord is the newest status of one document. It says which document it is of, since a document that

@@ -147,6 +147,8 @@ func (s *Server) serve(w http.ResponseWriter, r *request) error {
 		return s.get(w, r)
 	case r.Method == http.MethodPost && r.name == "":
 		return s.create(w, r)
+	case r.Method == http.MethodPut && r.name != "" && r.query("rollbackTo") != "":
+		return s.rollback(w, r, r.query("rollbackTo"))
 	case r.Method == http.MethodPut && r.name != "":
 		return s.replace(w, r)
 	case r.Method == http.MethodPatch && r.name != "":

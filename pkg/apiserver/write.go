@@ -210,7 +210,7 @@ func (s *Server) changeOnce(r *request, verb string, old *item, u *unstructured.
 		u.SetGeneration(was.GetGeneration() + 1)
 	}
 	var err error
-	if verb != "apply" { // which has managed the fields itself
+	if verb != "apply" && verb != verbRollback { // which have managed the fields themselves
 		if u, err = s.manage(r, was, u); err != nil {
 			return nil, err
 		}

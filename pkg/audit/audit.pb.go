@@ -389,7 +389,8 @@ func (x *Event) GetBegun() uint64 {
 type Revision struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sequence      uint64                 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
-	Hash          []byte                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"` // SHA-256 of the subject, a zero byte, and the record
+	Hash          []byte                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`                    // SHA-256 of the subject, a zero byte, unix_ns (big-endian, 8 bytes), and the record
+	UnixNs        int64                  `protobuf:"varint,3,opt,name=unix_ns,json=unixNs,proto3" json:"unix_ns,omitempty"` // when it was stored
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -436,6 +437,13 @@ func (x *Revision) GetHash() []byte {
 		return x.Hash
 	}
 	return nil
+}
+
+func (x *Revision) GetUnixNs() int64 {
+	if x != nil {
+		return x.UnixNs
+	}
+	return 0
 }
 
 type Certificate struct {
@@ -656,10 +664,11 @@ const file_audit_proto_rawDesc = "" +
 	"\n" +
 	"unrecorded\x18\x0e \x01(\x04R\n" +
 	"unrecorded\x12\x14\n" +
-	"\x05begun\x18\x0f \x01(\x04R\x05begun\":\n" +
+	"\x05begun\x18\x0f \x01(\x04R\x05begun\"S\n" +
 	"\bRevision\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x12\n" +
-	"\x04hash\x18\x02 \x01(\fR\x04hash\"m\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x17\n" +
+	"\aunix_ns\x18\x03 \x01(\x03R\x06unixNs\"m\n" +
 	"\vCertificate\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12)\n" +

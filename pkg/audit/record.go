@@ -3,11 +3,13 @@ package audit
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
@@ -34,11 +36,12 @@ func HashOf(data []byte) []byte {
 }
 
 // RevisionOf refers to a record of the log of documents.
-func RevisionOf(subject string, data []byte, sequence uint64) *Revision {
+func RevisionOf(e bus.Entry) *Revision {
+	at := e.Time.UnixNano()
 	h := sha256.New()
-	h.Write(append([]byte(subject), 0))
-	h.Write(data)
-	return &Revision{Sequence: sequence, Hash: h.Sum(nil)}
+	h.Write(binary.BigEndian.AppendUint64(append([]byte(e.Subject), 0), uint64(at)))
+	h.Write(e.Data)
+	return &Revision{Sequence: e.Sequence, Hash: h.Sum(nil), UnixNs: at}
 }
 
 var canonical = proto.MarshalOptions{Deterministic: true}

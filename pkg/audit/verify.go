@@ -18,10 +18,9 @@ const maxProblems = 100
 // owned by one goroutine, does no I/O, and keeps the hash of each document's revision and what is behind the newest
 // checkpoint.
 type Verifier struct {
-	cluster   string
-	keys      snapshot.Keys
-	kept      *Head // of the newest checkpoint, from where a copy of it is kept; nil: there is none
-	keptFound bool
+	cluster  string
+	keys     snapshot.Keys
+	expected []*Head // records that must be there, not found yet
 
 	documents    map[uint64][]byte // hashes, by sequence
 	lastDocument uint64
@@ -56,11 +55,11 @@ type Findings struct {
 	More        int      // problems that are not in Problems
 }
 
-// NewVerifier returns a verifier of a cluster's audit. keys are those that the roster lists, and kept is the newest
-// checkpoint as it was kept elsewhere, or nil.
-func NewVerifier(cluster string, keys snapshot.Keys, kept *Head) *Verifier {
+// NewVerifier returns a verifier of a cluster's audit. keys are those that the roster lists; expected are checkpoints of
+// which a copy was kept elsewhere, and nil is none.
+func NewVerifier(cluster string, keys snapshot.Keys, expected ...*Head) *Verifier {
 	return &Verifier{
-		cluster: cluster, keys: keys, kept: kept, documents: map[uint64][]byte{}, recorded: map[uint64]bool{}, chains: map[string]*chain{},
+		cluster: cluster, keys: keys, expected: slices.DeleteFunc(slices.Clone(expected), func(h *Head) bool { return h == nil }), documents: map[uint64][]byte{}, recorded: map[uint64]bool{}, chains: map[string]*chain{},
 	}
 }
 
@@ -79,7 +78,7 @@ func (v *Verifier) Document(e bus.Entry) {
 	}
 	v.lastDocument = e.Sequence
 	v.found.Documents++
-	v.documents[e.Sequence] = RevisionOf(e.Subject, e.Data, e.Sequence).GetHash()
+	v.documents[e.Sequence] = RevisionOf(e).GetHash()
 }
 
 // Record takes a record of the audit.
@@ -114,12 +113,15 @@ func (v *Verifier) Record(e bus.Entry) {
 	}
 	c.number, c.hash = entry.GetNumber(), HashOf(e.Data)
 	c.behind = append(c.behind, uncovered{c.number, c.hash, record})
-	if v.kept != nil && entry.GetWriter() == v.kept.GetWriter() && entry.GetNumber() == v.kept.GetNumber() {
-		v.keptFound = true
-		if !bytes.Equal(c.hash, v.kept.GetHash()) {
-			v.problem("%s is not the checkpoint that the controller kept a copy of", name)
+	v.expected = slices.DeleteFunc(v.expected, func(h *Head) bool {
+		if h.GetWriter() != entry.GetWriter() || h.GetNumber() != entry.GetNumber() {
+			return false
 		}
-	}
+		if !bytes.Equal(h.GetHash(), c.hash) {
+			v.problem("%s is not the checkpoint of which a copy was kept", name)
+		}
+		return true
+	})
 	if entry.GetCheckpoint() != nil {
 		v.checkpoint(name, record, entry)
 	}
@@ -184,8 +186,8 @@ func (v *Verifier) Findings() Findings {
 			}
 		}
 	}
-	if v.kept != nil && !v.keptFound {
-		v.problem("the controller kept a copy of a checkpoint, record %d of %s, which is missing: the end of the audit was cut off", v.kept.GetNumber(), v.kept.GetWriter())
+	for _, h := range v.expected {
+		v.problem("a copy was kept of a checkpoint, record %d of %s, which is missing: the end of the audit was cut off", h.GetNumber(), h.GetWriter())
 	}
 	newest := uint64(0)
 	for sequence := range v.recorded {

@@ -91,12 +91,12 @@ func (h *history) change(name string) *Entry {
 	event := &Event{Kind: Change, Actor: "alice", From: "192.0.2.7:50000", Verb: "apply", Resource: "services", Namespace: "default", Name: name}
 	for _, e := range h.documents {
 		if e.Subject == name {
-			event.Before = RevisionOf(e.Subject, e.Data, e.Sequence)
+			event.Before = RevisionOf(e)
 		}
 	}
-	e := bus.Entry{Subject: name, Data: fmt.Appendf(nil, "%s %d", name, len(h.documents)), Sequence: uint64(len(h.documents) + 1)}
+	e := bus.Entry{Subject: name, Data: fmt.Appendf(nil, "%s %d", name, len(h.documents)), Sequence: uint64(len(h.documents) + 1), Time: time.Unix(1_800_000_000, int64(len(h.documents)))}
 	h.documents = append(h.documents, e)
-	event.After = RevisionOf(e.Subject, e.Data, e.Sequence)
+	event.After = RevisionOf(e)
 	return &Entry{Event: event}
 }
 
@@ -273,7 +273,7 @@ func TestChangedDocumentsAreFound(t *testing.T) {
 		}
 		documents := slices.Clone(h.documents)
 		i := rapid.IntRange(0, len(documents)-1).Draw(t, "document")
-		switch rapid.IntRange(0, 2).Draw(t, "what") {
+		switch rapid.IntRange(0, 3).Draw(t, "what") {
 		case 0:
 			documents[i].Data = bytes.Clone(documents[i].Data)
 			documents[i].Data[0] ^= 1
@@ -281,6 +281,8 @@ func TestChangedDocumentsAreFound(t *testing.T) {
 			documents = slices.Delete(documents, i, i+1)
 		case 2:
 			documents[i].Subject = "another"
+		case 3:
+			documents[i].Time = documents[i].Time.Add(-time.Hour)
 		}
 		if found := verify(h.entries, documents, h.keys, h.kept); len(found.Problems) == 0 {
 			t.Fatalf("document %d was changed: %+v", i+1, found)

@@ -63,15 +63,15 @@ type RegistrarConfig struct {
 	Authority *Authority
 	Store     Store
 	Users     Users
-	Addresses []string         // of the bus, host:port, which go into tokens
-	TTL       time.Duration    // of nodes' certificates; 0: the authority's maximum
-	Absence   time.Duration    // 0: DefaultAbsence
-	Report    func(Incident)   // called from handlers; nil: logged only
+	Addresses []string       // of the bus, host:port, which go into tokens
+	TTL       time.Duration  // of nodes' certificates; 0: the authority's maximum
+	Absence   time.Duration  // 0: DefaultAbsence
+	Report    func(Incident) // called from handlers; nil: logged only
 	// Record keeps a decision: that a host is let in, before it is in the registry; what is issued, before it is
 	// handed out; and that a request is refused. What is not kept is not granted. nil: nothing is kept.
 	Record func(context.Context, Decision) error
-	Log       *slog.Logger     // nil: slog.Default
-	Now       func() time.Time // nil: time.Now
+	Log    *slog.Logger     // nil: slog.Default
+	Now    func() time.Time // nil: time.Now
 }
 
 // A Registrar decides which hosts are nodes and which services they may run. It keeps nothing of its own:

@@ -102,7 +102,7 @@ func (r *recorder) changes(ctx context.Context) error {
 }
 
 func (r *recorder) change(ctx context.Context, e bus.Entry) error {
-	event := &audit.Event{Kind: audit.Change, After: audit.RevisionOf(e.Subject, e.Data, e.Sequence)}
+	event := &audit.Event{Kind: audit.Change, After: audit.RevisionOf(e)}
 	w, err := apiserver.ReadWritten(e)
 	if err != nil { // it is recorded as it is: the log has it
 		event.Detail = fmt.Sprintf("the revision cannot be read: %v", err)
@@ -119,7 +119,7 @@ func (r *recorder) change(ctx context.Context, e bus.Entry) error {
 		if err != nil {
 			return err
 		}
-		event.Before = audit.RevisionOf(before.Subject, before.Data, before.Sequence)
+		event.Before = audit.RevisionOf(before)
 	}
 	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 	defer cancel()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -23,6 +24,7 @@ type Target struct {
 	Namespace string // "": of all namespaces
 	Name      string // "": all
 	Labels    string // label selector
+	At        uint64 // revision at which they were so; 0: now. For lists and tables
 }
 
 // Of is the target that is one document.
@@ -48,6 +50,13 @@ func (t Target) path(named bool) string {
 
 func (t Target) query() url.Values {
 	q := url.Values{}
+	if t.At > 0 {
+		q.Set("resourceVersion", strconv.FormatUint(t.At, 10))
+		q.Set("resourceVersionMatch", "Exact")
+		if t.Name != "" {
+			q.Set("fieldSelector", "metadata.name="+t.Name)
+		}
+	}
 	if t.Labels != "" {
 		q.Set("labelSelector", t.Labels)
 	}
@@ -107,7 +116,7 @@ const tableType = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
 // Table returns documents as the server shows them to people: all that the target names, or the one.
 func (c *Client) Table(ctx context.Context, t Target) (*metav1.Table, error) {
-	a, err := c.send(ctx, request{method: http.MethodGet, path: t.path(true), query: t.query(), accept: tableType})
+	a, err := c.send(ctx, request{method: http.MethodGet, path: t.path(t.At == 0), query: t.query(), accept: tableType})
 	if err != nil {
 		return nil, err
 	}
@@ -158,6 +167,20 @@ func (c *Client) Create(ctx context.Context, k *api.Kind, u *unstructured.Unstru
 		body: body, contentType: "application/json",
 	})
 	return made, err
+}
+
+// Rollback makes a document again what it was at a revision, if it is still as it was read: version is its
+// resourceVersion, or empty where there is none now.
+func (c *Client) Rollback(ctx context.Context, t Target, to uint64, version string, dryRun bool) (*unstructured.Unstructured, error) {
+	q := url.Values{"rollbackTo": {strconv.FormatUint(to, 10)}}
+	if version != "" {
+		q.Set("resourceVersion", version)
+	}
+	if dryRun {
+		q.Set("dryRun", "All")
+	}
+	u, _, err := c.document(ctx, request{method: http.MethodPut, path: t.path(true), query: q})
+	return u, err
 }
 
 // Delete removes one document, or finds out whether it could.
