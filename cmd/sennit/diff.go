@@ -1,11 +1,9 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 
 	"github.com/rogpeppe/go-internal/diff"
@@ -19,25 +17,45 @@ import (
 
 func diffCommand() *cobra.Command {
 	var (
-		conn      connection
-		files     []string
-		namespace string
-		force     bool
-		out       *format
+		conn    connection
+		files   []string
+		moments []string
+		past    scope
+		force   bool
+		out     *format
 	)
 	cmd := &cobra.Command{
-		Use:   "diff -f FILE|DIRECTORY|-",
-		Short: "Show what applying documents would change",
+		Use:   "diff (-f FILE|DIRECTORY|- | --at REVISION|TIME [--at REVISION|TIME] [KIND [NAME...]])",
+		Short: "Show what applying documents would change, or what was changed",
 		Long: `Diff asks the controller what documents would be if they were applied, and shows how that differs from what they are.
-Nothing is changed. The exit code is 1 where there are differences.`,
+With --at, it shows how documents differ between then and now, or between two such moments: all of them, those of a
+kind, or those that are named. Nothing is changed. The exit code is 1 where there are differences.`,
 		Example: `  sennit diff -f orders.yaml
-  sennit diff -f routes/ && echo "nothing to apply"`,
-		GroupID: groupDocuments, Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if len(files) == 0 {
-				return misused(cmd, "say what to compare with -f FILE, -f DIRECTORY, or -f -")
+  sennit diff -f routes/ && echo "nothing to apply"
+  sennit diff --at 30m                          # what has changed in the last half hour
+  sennit diff --at 41 --at 42 httproute orders`,
+		GroupID: groupDocuments,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch {
+			case len(files) == 0 && len(moments) == 0:
+				return misused(cmd, "say what to compare with -f FILE, -f DIRECTORY, or -f -, or with --at a revision or time")
+			case len(files) > 0 && len(moments) > 0:
+				return misused(cmd, "give -f or --at, not both")
+			case len(files) > 0 && (len(args) > 0 || past.all):
+				return misused(cmd, "what -f compares stands in the files: leave out kinds, names and -A")
+			case len(moments) > 2:
+				return misused(cmd, "two moments can be compared, not %d", len(moments))
+			case len(moments) > 0:
+				if err := past.read(cmd, args); err != nil {
+					return err
+				}
+				c, err := conn.open(cmd)
+				if err != nil {
+					return err
+				}
+				return diffRevisions(cmd, c, &past, moments, out)
 			}
-			docs, err := readDocuments(cmd.InOrStdin(), files, namespace)
+			docs, err := readDocuments(cmd.InOrStdin(), files, past.namespace)
 			if err == nil {
 				err = applicable(docs)
 			}
@@ -62,7 +80,10 @@ Nothing is changed. The exit code is 1 where there are differences.`,
 		},
 	}
 	filesFlag(cmd, &files, "file, directory, or - for standard input (may be repeated)")
-	namespaceFlag(cmd, &namespace, "namespace of documents that name none")
+	past.flags(cmd)
+	cmd.Flags().Lookup("namespace").Usage = "namespace of documents that name none, or with --at of those to compare"
+	cmd.ValidArgsFunction = completeTargets(&conn, &past.namespace)
+	cmd.Flags().StringArrayVar(&moments, "at", nil, "a revision's number, as `sennit audit log` shows it, or a time: 2026-01-02T15:04:05Z, or how long ago, as 90m (may be given twice)")
 	cmd.Flags().BoolVar(&force, "force-conflicts", false, "as apply would with this flag")
 	out = outputFlag(cmd)
 	conn.flags(cmd)
@@ -143,16 +164,9 @@ func showDifferences(w io.Writer, out *format, found []difference) error {
 	if out.structured() {
 		return out.write(w, append([]difference{}, found...))
 	}
-	colours := isTerminal(w) && os.Getenv("NO_COLOR") == ""
 	for _, d := range found {
-		_, text, _ := bytes.Cut(d.diff, []byte("\n")) // the first line names what the next two do
-		for line := range strings.Lines(string(text)) {
-			if colours {
-				line = coloured(line)
-			}
-			if _, err := io.WriteString(w, line); err != nil {
-				return err
-			}
+		if err := printDiff(w, d.diff); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"strings"
@@ -17,6 +18,7 @@ import (
 type get struct {
 	connection
 	namespace, labels string
+	at                string
 	all, watch        bool
 	out               *format
 	client            *client.Client
@@ -36,6 +38,7 @@ Kinds: ` + kindNames() + ".",
 		Example: `  sennit get httproutes
   sennit get services -A -o wide
   sennit get httproute orders -o yaml
+  sennit get httproutes --at 30m           # as they were half an hour ago, without status
   sennit get nodes -w                      # and every change from now on, until Ctrl-C`,
 		GroupID: groupDocuments, Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return g.run(cmd, args) },
@@ -45,6 +48,7 @@ Kinds: ` + kindNames() + ".",
 	f := cmd.Flags()
 	f.BoolVarP(&g.all, "all-namespaces", "A", false, "look in all namespaces")
 	f.StringVarP(&g.labels, "selector", "l", "", "only documents with these labels, as app=orders,tier!=test")
+	f.StringVar(&g.at, "at", "", "as it was at a revision, whose number `sennit audit log` shows, or at a time: 2026-01-02T15:04:05Z, or how long ago, as 90m")
 	f.BoolVarP(&g.watch, "watch", "w", false, "go on with every change")
 	g.out = outputFlag(cmd, "wide")
 	g.flags(cmd)
@@ -62,6 +66,13 @@ func (g *get) run(cmd *cobra.Command, args []string) error {
 		return misused(cmd, "give names or labels, not both")
 	case g.watch && len(names) > 1:
 		return misused(cmd, "-w follows all documents of a kind, or one")
+	case g.watch && g.at != "":
+		return misused(cmd, "what was does not change: leave out -w or --at")
+	}
+	if g.at != "" {
+		if err := hasHistory(cmd, kind); err != nil {
+			return err
+		}
 	}
 	if g.client, err = g.open(cmd); err != nil {
 		return err
@@ -70,6 +81,11 @@ func (g *get) run(cmd *cobra.Command, args []string) error {
 	t := client.Target{Kind: kind, Labels: g.labels}
 	if kind.Namespaced && !g.all {
 		t.Namespace = g.namespace
+	}
+	if g.at != "" {
+		if t.At, err = revisionOf(cmd, g.client, "--at", g.at); err != nil {
+			return err
+		}
 	}
 	version := ""
 	if g.out.structured() {
@@ -98,13 +114,33 @@ func (g *get) documents(t client.Target, names []string) (string, error) {
 	}
 	var all []*unstructured.Unstructured
 	for _, t.Name = range names {
-		u, err := g.client.Get(ctx, t)
+		u, err := g.one(ctx, t)
 		if err != nil {
 			return "", err
 		}
 		all = append(all, u)
 	}
 	return all[0].GetResourceVersion(), g.out.write(out, asList(all))
+}
+
+// one returns one document, as it is or as it was.
+func (g *get) one(ctx context.Context, t client.Target) (*unstructured.Unstructured, error) {
+	if t.At == 0 {
+		return g.client.Get(ctx, t)
+	}
+	found, _, err := g.client.List(ctx, t)
+	if err == nil && len(found) == 0 {
+		err = wasNotThere(t)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return found[0], nil
+}
+
+// wasNotThere says that a document did not exist at a revision.
+func wasNotThere(t client.Target) error {
+	return fmt.Errorf("%s was not there at revision %d (`sennit audit log --kind %s --name %s` shows when it was)", placed(t.Kind, t.Namespace, t.Name), t.At, t.Kind.Singular, t.Name)
 }
 
 // table prints rows, and returns the version that they stand for.
@@ -119,6 +155,9 @@ func (g *get) table(t client.Target, names []string) (string, error) {
 		found, err := g.client.Table(g.cmd.Context(), t)
 		if err != nil {
 			return "", err
+		}
+		if t.At > 0 && t.Name != "" && len(found.Rows) == 0 {
+			return "", wasNotThere(t)
 		}
 		columns, rows, version = found.ColumnDefinitions, append(rows, found.Rows...), found.ResourceVersion
 	}
