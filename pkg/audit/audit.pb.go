@@ -231,7 +231,7 @@ func (x *Entry) GetCheckpoint() *Checkpoint {
 // Event is something that happened.
 type Event struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`         // "change", "join", "issuance" or "refusal"
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`         // "change", "join", "issuance", "refusal" or "damage"
 	Actor         string                 `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`       // the operator or the node who did it
 	From          string                 `protobuf:"bytes,3,opt,name=from,proto3" json:"from,omitempty"`         // the address, or unix socket, uid and pid, that the request came from
 	Verb          string                 `protobuf:"bytes,4,opt,name=verb,proto3" json:"verb,omitempty"`         // "create", "update", "patch", "apply", "delete", "rollback", "allow", "join", "renew", …

@@ -122,6 +122,9 @@ func (v *Verifier) Record(e bus.Entry) {
 		}
 		return true
 	})
+	if entry.GetEvent().GetKind() == Damage {
+		v.problem("%s says: %s", name, entry.GetEvent().GetDetail())
+	}
 	if entry.GetCheckpoint() != nil {
 		v.checkpoint(name, record, entry)
 	}

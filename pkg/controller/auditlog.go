@@ -286,6 +286,9 @@ func (c *Controller) verifyAudit(ctx context.Context, expect *audit.Head) (repor
 		Records: f.Records, Checkpoints: f.Checkpoints, Revisions: f.Documents, Uncovered: f.Uncovered,
 		Problems: append([]string{}, append(unread, f.Problems...)...), More: f.More,
 	}
+	if kept != nil {
+		found.Kept = headText(kept)
+	}
 	if f.Newest != nil {
 		found.Checkpoint = headText(f.Newest)
 	}

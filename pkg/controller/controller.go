@@ -206,7 +206,7 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	for _, host := range c.cfg.hosts() {
 		c.busHosts = append(c.busHosts, net.JoinHostPort(host, strconv.Itoa(int(address.Port()))))
 	}
-	if c.recorder, err = c.newRecorder(); err != nil {
+	if c.recorder, err = c.newRecorder(ctx); err != nil {
 		return err
 	}
 	registryRecords := c.conn.Records(bus.StreamRegistry)

@@ -38,6 +38,7 @@ type recorder struct {
 	authority *ca.Authority
 	log       *slog.Logger
 	own       chan ca.Issued // certificates of this controller's own
+	damage    string         // found at the start, and to be recorded before anything else; empty: none
 
 	mu         sync.Mutex
 	recorded   uint64        // sequence of the newest change of a document that is recorded
@@ -48,18 +49,27 @@ type recorder struct {
 }
 
 // newRecorder begins where the copy of the newest checkpoint says, or at the beginning where there is none.
-func (c *Controller) newRecorder() (*recorder, error) {
+func (c *Controller) newRecorder(ctx context.Context) (*recorder, error) {
 	data, err := c.authority.Secret(checkpointSecret)
 	if err != nil {
 		return nil, err
 	}
-	_, kept, err := audit.Kept(data)
+	head, kept, err := audit.Kept(data)
 	if err != nil {
 		return nil, fmt.Errorf("%w (restore the authority's files from a backup)", err)
 	}
 	r := &recorder{
 		records: c.conn.Records(bus.StreamAudit), documents: c.conn.Records(bus.StreamResource), authority: c.authority, log: c.log,
 		own: c.issued, moved: make(chan struct{}),
+	}
+	last, err := r.records.Last(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if head != nil && last <= kept.GetRead() {
+		r.damage = fmt.Sprintf("the audit ends with record %d of its stream, and a copy was kept of checkpoint %s: what was behind is missing", last, headText(head))
+		c.log.Error("the end of the audit was cut off; its stream was damaged, or restored from an older backup than ca.db", "last", last, "checkpoint", headText(head))
+		kept = nil
 	}
 	r.writer = audit.NewWriter(audit.WriterConfig{
 		Store: r.records, Cluster: c.cfg.Cluster, Writer: c.cfg.Name, Signer: c.authority.Signer(), Log: c.log, Now: c.cfg.Now,
@@ -78,6 +88,11 @@ func (r *recorder) keep(checkpoint []byte) error {
 func (r *recorder) changes(ctx context.Context) error {
 	for pause := 50 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
 		at, err := r.heads.Documents(ctx)
+		if err == nil && r.damage != "" { // before a checkpoint takes the place of the copy
+			if _, err = r.writer.Record(ctx, &audit.Event{Kind: audit.Damage, Actor: "system:controller", Verb: "start", Detail: r.damage}); err == nil {
+				r.damage = ""
+			}
+		}
 		if err == nil {
 			r.reached(at)
 			err = r.documents.Follow(ctx, at+1, func(e bus.Entry) error {

@@ -60,6 +60,7 @@ type Verification struct {
 	Revisions   int      `json:"revisions"`            // of documents, each compared with its record
 	Uncovered   int      `json:"uncovered"`            // records behind the newest checkpoint
 	Checkpoint  string   `json:"checkpoint,omitempty"` // the newest: controller, number and hash
+	Kept        string   `json:"kept,omitempty"`       // the one that the controller keeps a copy of, apart from the streams
 	Problems    []string `json:"problems"`
 	More        int      `json:"more,omitempty"` // problems that are not in Problems
 }
