@@ -24,6 +24,7 @@ var inOrder = []string{
 	"how-to/limit-requests.md",
 	"how-to/debug-a-request.md",
 	"how-to/watch-the-mesh.md",
+	"how-to/find-out-who-changed-what.md",
 	"how-to/use-kubectl.md",
 	"../README.md",
 }
