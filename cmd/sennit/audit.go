@@ -20,6 +20,8 @@ func auditCommand() *cobra.Command {
 		Short: "Who changed what, and whether the record of it is whole",
 		Long: `The audit holds every change, with who made it and from where, every host that joined, every certificate that was
 issued, and every request that was refused.`,
+		Example: `  sennit audit log --since 24h
+  sennit audit verify`,
 		GroupID: groupDocuments,
 	}
 	cmd.AddCommand(auditLogCommand(), auditVerifyCommand())
