@@ -31,7 +31,7 @@ func (t *Transport) admit(ctx context.Context, _ *quic.ClientInfo) (context.Cont
 func (t *Transport) accept(q *quic.Conn) {
 	id := q.Context().Value(identityKey{}).(*identity)
 	c := newConn(t)
-	c.identity, c.q = *id, q
+	c.identity, c.link = *id, quicLink{q}
 	if udp, ok := q.RemoteAddr().(*net.UDPAddr); ok {
 		c.addr = udp.AddrPort()
 	}
@@ -55,7 +55,7 @@ func (t *Transport) accept(q *quic.Conn) {
 func (c *conn) serve(ctx context.Context) {
 	defer c.t.unregister(c)
 	for {
-		str, err := c.q.AcceptStream(ctx)
+		str, err := c.link.AcceptStream(ctx)
 		if err != nil {
 			return
 		}
@@ -98,14 +98,13 @@ func (s *Stream) awaitExchange() bool {
 	if str == nil {
 		return false
 	}
-	var first [1]byte
-	n, err := str.Peek(first[:])
+	n, err := str.Peek(s.first[:])
 	if n == 1 {
 		return true
 	}
 	if errors.Is(err, io.EOF) {
 		// Only an end that was read, and not one that was seen, gives the peer its place for another stream back.
-		_, _ = str.Read(first[:])
+		_, _ = str.Read(s.first[:])
 		_ = str.Close()
 	} else {
 		str.CancelRead(codeNone)

@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"context"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -12,12 +11,12 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
-// A conn is one QUIC connection, of a lane of this node's or of one that a peer opened. Its exchanges are
+// A conn is one connection, of a lane of this node's or of one that a peer opened. Its exchanges are
 // opened by the end that dialled; the other end opens one stream at most, to say that it drains.
 type conn struct {
 	identity
 	t      *Transport
-	q      *quic.Conn
+	link   link
 	lane   *lane // nil where the peer dialled
 	class  Class
 	outbox outbox
@@ -95,40 +94,17 @@ func (c *conn) ended() {
 }
 
 func (c *conn) close(code quic.ApplicationErrorCode, why string) {
-	_ = c.q.CloseWithError(code, why) // fails only where it was closed before
+	_ = c.link.CloseWithError(code, why) // fails only where it was closed before
 }
 
-// goAway tells the peer, once, to open no more exchanges here: a stream that the dialled end opens, with
-// one byte. The peer closes the connection when those that run have ended.
+// goAway tells the peer, once, to open no more exchanges here. The peer closes the connection when those that
+// run have ended.
 func (c *conn) goAway() {
 	c.mu.Lock()
 	said := c.said
 	c.said, c.draining = true, true
 	c.mu.Unlock()
-	if said {
-		return
+	if !said {
+		c.link.goAway()
 	}
-	str, err := c.q.OpenStream()
-	if err != nil {
-		return // the connection is gone, which says as much
-	}
-	_ = str.TryWriteAll([]byte{controlGoAway})
-	_ = str.Close()
-	str.CancelRead(codeNone)
-}
-
-// controlGoAway is the only thing that is said on a stream of the dialled end.
-const controlGoAway = 0x01
-
-// awaitGoAway returns when the peer drains or the connection is gone. A peer that says anything else is not
-// one to begin exchanges with either.
-func (c *conn) awaitGoAway(ctx context.Context) {
-	str, err := c.q.AcceptStream(ctx)
-	if err != nil {
-		return
-	}
-	var said [1]byte
-	_, _ = str.Read(said[:])
-	str.CancelRead(codeNone)
-	_ = str.Close()
 }

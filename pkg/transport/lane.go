@@ -86,7 +86,7 @@ func (l *lane) open(ctx context.Context, addr netip.AddrPort, class Class) (*Str
 func (l *lane) take(addr netip.AddrPort, class Class, crowded bool) *Stream {
 	side := &l.sides[class]
 	for _, c := range side.conns {
-		if c.addr != addr || c.q.Context().Err() != nil {
+		if c.addr != addr || c.link.Context().Err() != nil {
 			continue
 		}
 		c.mu.Lock()
@@ -101,12 +101,12 @@ func (l *lane) take(addr netip.AddrPort, class Class, crowded bool) *Stream {
 		c.mu.Unlock()
 	}
 	for _, c := range side.conns {
-		if c.addr != addr || c.q.Context().Err() != nil {
+		if c.addr != addr || c.link.Context().Err() != nil {
 			continue
 		}
 		c.mu.Lock()
 		if !c.draining && c.crowded == crowded {
-			if str, err := c.q.OpenStream(); err == nil {
+			if str, err := c.link.OpenStream(); err == nil {
 				s := newStream(l.t, c, str, true)
 				c.streams[s] = struct{}{}
 				c.running.Add(1)
@@ -219,9 +219,9 @@ func (l *lane) connect(ctx context.Context, d *dial, class Class) {
 	close(d.done)
 
 	// Whatever the peer says there: a connection that is forgotten before it has ended would stay for good.
-	c.awaitGoAway(ctx)
+	c.link.awaitGoAway(ctx)
 	c.drain()
-	<-c.q.Context().Done()
+	<-c.link.Context().Done()
 	l.mu.Lock()
 	side.conns = slices.DeleteFunc(side.conns, func(other *conn) bool { return other == c })
 	l.mu.Unlock()
@@ -250,9 +250,11 @@ func (t *Transport) dial(ctx context.Context, l *lane, addr netip.AddrPort, clas
 	c := newConn(t)
 	c.lane, c.class, c.addr, c.idleSince = l, class, addr, time.Now()
 	config := t.dialTLS(l.key, cert, l.sessions.of(cert), &c.identity)
-	if c.q, err = t.quic.Dial(ctx, udpAddr(addr), config, t.quicConfig(class, true)); err != nil {
+	q, err := t.quic.Dial(ctx, udpAddr(addr), config, t.quicConfig(class, true))
+	if err != nil {
 		return nil, err
 	}
+	c.link = quicLink{q}
 	return c, nil
 }
 

@@ -161,14 +161,14 @@ func TestLaneEndsWithItsCertificate(t *testing.T) {
 	for _, n := range []*node{caller, callee} {
 		for _, c := range n.conns() {
 			n.sweep([]*conn{c}, c.expires.Add(-time.Second))
-			if n == callee && c.q.Context().Err() != nil {
+			if n == callee && c.link.Context().Err() != nil {
 				t.Error("closed before its certificate ended")
 			}
 		}
 	}
 	for _, c := range callee.conns() {
 		callee.sweep([]*conn{c}, c.expires)
-		if c.q.Context().Err() == nil {
+		if c.link.Context().Err() == nil {
 			t.Error("a connection outlives its certificate")
 		}
 	}
@@ -181,11 +181,11 @@ func TestIdleLaneCloses(t *testing.T) {
 	}
 	c := caller.conns()[0]
 	caller.sweep(caller.conns(), time.Now().Add(59*time.Second))
-	if c.q.Context().Err() != nil {
+	if c.link.Context().Err() != nil {
 		t.Error("closed before a minute")
 	}
 	caller.sweep(caller.conns(), time.Now().Add(61*time.Second))
-	if c.q.Context().Err() == nil {
+	if c.link.Context().Err() == nil {
 		t.Error("an idle lane stays")
 	}
 }
@@ -396,7 +396,7 @@ func TestPeerSaysNonsenseOfItself(t *testing.T) {
 	<-began
 	first := s.conn
 	for _, c := range callee.conns() {
-		str, err := c.q.OpenStream()
+		str, err := c.link.(quicLink).Conn.OpenStream()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -421,7 +421,7 @@ func TestPeerSaysNonsenseOfItself(t *testing.T) {
 	}
 	s.Release()
 	select {
-	case <-first.q.Context().Done():
+	case <-first.link.Context().Done():
 	case <-ctx.Done():
 		t.Error("the connection stays open")
 	}
@@ -438,8 +438,8 @@ func TestIdleLaneIsKeptAlive(t *testing.T) {
 	}
 	c := caller.conns()[0]
 	select {
-	case <-c.q.Context().Done():
-		t.Fatalf("an idle lane ends: %v", context.Cause(c.q.Context()))
+	case <-c.link.Context().Done():
+		t.Fatalf("an idle lane ends: %v", context.Cause(c.link.Context()))
 	case <-time.After(3 * silence): // nothing else tells that something does not happen
 	}
 	if err := get(ctx, caller, toOrder, callee.addr); err != nil {

@@ -64,7 +64,7 @@ func (c *conn) deliver(context.Context) {
 	for {
 		select {
 		case <-c.outbox.wake:
-		case <-c.q.Context().Done():
+		case <-c.link.Context().Done():
 			return
 		}
 		for range outboxYields {

@@ -22,7 +22,7 @@ func TestExchangesShareDatagrams(t *testing.T) {
 	}
 	sent := func() (packets uint64) {
 		for _, c := range caller.conns() {
-			packets += c.q.ConnectionStats().PacketsSent
+			packets += c.link.(quicLink).ConnectionStats().PacketsSent
 		}
 		return packets
 	}

@@ -122,7 +122,7 @@ func awaitQuiet(ctx context.Context, t *testing.T, n *node) {
 	for last := uint64(0); ; {
 		received := uint64(0)
 		for _, c := range n.conns() {
-			received += c.q.ConnectionStats().BytesReceived
+			received += c.link.(quicLink).ConnectionStats().BytesReceived
 		}
 		if received-last >= 4<<10 {
 			quiet = 0

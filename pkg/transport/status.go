@@ -24,7 +24,7 @@ func (t *Transport) Connections() []ConnectionState {
 	conns := t.conns()
 	states := make([]ConnectionState, 0, len(conns))
 	for _, c := range conns {
-		state := ConnectionState{Class: c.class, Addr: c.addr, Expires: c.expires, RTT: c.q.ConnectionStats().SmoothedRTT}
+		state := ConnectionState{Class: c.class, Addr: c.addr, Expires: c.expires, RTT: c.link.rtt()}
 		if c.lane != nil {
 			state.Key = c.lane.key
 		} else {
@@ -56,7 +56,7 @@ func (t *Transport) Datagrams() Datagrams {
 // runs on them. It is called when the roster, and with it what is revoked, has changed.
 func (t *Transport) Recheck() {
 	for _, c := range t.conns() {
-		peer, err := t.credentials.Verify(c.q.ConnectionState().TLS)
+		peer, err := t.credentials.Verify(c.link.handshake())
 		if err == nil && peer == c.peer {
 			continue
 		}

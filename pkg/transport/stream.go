@@ -22,10 +22,11 @@ import (
 type Stream struct {
 	t       *Transport
 	conn    *conn
-	str     atomic.Pointer[quic.Stream] // nil once its buffered bytes were given up (see shed)
+	str     pipeOf // nil once its buffered bytes were given up (see shed)
 	done    <-chan struct{}
 	caller  bool
-	upgrade bool // the caller asked for one
+	upgrade bool    // the caller asked for one
+	first   [1]byte // of the next exchange, for awaitExchange to look at
 
 	in     reader
 	out    writer
@@ -91,9 +92,9 @@ type writer struct {
 	unwanted bool // the peer reads no more: what is written is dropped, and the stream not used again
 }
 
-func newStream(t *Transport, c *conn, str *quic.Stream, caller bool) *Stream {
+func newStream(t *Transport, c *conn, str pipe, caller bool) *Stream {
 	s := &Stream{t: t, conn: c, done: str.Context().Done(), caller: caller}
-	s.str.Store(str)
+	s.str.hold(str)
 	s.in.body = exchange.LengthUnknown
 	if !caller {
 		context.AfterFunc(str.Context(), s.interrupted)
@@ -180,7 +181,7 @@ func (s *Stream) cancel(code quic.StreamErrorCode) {
 
 // writeReset ends the outgoing direction by a reset frame behind everything written before, and reports
 // false where that would have to wait, or is not possible.
-func (s *Stream) writeReset(str *quic.Stream, code quic.StreamErrorCode) bool {
+func (s *Stream) writeReset(str sender, code quic.StreamErrorCode) bool {
 	w := &s.out
 	if !w.mu.TryLock() {
 		return false
@@ -251,7 +252,7 @@ func (s *Stream) shed(since, now uint32) bool {
 	s.conn.mu.Unlock()
 	if shed {
 		s.cancel(codeOf(exchange.Overloaded))
-		s.str.Store(nil)
+		s.str.letGo()
 	}
 	return shed
 }
