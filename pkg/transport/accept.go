@@ -27,14 +27,18 @@ func (t *Transport) admit(ctx context.Context, _ *quic.ClientInfo) (context.Cont
 	return context.WithValue(ctx, identityKey{}, new(identity)), nil
 }
 
-// accept serves a connection that a peer opened.
-func (t *Transport) accept(q *quic.Conn) {
-	id := q.Context().Value(identityKey{}).(*identity)
-	c := newConn(t)
-	c.identity, c.link = *id, quicLink{q}
+// acceptQUIC serves a connection that a peer opened.
+func (t *Transport) acceptQUIC(q *quic.Conn) {
+	c := newConn(t, quicLink{q})
+	c.identity = *q.Context().Value(identityKey{}).(*identity)
 	if udp, ok := q.RemoteAddr().(*net.UDPAddr); ok {
 		c.addr = udp.AddrPort()
 	}
+	t.accept(c)
+}
+
+// accept serves a connection whose identity and address are known.
+func (t *Transport) accept(c *conn) {
 	c.from = origin{c.peer, c.addr.Addr().Unmap()}
 	if err := t.register(c); err != nil {
 		c.close(closeRefused, err.Error())
@@ -45,7 +49,9 @@ func (t *Transport) accept(q *quic.Conn) {
 		c.close(closeRefused, "node stops")
 		return
 	}
-	t.spawn(c.deliver)
+	if !c.solo {
+		t.spawn(c.deliver)
+	}
 	if t.draining.Load() {
 		c.goAway()
 	}
@@ -79,6 +85,7 @@ func (c *conn) serve(ctx context.Context) {
 func (s *Stream) serve(ctx context.Context) {
 	defer s.conn.giveStream()
 	defer s.conn.remove(s)
+	defer finish(s.str.Load())
 	for s.awaitExchange() {
 		s.conn.began()
 		s.begin()

@@ -8,7 +8,9 @@ import (
 )
 
 // A request that cannot be sent again must not go out on a stream that the callee may be about to end.
-func TestBulkStreamsAreUsedOnce(t *testing.T) {
+func TestBulkStreamsAreUsedOnce(t *testing.T) { overBoth(t, testBulkStreamsAreUsedOnce) }
+
+func testBulkStreamsAreUsedOnce(t carried) {
 	caller, callee := startPair(t, Limits{}, echo)
 	ctx := testContext(t)
 	for _, tt := range []struct {

@@ -17,6 +17,7 @@ type conn struct {
 	identity
 	t      *Transport
 	link   link
+	solo   bool  // each stream has a connection of its own: none waits for another, and nothing is gained by collecting
 	lane   *lane // nil where the peer dialled
 	class  Class
 	outbox outbox
@@ -28,6 +29,7 @@ type conn struct {
 	streams   map[*Stream]struct{} // all that are open, for sweep
 	idle      []*Stream            // those that wait for an exchange; the last used is last
 	lowest    int                  // fewest idle ones since the last trim
+	retries   atomic.Bool          // QUIC is being tried in its place
 	running   atomic.Int32         // exchanges; changed with the lock held
 	draining  bool                 // takes no further exchange
 	crowded   bool                 // many of its streams stall: others are better off elsewhere
@@ -42,8 +44,9 @@ type origin struct {
 	addr    netip.Addr
 }
 
-func newConn(t *Transport) *conn {
-	return &conn{t: t, streams: make(map[*Stream]struct{}), outbox: outbox{wake: make(chan struct{}, 1)}}
+func newConn(t *Transport, l link) *conn {
+	_, solo := l.(*tcpLink)
+	return &conn{t: t, link: l, solo: solo, streams: make(map[*Stream]struct{}), outbox: outbox{wake: make(chan struct{}, 1)}}
 }
 
 // A share is what one origin has of this node.

@@ -14,6 +14,10 @@ import (
 // A stream that leaves the pool gives its place back: a lane does not run out of streams by having been busier once
 // than its pool is large, however often that happens.
 func TestStreamsThatLeaveThePoolGiveTheirPlaceBack(t *testing.T) {
+	overBoth(t, testStreamsThatLeaveThePoolGiveTheirPlaceBack)
+}
+
+func testStreamsThatLeaveThePoolGiveTheirPlaceBack(t carried) {
 	const streams, atOnce, rounds = 16, 8, 20
 	inside := make(chan struct{}, atOnce)
 	together := make(chan struct{})

@@ -13,7 +13,9 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
-func TestExchangeBothWays(t *testing.T) {
+func TestExchangeBothWays(t *testing.T) { overBoth(t, testExchangeBothWays) }
+
+func testExchangeBothWays(t carried) {
 	body := bytes.Repeat([]byte("0123456789abcdef"), 20_000) // 320 KB: several frames and windows
 	request := exchange.Request{
 		Target: exchange.Target{Port: 80, Instance: "orders-1"}, Method: "PROPFIND", Scheme: "https",
@@ -120,7 +122,9 @@ func TestExchangeBothWays(t *testing.T) {
 	}
 }
 
-func TestLargeHeads(t *testing.T) {
+func TestLargeHeads(t *testing.T) { overBoth(t, testLargeHeads) }
+
+func testLargeHeads(t carried) {
 	large := strings.Repeat("x", 60_000)
 	caller, callee := startPair(t, Limits{}, func(_ context.Context, s *Stream) {
 		var req exchange.Request
@@ -178,7 +182,9 @@ func TestLargeHeads(t *testing.T) {
 	}
 }
 
-func TestUpgrade(t *testing.T) {
+func TestUpgrade(t *testing.T) { overBoth(t, testUpgrade) }
+
+func testUpgrade(t carried) {
 	caller, callee := startPair(t, Limits{}, func(_ context.Context, s *Stream) {
 		var req exchange.Request
 		if err := s.ReadRequest(&req); err != nil || req.Upgrade != "websocket" {
@@ -228,7 +234,9 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
-func TestTCPHalfClose(t *testing.T) {
+func TestTCPHalfClose(t *testing.T) { overBoth(t, testTCPHalfClose) }
+
+func testTCPHalfClose(t carried) {
 	caller, callee := startPair(t, Limits{}, func(_ context.Context, s *Stream) {
 		var req exchange.Request
 		if err := s.ReadRequest(&req); err != nil || req.Kind != exchange.TCP || req.Target.Port != 5432 {

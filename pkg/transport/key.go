@@ -11,6 +11,9 @@ type Key struct {
 	Local  exchange.ServiceName
 	Node   string
 	Remote exchange.ServiceName
+	// Carrier is what the lane may run over, as the called service has it. Another one is another lane, so that a
+	// change takes hold with the next exchange.
+	Carrier Carrier
 }
 
 // String returns "shop/cart→web1:shop/orders", as logs name a lane.

@@ -21,7 +21,9 @@ type lane struct {
 	t        *Transport
 	key      Key
 	sessions sessionCaches
-	lastUsed atomic.Uint32 // Transport.tick
+	// Tickets of one carrier say nothing to the other.
+	tcpSessions sessionCaches
+	lastUsed    atomic.Uint32 // Transport.tick
 
 	mu    sync.Mutex
 	gone  bool // evicted: Open looks again
@@ -158,6 +160,7 @@ func (s *Stream) discard(whole bool) {
 		if !s.in.raw && !whole {
 			str.CancelRead(codeNone)
 		}
+		finish(str)
 	}
 }
 
@@ -194,13 +197,12 @@ func (l *lane) dialLocked(addr netip.AddrPort, class Class) (*dial, error) {
 
 // connect dials, stays until the connection ends, and takes it out of the lane.
 func (l *lane) connect(ctx context.Context, d *dial, class Class) {
-	c, err := l.t.dial(ctx, l, d.addr, class)
+	c, later, err := l.t.dial(ctx, l, d.addr, class)
 	l.mu.Lock()
 	side := &l.sides[class]
 	side.dial = nil
-	if err == nil && (l.gone || l.t.register(c) != nil) {
+	if err == nil && !l.add(c) {
 		err = errLaneGone
-		c.close(closeDone, "lane closed")
 	}
 	if err != nil {
 		backOff := min(firstBackOff<<min(side.retries, 10), lastBackOff)
@@ -210,19 +212,45 @@ func (l *lane) connect(ctx context.Context, d *dial, class Class) {
 		l.mu.Unlock()
 		close(d.done)
 		l.t.log.Warn("lane cannot be dialled", "lane", l.key, "addr", d.addr, "class", class, "err", err)
-		return
+	} else {
+		side.failed, side.retries = nil, 0
+		l.mu.Unlock()
+		close(d.done)
 	}
-	side.failed, side.retries = nil, 0
-	side.conns = append(side.conns, c)
-	l.mu.Unlock()
-	l.t.spawn(c.deliver)
-	close(d.done)
+	if later != nil {
+		later := func(ctx context.Context) { l.settle(ctx, d.addr, <-later) }
+		if err != nil || !l.t.spawn(later) {
+			later(ctx)
+		}
+	}
+	if err == nil {
+		l.stay(ctx, c)
+	}
+}
 
+// add puts a connection before the others of its side; where the lane is gone it is closed. The lane's lock is held.
+func (l *lane) add(c *conn) bool {
+	if l.gone || l.t.register(c) != nil {
+		c.close(closeDone, "lane closed")
+		return false
+	}
+	side := &l.sides[c.class]
+	side.conns = slices.Insert(side.conns, 0, c)
+	return true
+}
+
+// stay returns when a connection of the lane has ended and is taken out.
+func (l *lane) stay(ctx context.Context, c *conn) {
+	if !c.solo {
+		l.t.spawn(c.deliver)
+	}
 	// Whatever the peer says there: a connection that is forgotten before it has ended would stay for good.
 	c.link.awaitGoAway(ctx)
 	c.drain()
 	<-c.link.Context().Done()
+	l.t.ways.ended(c)
 	l.mu.Lock()
+	side := &l.sides[c.class]
 	side.conns = slices.DeleteFunc(side.conns, func(other *conn) bool { return other == c })
 	l.mu.Unlock()
 	l.t.unregister(c)
@@ -239,23 +267,27 @@ func (c *conn) drain() {
 	}
 }
 
-// dial opens one connection.
-func (t *Transport) dial(ctx context.Context, l *lane, addr netip.AddrPort, class Class) (*conn, error) {
+// dialQUIC opens one connection.
+func (t *Transport) dialQUIC(ctx context.Context, l *lane, addr netip.AddrPort, class Class) (*conn, error) {
 	cert, err := t.credentials.Certificate(l.key.Local)
 	if err != nil {
 		return nil, fmt.Errorf("certificate of %s: %w", l.key.Local, err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, t.limits.Handshake)
 	defer cancel()
-	c := newConn(t)
-	c.lane, c.class, c.addr, c.idleSince = l, class, addr, time.Now()
-	config := t.dialTLS(l.key, cert, l.sessions.of(cert), &c.identity)
-	q, err := t.quic.Dial(ctx, udpAddr(addr), config, t.quicConfig(class, true))
+	id := new(identity)
+	q, err := t.quic.Dial(ctx, udpAddr(addr), t.dialTLS(l.key, cert, l.sessions.of(cert), id), t.quicConfig(class, true))
 	if err != nil {
 		return nil, err
 	}
-	c.link = quicLink{q}
-	return c, nil
+	return l.newConn(quicLink{q}, id, addr, class), nil
+}
+
+// newConn makes a connection of a lane.
+func (l *lane) newConn(k link, id *identity, addr netip.AddrPort, class Class) *conn {
+	c := newConn(l.t, k)
+	c.identity, c.lane, c.class, c.addr, c.idleSince = *id, l, class, addr, time.Now()
+	return c
 }
 
 // quicConfig returns the windows and limits of a connection. A window starts small and grows only for a

@@ -15,7 +15,9 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/transport/transporttest"
 )
 
-func TestCancelledExchangeIsCleanAfter(t *testing.T) {
+func TestCancelledExchangeIsCleanAfter(t *testing.T) { overBoth(t, testCancelledExchangeIsCleanAfter) }
+
+func testCancelledExchangeIsCleanAfter(t carried) {
 	began, cancelled := make(chan struct{}, 1), make(chan error, 1)
 	var stall atomic.Bool
 	caller, callee := startPair(t, Limits{}, func(ctx context.Context, s *Stream) {
@@ -67,7 +69,9 @@ func TestCancelledExchangeIsCleanAfter(t *testing.T) {
 	}
 }
 
-func TestServiceBreaksOff(t *testing.T) {
+func TestServiceBreaksOff(t *testing.T) { overBoth(t, testServiceBreaksOff) }
+
+func testServiceBreaksOff(t carried) {
 	caller, callee := startPair(t, Limits{}, func(_ context.Context, s *Stream) {
 		var req exchange.Request
 		_ = s.ReadRequest(&req)
@@ -94,7 +98,7 @@ func TestServiceBreaksOff(t *testing.T) {
 }
 
 // steady makes exchanges from several goroutines until stop, and fails the test on the first error.
-func steady(ctx context.Context, t *testing.T, caller, callee *node) (stop func() (exchanges int64)) {
+func steady(ctx context.Context, t testing.TB, caller, callee *node) (stop func() (exchanges int64)) {
 	t.Helper()
 	var wg sync.WaitGroup
 	var n atomic.Int64
@@ -118,7 +122,9 @@ func steady(ctx context.Context, t *testing.T, caller, callee *node) (stop func(
 	return func() int64 { close(ended); wg.Wait(); return n.Load() }
 }
 
-func TestRotationLosesNothing(t *testing.T) {
+func TestRotationLosesNothing(t *testing.T) { overBoth(t, testRotationLosesNothing) }
+
+func testRotationLosesNothing(t carried) {
 	a := transporttest.NewAuthority(t)
 	server, client := a.Wallet(orders), a.Wallet(cart)
 	callee := startNode(t, server, Limits{}, echo)
@@ -153,7 +159,9 @@ func TestRotationLosesNothing(t *testing.T) {
 	}
 }
 
-func TestLaneEndsWithItsCertificate(t *testing.T) {
+func TestLaneEndsWithItsCertificate(t *testing.T) { overBoth(t, testLaneEndsWithItsCertificate) }
+
+func testLaneEndsWithItsCertificate(t carried) {
 	caller, callee := startPair(t, Limits{}, echo)
 	if err := get(testContext(t), caller, toOrder, callee.addr); err != nil {
 		t.Fatal(err)
@@ -174,7 +182,9 @@ func TestLaneEndsWithItsCertificate(t *testing.T) {
 	}
 }
 
-func TestIdleLaneCloses(t *testing.T) {
+func TestIdleLaneCloses(t *testing.T) { overBoth(t, testIdleLaneCloses) }
+
+func testIdleLaneCloses(t carried) {
 	caller, callee := startPair(t, Limits{}, echo)
 	if err := get(testContext(t), caller, toOrder, callee.addr); err != nil {
 		t.Fatal(err)
@@ -191,23 +201,29 @@ func TestIdleLaneCloses(t *testing.T) {
 }
 
 func TestLeastRecentlyUsedLaneMakesPlace(t *testing.T) {
+	overBoth(t, testLeastRecentlyUsedLaneMakesPlace)
+}
+
+func testLeastRecentlyUsedLaneMakesPlace(t carried) {
 	a := transporttest.NewAuthority(t)
 	callee := startNode(t, a.Wallet(orders), Limits{}, echo)
 	caller := startNode(t, a.Wallet(cart), Limits{Lanes: 2}, nil)
 	ctx := testContext(t)
 	for _, name := range []string{"b", "c", "b", "d"} {
 		caller.tick.Add(1)
-		if err := get(ctx, caller, Key{cart, name, orders}, callee.addr); err != nil {
+		if err := get(ctx, caller, Key{Local: cart, Node: name, Remote: orders}, callee.addr); err != nil {
 			t.Fatal(err)
 		}
 	}
 	lanes := *caller.lanes.Load()
-	if _, ok := lanes[Key{cart, "c", orders}]; ok || len(lanes) != 2 {
+	if _, ok := lanes[Key{Local: cart, Node: "c", Remote: orders}]; ok || len(lanes) != 2 {
 		t.Errorf("%d lanes, and the oldest is among them: %v", len(lanes), ok)
 	}
 }
 
-func TestDrainLosesNothing(t *testing.T) {
+func TestDrainLosesNothing(t *testing.T) { overBoth(t, testDrainLosesNothing) }
+
+func testDrainLosesNothing(t carried) {
 	release := make(chan struct{})
 	caller, callee := startPair(t, Limits{}, func(ctx context.Context, s *Stream) {
 		var req exchange.Request
@@ -259,7 +275,7 @@ func TestDrainLosesNothing(t *testing.T) {
 	if err := <-drained; err != nil {
 		t.Error(err)
 	}
-	if err := get(ctx, callee, Key{orders, "a", cart}, caller.addr); !errors.Is(err, ErrDraining) || !errors.Is(err, ErrNotSent) {
+	if err := get(ctx, callee, Key{Local: orders, Node: "a", Remote: cart}, caller.addr); !errors.Is(err, ErrDraining) || !errors.Is(err, ErrNotSent) {
 		t.Errorf("a drained node opens lanes: %v", err)
 	}
 }
@@ -302,7 +318,9 @@ func TestPeerKilled(t *testing.T) {
 	}
 }
 
-func TestFailedDialIsRemembered(t *testing.T) {
+func TestFailedDialIsRemembered(t *testing.T) { overBoth(t, testFailedDialIsRemembered) }
+
+func testFailedDialIsRemembered(t carried) {
 	a := transporttest.NewAuthority(t)
 	caller := startNode(t, a.Wallet(cart), Limits{Handshake: 200 * time.Millisecond}, nil)
 	nobody := netip.MustParseAddrPort("127.0.0.1:9")
@@ -321,7 +339,9 @@ func TestFailedDialIsRemembered(t *testing.T) {
 }
 
 // TestPeerBreaksTheFormat writes to a stream past its own codec, as a faulty node would.
-func TestPeerBreaksTheFormat(t *testing.T) {
+func TestPeerBreaksTheFormat(t *testing.T) { overBoth(t, testPeerBreaksTheFormat) }
+
+func testPeerBreaksTheFormat(t carried) {
 	head, _ := appendRequest(nil, &exchange.Request{Method: "POST", Scheme: "http", Path: "/", BodyLength: 3})
 	whole := append(appendFrameHeader(nil, frameHead, len(head)), head...)
 	for _, tt := range []struct {
@@ -342,7 +362,8 @@ func TestPeerBreaksTheFormat(t *testing.T) {
 		{"data behind empty trailers", string(whole) + "\x03\x02ab\x04\x01\x00\x03\x01c\x05\x00", exchange.Malformed},
 		{"too many unknown frames", strings.Repeat("\x20\x00", maxSkips+1), exchange.Malformed},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
+		t.Run(tt.name, func(sub *testing.T) {
+			t := carried{sub, t.carrier}
 			caller, callee := startPair(t, Limits{}, echo)
 			s, err := caller.Open(testContext(t), toOrder, callee.addr, Interactive)
 			if err != nil {
@@ -428,7 +449,9 @@ func TestPeerSaysNonsenseOfItself(t *testing.T) {
 }
 
 // TestIdleLaneIsKeptAlive wants a lane without exchanges to outlive the silence after which a peer counts as lost.
-func TestIdleLaneIsKeptAlive(t *testing.T) {
+func TestIdleLaneIsKeptAlive(t *testing.T) { overBoth(t, testIdleLaneIsKeptAlive) }
+
+func testIdleLaneIsKeptAlive(t carried) {
 	t.Parallel()
 	const silence = time.Second
 	caller, callee := startPair(t, Limits{Silence: silence}, echo)

@@ -38,6 +38,13 @@ type finisher interface {
 	finish()
 }
 
+// finish tells a pipe so, which may be nil.
+func finish(p pipe) {
+	if f, ok := p.(finisher); ok {
+		f.finish()
+	}
+}
+
 // pipeOf holds a stream's pipe for readers of any goroutine.
 type pipeOf struct{ p atomic.Pointer[pipe] }
 

@@ -32,16 +32,52 @@ type node struct {
 	killed bool // Run is to fail
 }
 
+// overBoth runs a test over both carriers.
+func overBoth(t *testing.T, test func(t carried)) {
+	for _, carrier := range []Carrier{QUIC, TCP} {
+		t.Run(carrier.String(), func(t *testing.T) { test(carried{t, carrier}) })
+	}
+}
+
+// carried is a test whose nodes dial over one carrier.
+type carried struct {
+	*testing.T
+	carrier Carrier
+}
+
+// listen opens a UDP and a TCP socket of one port.
+func listen(tb testing.TB) (*net.UDPConn, *net.TCPListener) {
+	tb.Helper()
+	for {
+		socket, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			tb.Fatal(err)
+		}
+		addr := socket.LocalAddr().(*net.UDPAddr)
+		listener, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: addr.IP, Port: addr.Port})
+		if err == nil {
+			return socket, listener
+		}
+		_ = socket.Close() // somebody else has the port
+	}
+}
+
 func startNode(tb testing.TB, credentials Credentials, limits Limits, serve func(context.Context, *Stream)) *node {
 	tb.Helper()
-	socket, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		tb.Fatal(err)
+	only := QUIC
+	if c, ok := tb.(carried); ok {
+		only = c.carrier
 	}
+	return startNodeOver(tb, only, credentials, limits, serve)
+}
+
+func startNodeOver(tb testing.TB, only Carrier, credentials Credentials, limits Limits, serve func(context.Context, *Stream)) *node {
+	tb.Helper()
+	socket, listener := listen(tb)
 	if serve == nil {
 		serve = func(_ context.Context, s *Stream) { s.Reset(exchange.InstanceNotServed) }
 	}
-	t, err := New(Config{Conn: socket, Credentials: credentials, Serve: serve, Limits: limits, Log: slog.New(slog.DiscardHandler)})
+	t, err := New(Config{Conn: socket, Listener: listener, Only: only, Credentials: credentials, Serve: serve, Limits: limits, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		tb.Fatal(err)
 	}

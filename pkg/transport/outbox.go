@@ -87,7 +87,7 @@ func (c *conn) deliver(context.Context) {
 // is held.
 func (s *Stream) post() bool {
 	w, p := &s.out, &s.posted
-	if w.n > outboxMost || w.state == outRaw || s.conn.running.Load() < outboxLeast {
+	if s.conn.solo || w.n > outboxMost || w.state == outRaw || s.conn.running.Load() < outboxLeast {
 		return false
 	}
 	p.mu.Lock()

@@ -47,7 +47,7 @@ func TestExchangesShareDatagrams(t *testing.T) {
 }
 
 // besides keeps an exchange running on the lane, so that others' bytes are collected.
-func besides(ctx context.Context, t *testing.T, caller, callee *node) {
+func besides(ctx context.Context, t testing.TB, caller, callee *node) {
 	t.Helper()
 	for range outboxLeast {
 		s, err := caller.Open(ctx, toOrder, callee.addr, Interactive)

@@ -15,7 +15,9 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/transport/transporttest"
 )
 
-func TestRefusedIdentities(t *testing.T) {
+func TestRefusedIdentities(t *testing.T) { overBoth(t, testRefusedIdentities) }
+
+func testRefusedIdentities(t carried) {
 	a, foreign := transporttest.NewAuthority(t), transporttest.NewAuthority(t)
 	callee := startNode(t, a.Wallet(orders), Limits{}, echo)
 
@@ -34,12 +36,13 @@ func TestRefusedIdentities(t *testing.T) {
 		want   error // nil: refused by the peer, which does not say why
 	}{
 		{"callee is another service", a.Wallet(cart), toOrder, impostor, ErrIdentity},
-		{"callee does not run the service", a.Wallet(cart), Key{cart, "b", billing}, callee, nil},
+		{"callee does not run the service", a.Wallet(cart), Key{Local: cart, Node: "b", Remote: billing}, callee, nil},
 		{"caller of another authority", untrusted, toOrder, callee, nil},
 		{"caller's certificate has ended", expired, toOrder, callee, nil},
 		{"caller has no such identity", a.Wallet(billing), toOrder, callee, ErrNotSent},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
+		t.Run(tt.name, func(sub *testing.T) {
+			t := carried{sub, t.carrier}
 			caller := startNode(t, tt.caller, Limits{}, nil)
 			err := get(testContext(t), caller, tt.key, tt.callee.addr)
 			if err == nil {
@@ -119,7 +122,9 @@ func TestOnePeerHasSoManyConnections(t *testing.T) {
 }
 
 // One peer cannot take all streams, and all together no more than there are. What is refused was not looked at.
-func TestPeersHaveSoManyStreams(t *testing.T) {
+func TestPeersHaveSoManyStreams(t *testing.T) { overBoth(t, testPeersHaveSoManyStreams) }
+
+func testPeersHaveSoManyStreams(t carried) {
 	const each = 2
 	for _, tt := range []struct {
 		name   string
@@ -129,7 +134,8 @@ func TestPeersHaveSoManyStreams(t *testing.T) {
 		{"of one peer", Limits{PeerStreams: each}, true},
 		{"of all", Limits{InboundStreams: each}, false},
 	} {
-		t.Run(tt.name, func(t *testing.T) {
+		t.Run(tt.name, func(sub *testing.T) {
+			t := carried{sub, t.carrier}
 			a := transporttest.NewAuthority(t)
 			began, hold := make(chan struct{}, each), make(chan struct{})
 			callee := startNode(t, a.Wallet(orders), tt.limits, func(_ context.Context, s *Stream) {
@@ -161,7 +167,7 @@ func TestPeersHaveSoManyStreams(t *testing.T) {
 			if err := get(ctx, caller, toOrder, callee.addr); !errors.Is(err, ErrNotSent) {
 				t.Errorf("one more: %v", err)
 			}
-			if err := get(ctx, caller, Key{billing, "b", orders}, callee.addr); (err == nil) != tt.others {
+			if err := get(ctx, caller, Key{Local: billing, Node: "b", Remote: orders}, callee.addr); (err == nil) != tt.others {
 				t.Errorf("another peer: %v", err)
 			}
 			close(hold)
@@ -193,7 +199,7 @@ func TestPeersHaveSoManyStreams(t *testing.T) {
 }
 
 // closeLanes ends all connections of a node, so that the next exchange is a new handshake.
-func (n *node) closeLanes(t *testing.T) {
+func (n *node) closeLanes(t testing.TB) {
 	t.Helper()
 	for _, c := range n.conns() {
 		c.close(closeDone, "test")
@@ -207,7 +213,18 @@ func (n *node) closeLanes(t *testing.T) {
 	}
 }
 
-func TestResumptionIsVerified(t *testing.T) {
+// resumed is how many handshakes of lanes with one exchange each are resumptions, where some of the lanes have nothing
+// to resume: over TCP the stream has a handshake of its own, which resumes that of its lane.
+func resumed(t carried, lanes, first int) int {
+	if t.carrier == TCP {
+		return 2*lanes - first
+	}
+	return lanes - first
+}
+
+func TestResumptionIsVerified(t *testing.T) { overBoth(t, testResumptionIsVerified) }
+
+func testResumptionIsVerified(t carried) {
 	a := transporttest.NewAuthority(t)
 	server, client := a.Wallet(orders), a.Wallet(cart)
 	callee := startNode(t, server, Limits{}, echo)
@@ -217,8 +234,8 @@ func TestResumptionIsVerified(t *testing.T) {
 		if err := get(ctx, caller, toOrder, callee.addr); err != nil {
 			t.Fatal(err)
 		}
-		if got := server.Resumptions(); got != i {
-			t.Fatalf("after handshake %d the callee verified %d resumptions", i+1, got)
+		if got, want := server.Resumptions(), resumed(t, i+1, 1); got != want {
+			t.Fatalf("after lane %d the callee verified %d resumptions, want %d", i+1, got, want)
 		}
 		caller.closeLanes(t)
 	}
@@ -226,14 +243,16 @@ func TestResumptionIsVerified(t *testing.T) {
 	if err := get(ctx, caller, toOrder, callee.addr); err == nil {
 		t.Error("a revoked caller was served on resumption")
 	}
-	if server.Resumptions() != 2 {
+	if server.Resumptions() != resumed(t, 2, 1)+1 {
 		t.Error("the refused handshake was no resumption: the test shows nothing")
 	}
 }
 
 // TestTicketEndsWithTheCertificate: what is resumed counts as shown by the certificate of the first handshake,
 // which would end the connection too early.
-func TestTicketEndsWithTheCertificate(t *testing.T) {
+func TestTicketEndsWithTheCertificate(t *testing.T) { overBoth(t, testTicketEndsWithTheCertificate) }
+
+func testTicketEndsWithTheCertificate(t carried) {
 	a := transporttest.NewAuthority(t)
 	server, client := a.Wallet(orders), a.Wallet(cart)
 	server.Rotate(orders, 30*time.Second)
@@ -258,12 +277,14 @@ func TestTicketEndsWithTheCertificate(t *testing.T) {
 			t.Errorf("connection ends %s, the certificate of the callee %s", c.expires, cert.Leaf.NotAfter)
 		}
 	}
-	if client.Resumptions() != 0 {
+	if client.Resumptions() != resumed(t, 2, 2) {
 		t.Error("a ticket of the old certificate was taken")
 	}
 }
 
-func TestCalleeRevokedBeforeResumption(t *testing.T) {
+func TestCalleeRevokedBeforeResumption(t *testing.T) { overBoth(t, testCalleeRevokedBeforeResumption) }
+
+func testCalleeRevokedBeforeResumption(t carried) {
 	a := transporttest.NewAuthority(t)
 	client := a.Wallet(cart)
 	callee := startNode(t, a.Wallet(orders), Limits{}, echo)
@@ -281,7 +302,9 @@ func TestCalleeRevokedBeforeResumption(t *testing.T) {
 
 // TestServicesOfOneProcess makes lanes of two services of one process one after the other, again and again:
 // the callee must always see the one that called.
-func TestServicesOfOneProcess(t *testing.T) {
+func TestServicesOfOneProcess(t *testing.T) { overBoth(t, testServicesOfOneProcess) }
+
+func testServicesOfOneProcess(t carried) {
 	a := transporttest.NewAuthority(t)
 	var mu sync.Mutex
 	seen := make(map[string]exchange.ServiceName)
@@ -301,7 +324,7 @@ func TestServicesOfOneProcess(t *testing.T) {
 	ctx := testContext(t)
 	for range 3 {
 		for _, local := range []exchange.ServiceName{cart, billing} {
-			s, err := caller.Open(ctx, Key{local, "b", orders}, callee.addr, Interactive)
+			s, err := caller.Open(ctx, Key{Local: local, Node: "b", Remote: orders}, callee.addr, Interactive)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -320,12 +343,14 @@ func TestServicesOfOneProcess(t *testing.T) {
 		}
 		caller.closeLanes(t)
 	}
-	if server.Resumptions() != 4 {
-		t.Errorf("%d resumptions, want 4: the test shows nothing without them", server.Resumptions())
+	if got, want := server.Resumptions(), resumed(t, 6, 2); got != want {
+		t.Errorf("%d resumptions, want %d: the test shows nothing without them", got, want)
 	}
 }
 
-func TestRecheckClosesRevoked(t *testing.T) {
+func TestRecheckClosesRevoked(t *testing.T) { overBoth(t, testRecheckClosesRevoked) }
+
+func testRecheckClosesRevoked(t carried) {
 	a := transporttest.NewAuthority(t)
 	server := a.Wallet(orders)
 	callee := startNode(t, server, Limits{}, echo)

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
@@ -34,7 +36,7 @@ func stallServer(_ context.Context, s *Stream) {
 }
 
 // openStalled opens exchanges whose response nobody reads behind its head.
-func openStalled(ctx context.Context, t *testing.T, caller, callee *node) (streams []*Stream) {
+func openStalled(ctx context.Context, t testing.TB, caller, callee *node) (streams []*Stream) {
 	t.Helper()
 	for range stalled {
 		s, err := caller.Open(ctx, toOrder, callee.addr, Interactive)
@@ -54,7 +56,7 @@ func openStalled(ctx context.Context, t *testing.T, caller, callee *node) (strea
 
 // rate is how many exchanges a second one goroutine makes: the best of several short rounds, so that what
 // else the machine does matters little.
-func rate(ctx context.Context, t *testing.T, caller, callee *node) float64 {
+func rate(ctx context.Context, t testing.TB, caller, callee *node) float64 {
 	t.Helper()
 	best := 0.0
 	for range 5 {
@@ -77,7 +79,9 @@ func heap() int64 {
 	return int64(m.HeapAlloc)
 }
 
-func TestStalledReadersHinderNobody(t *testing.T) {
+func TestStalledReadersHinderNobody(t *testing.T) { overBoth(t, testStalledReadersHinderNobody) }
+
+func testStalledReadersHinderNobody(t carried) {
 	caller, callee := startPair(t, Limits{}, stallServer)
 	ctx := testContext(t)
 	if err := get(ctx, caller, toOrder, callee.addr); err != nil {
@@ -86,7 +90,7 @@ func TestStalledReadersHinderNobody(t *testing.T) {
 	before := heap()
 	streams := openStalled(ctx, t, caller, callee)
 	awaitQuiet(ctx, t, caller)
-	for len(caller.conns()) < 2 && ctx.Err() == nil { // the lane finds a way around
+	for t.carrier == QUIC && len(caller.conns()) < 2 && ctx.Err() == nil { // the lane finds a way around
 		if err := get(ctx, caller, toOrder, callee.addr); err != nil {
 			t.Fatal(err)
 		}
@@ -116,13 +120,13 @@ func TestStalledReadersHinderNobody(t *testing.T) {
 }
 
 // awaitQuiet returns when no more bytes arrive: all windows are full.
-func awaitQuiet(ctx context.Context, t *testing.T, n *node) {
+func awaitQuiet(ctx context.Context, t testing.TB, n *node) {
 	t.Helper()
 	quiet := 0
 	for last := uint64(0); ; {
 		received := uint64(0)
 		for _, c := range n.conns() {
-			received += c.link.(quicLink).ConnectionStats().BytesReceived
+			received += bytesReceived(t, c.link)
 		}
 		if received-last >= 4<<10 {
 			quiet = 0
@@ -138,7 +142,37 @@ func awaitQuiet(ctx context.Context, t *testing.T, n *node) {
 	}
 }
 
-func TestBudgetResetsTheSlowest(t *testing.T) {
+// bytesReceived is what has arrived on a link, read or not.
+func bytesReceived(t testing.TB, l link) (sum uint64) {
+	t.Helper()
+	if q, ok := l.(quicLink); ok {
+		return q.ConnectionStats().BytesReceived
+	}
+	k := l.(*tcpLink)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, s := range k.streams {
+		raw, err := s.conn.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := raw.Control(func(fd uintptr) {
+			info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			sum += info.Bytes_received
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return sum
+}
+
+func TestBudgetResetsTheSlowest(t *testing.T) { overBoth(t, testBudgetResetsTheSlowest) }
+
+func testBudgetResetsTheSlowest(t carried) {
 	const budget = 8 << 20 // of 32 MB that 500 windows are
 	caller, callee := startPair(t, Limits{Buffered: budget}, stallServer)
 	ctx := testContext(t)
@@ -177,7 +211,9 @@ func TestBudgetResetsTheSlowest(t *testing.T) {
 
 // TestWhatWasReadSinceIsNotReset: between finding a stream that nobody reads and resetting it, its exchange may end
 // and another begin.
-func TestWhatWasReadSinceIsNotReset(t *testing.T) {
+func TestWhatWasReadSinceIsNotReset(t *testing.T) { overBoth(t, testWhatWasReadSinceIsNotReset) }
+
+func testWhatWasReadSinceIsNotReset(t carried) {
 	caller, callee := startPair(t, Limits{}, stallServer)
 	s, err := caller.Open(testContext(t), toOrder, callee.addr, Interactive)
 	if err != nil {

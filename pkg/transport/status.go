@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"fmt"
 	"net/netip"
 	"time"
 )
@@ -11,10 +12,12 @@ type ConnectionState struct {
 	Inbound  bool
 	Class    Class // of an outbound connection
 	Addr     netip.AddrPort
-	Running  int  // exchanges
-	Idle     int  // streams that wait for one
-	Draining bool // takes no further exchange
-	Crowded  bool // many of its streams stall
+	Carrier  Carrier // QUIC or TCP
+	Why      string  // it is that one; empty where it is the usual one
+	Running  int     // exchanges
+	Idle     int     // streams that wait for one
+	Draining bool    // takes no further exchange
+	Crowded  bool    // many of its streams stall
 	RTT      time.Duration
 	Expires  time.Time // when the first of both certificates ends
 }
@@ -24,9 +27,12 @@ func (t *Transport) Connections() []ConnectionState {
 	conns := t.conns()
 	states := make([]ConnectionState, 0, len(conns))
 	for _, c := range conns {
-		state := ConnectionState{Class: c.class, Addr: c.addr, Expires: c.expires, RTT: c.link.rtt()}
+		state := ConnectionState{Carrier: QUIC, Class: c.class, Addr: c.addr, Expires: c.expires, RTT: c.link.rtt()}
+		if c.solo {
+			state.Carrier = TCP
+		}
 		if c.lane != nil {
-			state.Key = c.lane.key
+			state.Key, state.Why = c.lane.key, t.why(c)
 		} else {
 			state.Inbound = true
 			state.Key = Key{Local: c.peer, Remote: c.local}
@@ -50,6 +56,23 @@ func (t *Transport) Datagrams() Datagrams {
 		return Datagrams{}
 	}
 	return Datagrams{Received: b.received.Load(), Reads: b.reads.Load(), Sent: b.sent.Load(), Writes: b.writes.Load()}
+}
+
+// why says why a connection that this node dialled goes over its carrier.
+func (t *Transport) why(c *conn) string {
+	switch {
+	case t.only != Auto:
+		return "this node is set to it"
+	case c.lane.key.Carrier != Auto:
+		return "the service is set to it"
+	case !c.solo:
+		return ""
+	}
+	if way, blocked := t.ways.find(c.addr); blocked {
+		return fmt.Sprintf("UDP does not get through since %s (%v); it is tried again at %s",
+			way.since.Format(time.TimeOnly), way.err, way.again.Format(time.TimeOnly))
+	}
+	return "UDP gets through again: QUIC takes its place"
 }
 
 // Recheck judges the peers of all connections again and closes those that are no longer trusted, with what

@@ -251,8 +251,10 @@ func (s *Stream) shed(since, now uint32) bool {
 	shed := stalls && s.cause.CompareAndSwap(nil, &ResetError{Reason: exchange.Overloaded, code: codeOf(exchange.Overloaded)})
 	s.conn.mu.Unlock()
 	if shed {
+		str := s.str.Load()
 		s.cancel(codeOf(exchange.Overloaded))
 		s.str.letGo()
+		finish(str)
 	}
 	return shed
 }

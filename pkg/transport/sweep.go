@@ -46,6 +46,7 @@ func (t *Transport) sweep(conns []*conn, now time.Time) {
 			}
 		}
 		if c.lane != nil {
+			c.sweepTCP(now)
 			c.sweep(now)
 		}
 	}
@@ -156,7 +157,7 @@ func (t *Transport) keepBudget(conns []*conn) {
 			sum += window
 			stalls = append(stalls, stall{s, window, s.lastRead.Load()})
 		}
-		c.crowded = waiting >= crowd
+		c.crowded = waiting >= crowd && !c.solo
 		c.mu.Unlock()
 	}
 	if sum <= t.limits.Buffered {

@@ -98,8 +98,8 @@ func (t *Transport) dialTLS(key Key, cert *tls.Certificate, sessions tls.ClientS
 // identityKey finds the identity of a connection that a peer opens in the contexts of its handshake.
 type identityKey struct{}
 
-// listenTLS returns the configuration for connections that peers open.
-func (t *Transport) listenTLS() *tls.Config {
+// listenTLS returns the configuration for connections that peers open over a carrier.
+func (t *Transport) listenTLS(over Carrier) *tls.Config {
 	base := &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{alpn},
@@ -114,7 +114,7 @@ func (t *Transport) listenTLS() *tls.Config {
 			return nil, err
 		}
 		own := base.Clone()
-		own.SetSessionTicketKeys([][32]byte{t.ticketKey(id.cert)})
+		own.SetSessionTicketKeys([][32]byte{t.ticketKey(over, id.cert)})
 		own.GetConfigForClient = nil
 		own.Certificates = []tls.Certificate{*id.cert}
 		own.VerifyConnection = func(state tls.ConnectionState) error { return id.verify(t.credentials, state) }
@@ -126,8 +126,10 @@ func (t *Transport) listenTLS() *tls.Config {
 // ticketKey is the key of the tickets that go with a certificate of this node's. A resumed handshake shows no
 // certificate: the peer counts the one of the first handshake, and would close the connection when that ends,
 // in the middle of exchanges, although this node has had another for long.
-func (t *Transport) ticketKey(cert *tls.Certificate) (key [32]byte) {
+// Neither does a ticket of one carrier hold for another.
+func (t *Transport) ticketKey(over Carrier, cert *tls.Certificate) (key [32]byte) {
 	mac := hmac.New(sha256.New, t.tickets[:])
+	mac.Write([]byte{byte(over)})
 	mac.Write(cert.Leaf.Raw)
 	mac.Sum(key[:0])
 	return key

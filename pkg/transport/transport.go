@@ -21,13 +21,17 @@ import (
 // Config is what a Transport needs.
 type Config struct {
 	// Conn is the node's UDP socket. The Transport owns it from New on, and closes it when Run returns.
-	Conn        *net.UDPConn
+	Conn *net.UDPConn
+	// Listener takes connections over TCP, by the port of Conn. The Transport owns it likewise. Nil: none.
+	Listener    *net.TCPListener
 	Credentials Credentials
 	// Serve handles one exchange that a peer opened: it reads the request, writes a response to End, and
 	// returns; what it left incomplete is reset. It runs in a goroutine of the stream's. ctx ends with Run.
 	Serve  func(ctx context.Context, s *Stream)
 	Limits Limits
-	Log    *slog.Logger
+	// Only is what all lanes of this node run over, whatever their keys say. Auto: what those say.
+	Only Carrier
+	Log  *slog.Logger
 	// Generation is the first byte of all connection IDs, so that an old and a new process can share the
 	// UDP port during an upgrade.
 	Generation byte
@@ -44,6 +48,10 @@ type Transport struct {
 	log         *slog.Logger
 	socket      net.PacketConn
 	quic        *quic.Transport
+	listener    *net.TCPListener // nil: none
+	local       netip.AddrPort   // of the socket
+	only        Carrier
+	ways        ways
 	tickets     [32]byte // what keys of session tickets are derived from
 
 	lanes    atomic.Pointer[map[Key]*lane] // replaced, never changed: Open takes no lock that all share
@@ -61,7 +69,8 @@ type Transport struct {
 	run  context.Context    // of the running Run; nil before and after
 	work sync.WaitGroup
 
-	origins map[origin]*share // of what peers opened, by who did
+	origins map[origin]*share      // of what peers opened, by who did
+	links   map[linkToken]*tcpLink // that peers opened
 
 	streams atomic.Int64 // that peers opened
 }
@@ -85,6 +94,10 @@ func New(cfg Config) (*Transport, error) {
 		running:     make(chan struct{}),
 		all:         make(map[*conn]struct{}),
 		origins:     make(map[origin]*share),
+		links:       make(map[linkToken]*tcpLink),
+		listener:    cfg.Listener,
+		local:       cfg.Conn.LocalAddr().(*net.UDPAddr).AddrPort(),
+		only:        cfg.Only,
 	}
 	t.lanes.Store(&map[Key]*lane{})
 	_, _ = rand.Read(t.tickets[:]) // never fails
@@ -107,9 +120,12 @@ func New(cfg Config) (*Transport, error) {
 // Run accepts and keeps lanes until ctx ends, then closes all of them and the socket and returns when every
 // handler has. Call Drain before, to lose nothing. It returns nil where ctx ended it.
 func (t *Transport) Run(ctx context.Context) error {
-	listener, err := t.quic.Listen(t.listenTLS(), t.quicConfig(Bulk, false))
+	listener, err := t.quic.Listen(t.listenTLS(QUIC), t.quicConfig(Bulk, false))
 	if err != nil {
 		_ = t.socket.Close()
+		if t.listener != nil {
+			t.listener.Close()
+		}
 		return fmt.Errorf("listen on %s: %w", t.socket.LocalAddr(), err)
 	}
 	// Everything else ends behind the connections and not before, so that none is left open.
@@ -121,10 +137,13 @@ func (t *Transport) Run(ctx context.Context) error {
 	close(t.running)
 
 	t.spawn(t.sweepUntil)
+	if t.listener != nil {
+		t.spawn(t.acceptTCP)
+	}
 	for err == nil {
 		var q *quic.Conn
 		if q, err = listener.Accept(ctx); err == nil {
-			t.accept(q)
+			t.acceptQUIC(q)
 		}
 	}
 	stopped := ctx.Err() != nil
