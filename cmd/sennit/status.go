@@ -110,7 +110,7 @@ func showNode(w io.Writer, st *report.Node, now time.Time) error {
 		listeners = append(listeners, []string{l.Address, l.As, l.To, firstOf(l.Error, "listening")})
 	}
 	for _, l := range st.Lanes {
-		lanes = append(lanes, []string{l.From, l.To, l.Node, l.State})
+		lanes = append(lanes, []string{l.From, l.To, l.Node, l.State, orDash(l.Carrier), l.Why})
 	}
 	for _, c := range st.Certificates {
 		certificates = append(certificates, []string{firstOf(c.Service, "(the node)"), until(c.NotAfter, now)})
@@ -121,7 +121,7 @@ func showNode(w io.Writer, st *report.Node, now time.Time) error {
 	}{
 		{[]string{"SERVICE", "INSTANCE", "HEALTH", "DETAIL"}, services},
 		{[]string{"LISTENER", "AS", "TO", "STATE"}, listeners},
-		{[]string{"LANE FROM", "TO", "NODE", "STATE"}, lanes},
+		{[]string{"LANE FROM", "TO", "NODE", "STATE", "CARRIER", "WHY"}, lanes},
 		{[]string{"CERTIFICATE", "ENDS IN"}, certificates},
 	} {
 		if len(part.rows) == 0 {

@@ -158,6 +158,9 @@ func (w *walker) meta(k *Kind, u *unstructured.Unstructured) {
 	}
 }
 
+// laneAnnotation on a Service says what the lanes to its instances run over.
+const laneAnnotation = "sennit.dev/lane"
+
 func (w *walker) service(u *unstructured.Unstructured) {
 	spec := u.Object["spec"]
 	if spec == nil {
@@ -170,6 +173,9 @@ func (w *walker) service(u *unstructured.Unstructured) {
 	}
 	if !has(s, "sessionAffinity") {
 		s["sessionAffinity"] = "None"
+	}
+	if lane, given := u.GetAnnotations()[laneAnnotation]; given {
+		w.oneOf(field("metadata.annotations", laneAnnotation), lane, "auto", "quic", "tcp")
 	}
 	w.oneOf("spec.type", str(s, "type"), "ClusterIP", "NodePort", "LoadBalancer")
 	w.oneOf("spec.sessionAffinity", str(s, "sessionAffinity"), "None", "ClientIP")

@@ -20,6 +20,8 @@ const (
 	ServiceLabel = "sennit.dev/service"
 	// BalanceAnnotation on a Service chooses how its instances share its requests.
 	BalanceAnnotation = "sennit.dev/balance"
+	// LaneAnnotation on a Service says what the lanes to its instances run over. What it may say is in pkg/api.
+	LaneAnnotation = "sennit.dev/lane"
 )
 
 // A service is one name that can be called: a Service document, or what instances registered without one.
@@ -31,6 +33,7 @@ type service struct {
 	own       []*snapshot.Instance
 	shards    []*snapshot.Endpoints // at least one
 	balance   snapshot.Balance
+	carrier   snapshot.Carrier
 }
 
 type servicePort struct {
@@ -79,6 +82,7 @@ func newCatalog(in Input) *catalog {
 		}
 		s := &service{name: name, document: document}
 		s.balance, _ = ParseBalance(document.Annotations[BalanceAnnotation])
+		s.carrier = carriers[document.Annotations[LaneAnnotation]]
 		c.byName[name] = s
 	}
 	instances := slices.Clone(in.Instances)
@@ -210,6 +214,13 @@ func ParseBalance(value string) (snapshot.Balance, error) {
 		return snapshot.Balance_BALANCE_ROUND_ROBIN, nil
 	}
 	return 0, fmt.Errorf("%s: must be least-request or round-robin, is %q", BalanceAnnotation, value)
+}
+
+// carriers are what a LaneAnnotation says; everything else is as if it were absent.
+var carriers = map[string]snapshot.Carrier{
+	"auto": snapshot.Carrier_CARRIER_AUTO,
+	"quic": snapshot.Carrier_CARRIER_QUIC,
+	"tcp":  snapshot.Carrier_CARRIER_TCP,
 }
 
 func byNumber(a, b servicePort) int { return cmp.Compare(a.number, b.number) }

@@ -123,6 +123,7 @@ func (s *service) backend(port, weight uint32) *snapshot.Backend {
 		Weight:    weight,
 		Shards:    uint32(len(s.shards)),
 		Balance:   s.balance,
+		Carrier:   s.carrier,
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
 // Config says where a node keeps its state and how it is reached.
@@ -21,16 +22,19 @@ type Config struct {
 	ServicesDir string // services.d
 	// Join is a join token, or the name of a file that holds one after "@". It is needed once, on a host that
 	// has not joined; a host that has joined ignores it.
-	Join       string
-	Lanes      netip.AddrPort // UDP, where other nodes dial this one
-	Advertise  string         // ip:port or ip that others dial; empty: the address that this host has towards the bus
-	Socket     string         // unix socket for `sennit service` and `sennit status` on this host; empty: none
-	AccessLog  string         // file for the access log; "-": standard output; empty: none
-	LogShare   float64        // share of the exchanges without failure that are logged, 0 to 1
-	TraceShare float64        // share of the traces that begin here that are sampled, 0 to 1; 0: none begin here
-	Metrics    string         // TCP address at which Prometheus scrapes, without TLS; empty: none
-	DrainTime  time.Duration  // how long running exchanges may take when the node stops
-	Log        *slog.Logger   // nil: slog.Default
+	Join  string
+	Lanes netip.AddrPort // UDP, where other nodes dial this one
+	// Lane is what this node's own lanes run over. Auto: what the called service wants, by default QUIC, and TCP where
+	// UDP does not get through. With QUIC the node does not listen on TCP either.
+	Lane       transport.Carrier
+	Advertise  string        // ip:port or ip that others dial; empty: the address that this host has towards the bus
+	Socket     string        // unix socket for `sennit service` and `sennit status` on this host; empty: none
+	AccessLog  string        // file for the access log; "-": standard output; empty: none
+	LogShare   float64       // share of the exchanges without failure that are logged, 0 to 1
+	TraceShare float64       // share of the traces that begin here that are sampled, 0 to 1; 0: none begin here
+	Metrics    string        // TCP address at which Prometheus scrapes, without TLS; empty: none
+	DrainTime  time.Duration // how long running exchanges may take when the node stops
+	Log        *slog.Logger  // nil: slog.Default
 
 	Now func() time.Time // what certificates and tokens are judged by, and registrations dated by; nil: time.Now
 }
@@ -49,7 +53,8 @@ func (c *Config) Flags(flags *flag.FlagSet) {
 	flags.StringVar(&c.StateDir, "state-dir", state, "folder of the node's keys and of the configuration that it has")
 	flags.StringVar(&c.ServicesDir, "services-dir", services, "folder of the files that say what runs on this host")
 	flags.StringVar(&c.Join, "join", "", "join token, or @FILE; needed once. SENNIT_JOIN_TOKEN does the same and stays out of the process list")
-	flags.TextVar(&c.Lanes, "lanes", netip.MustParseAddrPort("0.0.0.0:7443"), "UDP address where other nodes reach this one")
+	flags.TextVar(&c.Lanes, "lanes", netip.MustParseAddrPort("0.0.0.0:7443"), "UDP address where other nodes reach this one; the TCP port of the same number is for those that UDP does not reach")
+	flags.TextVar(&c.Lane, "lane", transport.Auto, "what lanes run over: quic, tcp, or auto, which is QUIC, and TCP where UDP does not get through")
 	flags.StringVar(&c.Advertise, "advertise", "", "address, or address:port, that other nodes dial (default: this host's address towards the bus)")
 	flags.StringVar(&c.Socket, "socket", report.SocketPath("node"), "unix socket for sennit's commands on this host")
 	flags.StringVar(&c.AccessLog, "access-log", "-", "file for the access log; - is standard output, empty is none")

@@ -48,7 +48,8 @@ type Node struct {
 	registrar *registry.Registrar
 	table     *routing.Table
 	lanes     *transport.Transport
-	udp       *net.UDPConn // the lanes'; Run closes it too
+	udp       *net.UDPConn     // the lanes'; Run closes it too
+	tcp       *net.TCPListener // likewise; nil: none
 	inbound   *proxy.Inbound
 	outbound  *proxy.Outbound
 	capture   *capture.Listeners
@@ -170,15 +171,20 @@ func (n *Node) openLanes() error {
 		return errors.Join(err, socket.Close())
 	}
 	n.udp = socket
+	n.cfg.Lanes = socket.LocalAddr().(*net.UDPAddr).AddrPort()
+	if n.cfg.Lane != transport.QUIC {
+		if n.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(n.cfg.Lanes)); err != nil {
+			return fmt.Errorf("lanes: %w (another process has the TCP port of the same number; choose another with --lanes, or have no lanes over TCP with --lane quic)", err)
+		}
+	}
 	n.lanes, err = transport.New(transport.Config{
-		Conn: socket, Credentials: n.identity, Log: n.log, ResetKey: resets,
+		Conn: socket, Listener: n.tcp, Only: n.cfg.Lane, Credentials: n.identity, Log: n.log, ResetKey: resets,
 		Limits: transport.Limits{Silence: peerSilence, Head: laneHead, Fields: headFields + 1}, // traceparent may come in
 		Serve:  func(ctx context.Context, s *transport.Stream) { n.inbound.Serve(ctx, s) },
 	})
 	if err != nil {
 		return err
 	}
-	n.cfg.Lanes = socket.LocalAddr().(*net.UDPAddr).AddrPort()
 	n.identity.SetAddress(n.address())
 	return nil
 }
@@ -355,6 +361,9 @@ func (n *Node) close() error {
 	var errs []error
 	if n.udp != nil {
 		_ = n.udp.Close() // where the lanes ran they have closed it
+	}
+	if n.tcp != nil {
+		_ = n.tcp.Close()
 	}
 	if n.conn != nil {
 		n.conn.Close()

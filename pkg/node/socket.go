@@ -114,7 +114,7 @@ func (n *Node) Status() report.Node {
 	}
 	for _, c := range n.lanes.Connections() {
 		if !c.Inbound {
-			s.Lanes = append(s.Lanes, report.Lane{From: c.Key.Local.String(), To: c.Key.Remote.String(), Node: c.Key.Node, State: laneState(c.Draining, c.Running)})
+			s.Lanes = append(s.Lanes, report.Lane{From: c.Key.Local.String(), To: c.Key.Remote.String(), Node: c.Key.Node, Carrier: c.Carrier.String(), Why: c.Why, State: laneState(c.Draining, c.Running)})
 		}
 	}
 	identity := n.identity.Status()

@@ -66,7 +66,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 // a response was begun: nothing can be sent again then, and an error means that the caller saw it break off.
 func (c *caller) attempt(ctx context.Context, request *body) (f failure, answered bool) {
 	d := &c.decision
-	key := transport.Key{Local: c.call.Caller, Node: d.Instance.Node, Remote: d.Instance.Identity}
+	key := laneOf(&c.call, d)
 	began, limit := time.Now(), c.limit()
 	if limit < 0 {
 		return failure{err: context.DeadlineExceeded, reason: exchange.Timeout}, false

@@ -129,6 +129,18 @@ func (o *Outbound) await(ctx context.Context, l capture.Listener, now time.Time)
 	o.vain.Delete(what)
 }
 
+// laneOf is the lane to the instance that was decided on.
+func laneOf(call *routing.Call, d *routing.Decision) transport.Key {
+	key := transport.Key{Local: call.Caller, Node: d.Instance.Node, Remote: d.Instance.Identity}
+	switch d.Carrier {
+	case snapshot.Carrier_CARRIER_QUIC:
+		key.Carrier = transport.QUIC
+	case snapshot.Carrier_CARRIER_TCP:
+		key.Carrier = transport.TCP
+	}
+	return key
+}
+
 // serveTCP carries one connection whose bytes are not looked at.
 func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Call) {
 	seen := Observation{Kind: exchange.TCP, Caller: call.Caller, Callee: call.Callee, Start: time.Now()}
@@ -146,7 +158,7 @@ func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Ca
 	o.Table.Pick(call, nil, &d)
 	for d.Status == 0 {
 		seen.Attempts++
-		stream, err := o.Lanes.Open(ctx, transport.Key{Local: call.Caller, Node: d.Instance.Node, Remote: d.Instance.Identity}, d.Instance.Address, transport.Bulk)
+		stream, err := o.Lanes.Open(ctx, laneOf(call, &d), d.Instance.Address, transport.Bulk)
 		if err != nil {
 			seen.Err = err
 			o.Table.MarkUnreachable(d.Instance, time.Now())

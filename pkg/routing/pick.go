@@ -30,11 +30,12 @@ type Decision struct {
 
 	Rule           string // the origin of the rule that matched; empty where none did
 	Service        exchange.ServiceName
-	Port           uint16          // of Service, the backend that the weights gave
-	Instance       *Instance       // nil where Status is not 0
-	Target         exchange.Target // what to ask of the instance's node
-	Timeout        time.Duration   // for the whole exchange; 0: none
-	BackendTimeout time.Duration   // for one attempt; 0: none
+	Port           uint16           // of Service, the backend that the weights gave
+	Instance       *Instance        // nil where Status is not 0
+	Target         exchange.Target  // what to ask of the instance's node
+	Carrier        snapshot.Carrier // of lanes to Service
+	Timeout        time.Duration    // for the whole exchange; 0: none
+	BackendTimeout time.Duration    // for one attempt; 0: none
 
 	Limits []*snapshot.Limit // that the exchange must be within; to be read only
 
@@ -138,7 +139,7 @@ func (d *Decision) take(call *Call) {
 		return
 	}
 	m.instance.load.inFlight.Add(1)
-	d.counted, d.Instance = m.instance, m.instance
+	d.counted, d.Instance, d.Carrier = m.instance, m.instance, d.backend.carrier
 	d.Target = exchange.Target{Port: m.target, Instance: m.instance.ID}
 	if m.target == 0 {
 		d.Target.Port = d.Port

@@ -40,6 +40,7 @@ type backend struct {
 	answer  int
 	detail  string
 	balance snapshot.Balance
+	carrier snapshot.Carrier
 	pool    *pool
 	next    atomic.Uint32 // of round robin
 }
@@ -110,6 +111,7 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 			answer:  int(b.Answer),
 			detail:  b.AnswerReason,
 			balance: b.Balance,
+			carrier: b.Carrier,
 		}
 		if b.Shards > maxShards {
 			return rule{}, fmt.Errorf("backend %s has %d shards; at most %d are possible", compiled.service, b.Shards, maxShards)

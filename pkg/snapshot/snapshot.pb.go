@@ -73,6 +73,56 @@ func (Protocol) EnumDescriptor() ([]byte, []int) {
 	return file_snapshot_proto_rawDescGZIP(), []int{0}
 }
 
+// Carrier is what lanes to a service's nodes run over.
+type Carrier int32
+
+const (
+	Carrier_CARRIER_AUTO Carrier = 0 // QUIC, and TCP where UDP does not get through
+	Carrier_CARRIER_QUIC Carrier = 1
+	Carrier_CARRIER_TCP  Carrier = 2
+)
+
+// Enum value maps for Carrier.
+var (
+	Carrier_name = map[int32]string{
+		0: "CARRIER_AUTO",
+		1: "CARRIER_QUIC",
+		2: "CARRIER_TCP",
+	}
+	Carrier_value = map[string]int32{
+		"CARRIER_AUTO": 0,
+		"CARRIER_QUIC": 1,
+		"CARRIER_TCP":  2,
+	}
+)
+
+func (x Carrier) Enum() *Carrier {
+	p := new(Carrier)
+	*p = x
+	return p
+}
+
+func (x Carrier) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Carrier) Descriptor() protoreflect.EnumDescriptor {
+	return file_snapshot_proto_enumTypes[1].Descriptor()
+}
+
+func (Carrier) Type() protoreflect.EnumType {
+	return &file_snapshot_proto_enumTypes[1]
+}
+
+func (x Carrier) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Carrier.Descriptor instead.
+func (Carrier) EnumDescriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{1}
+}
+
 type Balance int32
 
 const (
@@ -103,11 +153,11 @@ func (x Balance) String() string {
 }
 
 func (Balance) Descriptor() protoreflect.EnumDescriptor {
-	return file_snapshot_proto_enumTypes[1].Descriptor()
+	return file_snapshot_proto_enumTypes[2].Descriptor()
 }
 
 func (Balance) Type() protoreflect.EnumType {
-	return &file_snapshot_proto_enumTypes[1]
+	return &file_snapshot_proto_enumTypes[2]
 }
 
 func (x Balance) Number() protoreflect.EnumNumber {
@@ -116,7 +166,7 @@ func (x Balance) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Balance.Descriptor instead.
 func (Balance) EnumDescriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{1}
+	return file_snapshot_proto_rawDescGZIP(), []int{2}
 }
 
 type StringMatch_Kind int32
@@ -152,11 +202,11 @@ func (x StringMatch_Kind) String() string {
 }
 
 func (StringMatch_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_snapshot_proto_enumTypes[2].Descriptor()
+	return file_snapshot_proto_enumTypes[3].Descriptor()
 }
 
 func (StringMatch_Kind) Type() protoreflect.EnumType {
-	return &file_snapshot_proto_enumTypes[2]
+	return &file_snapshot_proto_enumTypes[3]
 }
 
 func (x StringMatch_Kind) Number() protoreflect.EnumNumber {
@@ -957,6 +1007,7 @@ type Backend struct {
 	Answer        uint32                 `protobuf:"varint,6,opt,name=answer,proto3" json:"answer,omitempty"` // not 0: this backend's share is answered with this status
 	AnswerReason  string                 `protobuf:"bytes,7,opt,name=answer_reason,json=answerReason,proto3" json:"answer_reason,omitempty"`
 	Balance       Balance                `protobuf:"varint,8,opt,name=balance,proto3,enum=sennit.snapshot.v1.Balance" json:"balance,omitempty"`
+	Carrier       Carrier                `protobuf:"varint,9,opt,name=carrier,proto3,enum=sennit.snapshot.v1.Carrier" json:"carrier,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1045,6 +1096,13 @@ func (x *Backend) GetBalance() Balance {
 		return x.Balance
 	}
 	return Balance_BALANCE_LEAST_REQUEST
+}
+
+func (x *Backend) GetCarrier() Carrier {
+	if x != nil {
+		return x.Carrier
+	}
+	return Carrier_CARRIER_AUTO
 }
 
 // Inbound (sennit.config.in.<ns>.<service>): what the nodes that run a service need.
@@ -1817,7 +1875,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"FieldMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xf9\x01\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xb0\x02\n" +
 	"\aBackend\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -1826,7 +1884,8 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06shards\x18\x05 \x01(\rR\x06shards\x12\x16\n" +
 	"\x06answer\x18\x06 \x01(\rR\x06answer\x12#\n" +
 	"\ranswer_reason\x18\a \x01(\tR\fanswerReason\x125\n" +
-	"\abalance\x18\b \x01(\x0e2\x1b.sennit.snapshot.v1.BalanceR\abalance\"@\n" +
+	"\abalance\x18\b \x01(\x0e2\x1b.sennit.snapshot.v1.BalanceR\abalance\x125\n" +
+	"\acarrier\x18\t \x01(\x0e2\x1b.sennit.snapshot.v1.CarrierR\acarrier\"@\n" +
 	"\aInbound\x125\n" +
 	"\x05ports\x18\x01 \x03(\v2\x1f.sennit.snapshot.v1.InboundPortR\x05ports\"\x8b\x01\n" +
 	"\vInboundPort\x12\x16\n" +
@@ -1882,7 +1941,11 @@ const file_snapshot_proto_rawDesc = "" +
 	"\aed25519\x18\x02 \x01(\fR\aed25519*/\n" +
 	"\bProtocol\x12\x10\n" +
 	"\fPROTOCOL_TCP\x10\x00\x12\x11\n" +
-	"\rPROTOCOL_HTTP\x10\x01*=\n" +
+	"\rPROTOCOL_HTTP\x10\x01*>\n" +
+	"\aCarrier\x12\x10\n" +
+	"\fCARRIER_AUTO\x10\x00\x12\x10\n" +
+	"\fCARRIER_QUIC\x10\x01\x12\x0f\n" +
+	"\vCARRIER_TCP\x10\x02*=\n" +
 	"\aBalance\x12\x19\n" +
 	"\x15BALANCE_LEAST_REQUEST\x10\x00\x12\x17\n" +
 	"\x13BALANCE_ROUND_ROBIN\x10\x01B,Z*github.com/sennit-mesh/sennit/pkg/snapshotb\x06proto3"
@@ -1899,64 +1962,66 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 	return file_snapshot_proto_rawDescData
 }
 
-var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_snapshot_proto_goTypes = []any{
 	(Protocol)(0),         // 0: sennit.snapshot.v1.Protocol
-	(Balance)(0),          // 1: sennit.snapshot.v1.Balance
-	(StringMatch_Kind)(0), // 2: sennit.snapshot.v1.StringMatch.Kind
-	(*Message)(nil),       // 3: sennit.snapshot.v1.Message
-	(*Envelope)(nil),      // 4: sennit.snapshot.v1.Envelope
-	(*BuiltFrom)(nil),     // 5: sennit.snapshot.v1.BuiltFrom
-	(*Canary)(nil),        // 6: sennit.snapshot.v1.Canary
-	(*Outbound)(nil),      // 7: sennit.snapshot.v1.Outbound
-	(*Limit)(nil),         // 8: sennit.snapshot.v1.Limit
-	(*OutboundPort)(nil),  // 9: sennit.snapshot.v1.OutboundPort
-	(*Rule)(nil),          // 10: sennit.snapshot.v1.Rule
-	(*Match)(nil),         // 11: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),   // 12: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),    // 13: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),       // 14: sennit.snapshot.v1.Backend
-	(*Inbound)(nil),       // 15: sennit.snapshot.v1.Inbound
-	(*InboundPort)(nil),   // 16: sennit.snapshot.v1.InboundPort
-	(*Endpoints)(nil),     // 17: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),      // 18: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),  // 19: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),    // 20: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),          // 21: sennit.snapshot.v1.Beat
-	(*Stored)(nil),        // 22: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),  // 23: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),        // 24: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),    // 25: sennit.snapshot.v1.SigningKey
-	nil,                   // 26: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(Carrier)(0),          // 1: sennit.snapshot.v1.Carrier
+	(Balance)(0),          // 2: sennit.snapshot.v1.Balance
+	(StringMatch_Kind)(0), // 3: sennit.snapshot.v1.StringMatch.Kind
+	(*Message)(nil),       // 4: sennit.snapshot.v1.Message
+	(*Envelope)(nil),      // 5: sennit.snapshot.v1.Envelope
+	(*BuiltFrom)(nil),     // 6: sennit.snapshot.v1.BuiltFrom
+	(*Canary)(nil),        // 7: sennit.snapshot.v1.Canary
+	(*Outbound)(nil),      // 8: sennit.snapshot.v1.Outbound
+	(*Limit)(nil),         // 9: sennit.snapshot.v1.Limit
+	(*OutboundPort)(nil),  // 10: sennit.snapshot.v1.OutboundPort
+	(*Rule)(nil),          // 11: sennit.snapshot.v1.Rule
+	(*Match)(nil),         // 12: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),   // 13: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),    // 14: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),       // 15: sennit.snapshot.v1.Backend
+	(*Inbound)(nil),       // 16: sennit.snapshot.v1.Inbound
+	(*InboundPort)(nil),   // 17: sennit.snapshot.v1.InboundPort
+	(*Endpoints)(nil),     // 18: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),      // 19: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),  // 20: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),    // 21: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),          // 22: sennit.snapshot.v1.Beat
+	(*Stored)(nil),        // 23: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),  // 24: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),        // 25: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),    // 26: sennit.snapshot.v1.SigningKey
+	nil,                   // 27: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
-	5,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
-	6,  // 1: sennit.snapshot.v1.Envelope.canary:type_name -> sennit.snapshot.v1.Canary
-	9,  // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
-	8,  // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
+	6,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
+	7,  // 1: sennit.snapshot.v1.Envelope.canary:type_name -> sennit.snapshot.v1.Canary
+	10, // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
+	9,  // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
 	0,  // 4: sennit.snapshot.v1.OutboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	10, // 5: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
-	11, // 6: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
-	14, // 7: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
-	12, // 8: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
-	13, // 9: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
-	13, // 10: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
-	2,  // 11: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
-	12, // 12: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
-	1,  // 13: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
-	16, // 14: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	0,  // 15: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	18, // 16: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	26, // 17: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	19, // 18: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	22, // 19: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	25, // 20: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	11, // 5: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
+	12, // 6: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
+	15, // 7: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
+	13, // 8: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
+	14, // 9: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
+	14, // 10: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
+	3,  // 11: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
+	13, // 12: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
+	2,  // 13: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
+	1,  // 14: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
+	17, // 15: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	0,  // 16: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	19, // 17: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	27, // 18: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	20, // 19: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	23, // 20: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	26, // 21: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -1969,7 +2034,7 @@ func file_snapshot_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      4,
 			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,

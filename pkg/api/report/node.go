@@ -77,6 +77,9 @@ type Lane struct {
 	To    string `json:"to"`   // the remote one
 	Node  string `json:"node"`
 	State string `json:"state"`
+	// Carrier is what the connection runs over, "quic" or "tcp", and Why says so where it is not the usual one.
+	Carrier string `json:"carrier"`
+	Why     string `json:"why,omitempty"`
 }
 
 // Certificate is an SVID that the node holds; Service is "" for the node's own.
