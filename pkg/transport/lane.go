@@ -175,6 +175,9 @@ func (l *lane) dialLocked(addr netip.AddrPort, class Class) (*dial, error) {
 	}
 	there := 0
 	for _, c := range side.conns {
+		if c.link.Context().Err() != nil {
+			l.t.ways.ended(c) // which its own goroutine may not have come to
+		}
 		c.mu.Lock()
 		if c.addr != addr {
 			c.draining = true // the node moved

@@ -74,6 +74,11 @@ func startNode(tb testing.TB, credentials Credentials, limits Limits, serve func
 func startNodeOver(tb testing.TB, only Carrier, credentials Credentials, limits Limits, serve func(context.Context, *Stream)) *node {
 	tb.Helper()
 	socket, listener := listen(tb)
+	return startNodeOn(tb, socket, listener, only, credentials, limits, serve)
+}
+
+func startNodeOn(tb testing.TB, socket *net.UDPConn, listener *net.TCPListener, only Carrier, credentials Credentials, limits Limits, serve func(context.Context, *Stream)) *node {
+	tb.Helper()
 	if serve == nil {
 		serve = func(_ context.Context, s *Stream) { s.Reset(exchange.InstanceNotServed) }
 	}

@@ -51,6 +51,7 @@ type Transport struct {
 	listener    *net.TCPListener // nil: none
 	local       netip.AddrPort   // of the socket
 	only        Carrier
+	headStart   time.Duration // of QUIC before TCP
 	ways        ways
 	tickets     [32]byte // what keys of session tickets are derived from
 
@@ -98,6 +99,7 @@ func New(cfg Config) (*Transport, error) {
 		listener:    cfg.Listener,
 		local:       cfg.Conn.LocalAddr().(*net.UDPAddr).AddrPort(),
 		only:        cfg.Only,
+		headStart:   headStart,
 	}
 	t.lanes.Store(&map[Key]*lane{})
 	_, _ = rand.Read(t.tickets[:]) // never fails

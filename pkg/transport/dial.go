@@ -48,7 +48,7 @@ func (t *Transport) dial(ctx context.Context, l *lane, addr netip.AddrPort, clas
 			tcpDone <- dialling{c, err}
 		})
 	}
-	wait := time.NewTimer(headStart)
+	wait := time.NewTimer(t.headStart)
 	defer wait.Stop()
 	if t.ways.blocked(addr) {
 		wait.Stop()
