@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/transport/transporttest"
 )
 
 var smallRequest = exchange.Request{
@@ -82,10 +83,11 @@ func smallExchange(ctx context.Context, n, to *node, resp *exchange.Response, p 
 func BenchmarkExchange(b *testing.B) {
 	for _, tt := range []struct {
 		name        string
+		carrier     Carrier
 		concurrency int
-	}{{"1", 1}, {"64", 64}} {
+	}{{"1", QUIC, 1}, {"64", QUIC, 64}, {"tcp/1", TCP, 1}, {"tcp/64", TCP, 64}} {
 		b.Run(tt.name, func(b *testing.B) {
-			caller, callee := startPair(b, Limits{}, smallServer())
+			caller, callee := benchPair(b, tt.carrier, smallServer())
 			ctx := context.Background()
 			var resp exchange.Response
 			if err := smallExchange(ctx, caller, callee, &resp, make([]byte, 512)); err != nil {
@@ -116,6 +118,13 @@ func BenchmarkExchange(b *testing.B) {
 	}
 }
 
+// benchPair is startPair over a carrier.
+func benchPair(b *testing.B, carrier Carrier, serve func(context.Context, *Stream)) (caller, callee *node) {
+	a := transporttest.NewAuthority(b)
+	callee = startNode(b, a.Wallet(orders), Limits{}, serve)
+	return startNodeOver(b, carrier, a.Wallet(cart), Limits{}, nil), callee
+}
+
 // cpuTime is what the process has used, in user and kernel: other processes do not disturb it as they do
 // the time on the wall.
 func cpuTime(tb testing.TB) time.Duration {
@@ -128,7 +137,13 @@ func cpuTime(tb testing.TB) time.Duration {
 
 // BenchmarkBulk sends one body in one direction; an operation is a megabyte.
 func BenchmarkBulk(b *testing.B) {
-	caller, callee := startPair(b, Limits{}, func(_ context.Context, s *Stream) {
+	for _, carrier := range []Carrier{QUIC, TCP} {
+		b.Run(carrier.String(), func(b *testing.B) { benchmarkBulk(b, carrier) })
+	}
+}
+
+func benchmarkBulk(b *testing.B, carrier Carrier) {
+	caller, callee := benchPair(b, carrier, func(_ context.Context, s *Stream) {
 		var req exchange.Request
 		if s.ReadRequest(&req) != nil {
 			return
