@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -130,6 +131,26 @@ func (n *network) on(host string, do func() error) error {
 	}
 	runtime.UnlockOSThread()
 	return err
+}
+
+// BlockUDP has the hosts of the nodes drop what comes over UDP, without a word, as many firewalls do. It skips the
+// test where there is no nft.
+func (m *Mesh) BlockUDP(nodes ...string) {
+	m.t.Helper()
+	if _, err := exec.LookPath("nft"); err != nil {
+		m.t.Skip("needs the nft command (nftables)")
+	}
+	for _, node := range nodes {
+		rules := "table inet test { chain in { type filter hook input priority 0; meta l4proto udp drop; }; }"
+		command := slices.Concat(m.network.prefix(node), []string{"nft", rules})
+		said, err := exec.CommandContext(m.t.Context(), command[0], command[1:]...).CombinedOutput()
+		if bytes.Contains(said, []byte("not supported")) || bytes.Contains(said, []byte("not permitted")) {
+			m.t.Skipf("this kernel has no nftables: %v: %s", err, bytes.TrimSpace(said))
+		}
+		if err != nil {
+			m.t.Fatalf("nft: %v: %s", err, bytes.TrimSpace(said))
+		}
+	}
 }
 
 // ip runs the ip command.

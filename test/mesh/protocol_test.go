@@ -14,9 +14,18 @@ import (
 	"time"
 )
 
-// TestProtocols carries what is no plain request between two hosts.
+// TestProtocols carries what is no plain request between two hosts, over QUIC and over TCP.
 func TestProtocols(t *testing.T) {
-	m := Start(t, Config{Nodes: []string{"one", "two"}, Services: []string{"default/web", "default/orders", "default/lines"}})
+	for _, lane := range []string{"quic", "tcp"} {
+		t.Run(lane, func(t *testing.T) { protocols(t, lane) })
+	}
+}
+
+func protocols(t *testing.T, lane string) {
+	m := Start(t, Config{
+		Nodes: []string{"one", "two"}, Services: []string{"default/web", "default/orders", "default/lines"},
+		Flags: []string{"--lane", lane},
+	})
 	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
 	m.Serve("two", Service{Name: "default/lines", Version: "lines", Port: 5432, Protocol: "tcp"})
 	orders := m.Listen("one", "default/web", "default/orders:80")

@@ -8,12 +8,13 @@ import (
 )
 
 // Traffic is what was found between hosts. Faults are whatever is neither QUIC on the lanes' port, nor TLS over
-// TCP to the bus, nor the resolution of addresses.
+// TCP to the bus or to the lanes' port, nor the resolution of addresses.
 type Traffic struct {
 	Datagrams  int // QUIC
 	Handshakes int // of the datagrams: with a long header
 	Segments   int // TCP from or to the bus
 	Records    int // TLS records in these
+	Lanes      int // TLS records of lanes over TCP
 	Missed     int // datagrams between lanes' ports that the recording was too slow for
 	Faults     []string
 	more       int // faults behind the first few
@@ -27,8 +28,8 @@ func newTraffic(busPort uint16) *Traffic {
 }
 
 func (t *Traffic) String() string {
-	return fmt.Sprintf("%d QUIC datagrams (%d of handshakes, %d more not looked at), %d TCP segments of the bus with %d TLS records, faults: %d",
-		t.Datagrams, t.Handshakes, t.Missed, t.Segments, t.Records, len(t.Faults)+t.more)
+	return fmt.Sprintf("%d QUIC datagrams (%d of handshakes, %d more not looked at), %d TCP segments of the bus with %d TLS records, %d TLS records of lanes, faults: %d",
+		t.Datagrams, t.Handshakes, t.Missed, t.Segments, t.Records, t.Lanes, len(t.Faults)+t.more)
 }
 
 func (t *Traffic) fault(format string, args ...any) {
@@ -81,16 +82,19 @@ func (t *Traffic) packet(p []byte) {
 	switch {
 	case protocol == protoUDP && source.Port() == lanesPort && target.Port() == lanesPort:
 		t.datagram(source, target, rest[8:])
-	case protocol == protoTCP && len(rest) >= 20 && int(rest[12]>>4)*4 <= len(rest) && t.ofBus(source, target):
-		t.segment(source, target, rest)
+	case protocol == protoTCP && len(rest) >= 20 && int(rest[12]>>4)*4 <= len(rest) && of(t.busPort, source, target):
+		t.Segments++
+		t.Records += t.segment(source, target, rest)
+	case protocol == protoTCP && len(rest) >= 20 && int(rest[12]>>4)*4 <= len(rest) && of(lanesPort, source, target):
+		t.Lanes += t.segment(source, target, rest)
 	default:
 		t.fault("protocol %d from %s to %s: %.100q", protocol, source, target, rest)
 	}
 }
 
-// ofBus reports whether a segment is from or to the bus.
-func (t *Traffic) ofBus(source, target netip.AddrPort) bool {
-	return source.Port() == t.busPort || target.Port() == t.busPort
+// of reports whether a segment is from or to a port.
+func of(port uint16, source, target netip.AddrPort) bool {
+	return source.Port() == port || target.Port() == port
 }
 
 // datagram looks at what must be QUIC version 1 (RFC 9000 §17). A short header begins with 01 and a connection
@@ -145,23 +149,22 @@ type stream struct {
 	records records
 }
 
-// segment follows one TCP segment.
-func (t *Traffic) segment(source, target netip.AddrPort, s []byte) {
-	t.Segments++
+// segment follows one TCP segment, and returns how many TLS records it completes.
+func (t *Traffic) segment(source, target netip.AddrPort, s []byte) (records int) {
 	key := [2]netip.AddrPort{source, target}
 	sequence, flags, payload := binary.BigEndian.Uint32(s[4:]), s[13], s[int(s[12]>>4)*4:]
 	const syn, rst = 2, 4
 	if flags&syn != 0 {
 		t.streams[key] = &stream{next: sequence + 1, waiting: map[uint32][]byte{}}
-		return
+		return 0
 	}
 	if len(payload) == 0 || flags&rst != 0 {
-		return
+		return 0
 	}
 	f := t.streams[key]
 	if f == nil {
 		t.fault("connection from %s to %s began before the recording", source, target)
-		return
+		return 0
 	}
 	f.waiting[sequence] = append([]byte(nil), payload...)
 	for progress := true; progress; {
@@ -175,7 +178,7 @@ func (t *Traffic) segment(source, target netip.AddrPort, s []byte) {
 				part = part[len(part)-int(fresh):]
 				f.next += uint32(fresh)
 				n, err := f.records.take(part)
-				t.Records += n
+				records += n
 				if err != nil && !f.records.failed {
 					f.records.failed = true
 					t.fault("from %s to %s: %v", source, target, err)
@@ -184,6 +187,7 @@ func (t *Traffic) segment(source, target netip.AddrPort, s []byte) {
 			}
 		}
 	}
+	return records
 }
 
 // records follows the TLS records of one direction (RFC 8446 §5.1).
@@ -222,7 +226,7 @@ func (t *Traffic) finish() {
 			t.fault("from %s to %s: segments are missing", key[0], key[1])
 		}
 	}
-	if t.Datagrams == 0 || t.Records == 0 {
+	if t.Datagrams+t.Lanes == 0 || t.Records == 0 {
 		t.fault("nothing was recorded: %s", t)
 	}
 }
