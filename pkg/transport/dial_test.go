@@ -219,7 +219,7 @@ func TestUDPBlockedInTheMiddle(t *testing.T) {
 	if err := get(ctx, caller, toOrder, callee.addr); !errors.Is(err, ErrBroken) {
 		t.Errorf("the exchange that runs into it: %v", err)
 	}
-	for err := error(errSlow); err != nil; err = get(ctx, caller, toOrder, callee.addr) {
+	for err := errSlow; err != nil; err = get(ctx, caller, toOrder, callee.addr) {
 		if ctx.Err() != nil {
 			t.Fatal(err)
 		}

@@ -41,9 +41,14 @@ func (t *Transport) acceptTCP(ctx context.Context) {
 // admitTCP decides whether a peer may begin a handshake.
 func (t *Transport) admitTCP(conn *net.TCPConn, config *tls.Config) {
 	handshake := func(ctx context.Context) {
-		plain := &plainConn{TCPConn: conn}
-		if err := t.greet(ctx, plain, config); err != nil {
-			plain.Close()
+		plain, err := newPlainConn(conn, t.limits.BulkWindow)
+		if err == nil {
+			err = t.greet(ctx, plain, config)
+		} else {
+			t.leaves()
+		}
+		if err != nil {
+			conn.Close()
 			t.log.Debug("connection over TCP refused", "addr", conn.RemoteAddr(), "err", err)
 		}
 	}
@@ -70,7 +75,6 @@ func (t *Transport) greet(ctx context.Context, plain *plainConn, config *tls.Con
 	id := new(identity)
 	ctx, cancel := context.WithTimeout(context.WithValue(ctx, identityKey{}, id), t.limits.Handshake)
 	defer cancel()
-	plain.limitWindow(t.limits.BulkWindow)
 	_ = plain.SetKeepAliveConfig(t.keepAlive())
 	c := tls.Server(plain, config)
 	if err := c.HandshakeContext(ctx); err != nil {

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/quic-go/quic-go"
-	"golang.org/x/sys/unix"
 )
 
 // dialled is what a link needs to make the connections of its streams.
@@ -136,8 +135,11 @@ func (t *Transport) connectTLS(ctx context.Context, addr netip.AddrPort, class C
 	if class == Bulk {
 		most = t.limits.BulkWindow
 	}
-	plain := &plainConn{TCPConn: conn.(*net.TCPConn)}
-	plain.limitWindow(most)
+	plain, err := newPlainConn(conn.(*net.TCPConn), most)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
 	config.DynamicRecordSizingDisabled = true // a lane's peers are near, and records cost
 	c := tls.Client(plain, config)
 	if err := c.HandshakeContext(ctx); err != nil {
@@ -156,15 +158,4 @@ func (t *Transport) connectTLS(ctx context.Context, addr netip.AddrPort, class C
 func (t *Transport) keepAlive() net.KeepAliveConfig {
 	every := max(t.limits.Silence, time.Second)
 	return net.KeepAliveConfig{Enable: true, Idle: every, Interval: every, Count: 3}
-}
-
-// limitWindow bounds what the peer may have in flight to a reader that has stopped. Below, the kernel chooses.
-func (c *plainConn) limitWindow(bytes int) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return
-	}
-	_ = raw.Control(func(fd uintptr) { // without it the window is the kernel's own, and bounded too
-		_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_WINDOW_CLAMP, bytes)
-	})
 }

@@ -6,9 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -43,24 +41,6 @@ type tcpStream struct {
 	lingers  bool  // somebody waits for the peer's end
 	gone     bool  // the connection is closed
 }
-
-// A plainConn is the TCP connection below a TLS connection.
-type plainConn struct {
-	*net.TCPConn
-	cut atomic.Bool // it ended, whatever TLS makes of that: crypto/tls takes it for close_notify between two records
-}
-
-func (c *plainConn) Read(p []byte) (int, error) {
-	n, err := c.TCPConn.Read(p)
-	if errors.Is(err, io.EOF) {
-		c.cut.Store(true)
-	}
-	return n, err
-}
-
-// SetWriteDeadline does nothing: crypto/tls gives close_notify five seconds, and the peer may read slowly. Where a
-// deadline is meant it is set below.
-func (c *plainConn) SetWriteDeadline(time.Time) error { return nil }
 
 // past is a deadline that wakes whoever waits.
 var past = time.Unix(1, 0)
@@ -129,6 +109,13 @@ func (s *tcpStream) Read(p []byte) (int, error) {
 		return 0, io.EOF
 	}
 	n, err := t.Read(p)
+	for n > 0 && n < len(p) && s.conn.hasRecord() {
+		var more int
+		if more, err = t.Read(p[n:]); more == 0 {
+			break
+		}
+		n += more
+	}
 	if n > 0 || err == nil {
 		return n, nil // an error is there again the next time
 	}
@@ -175,7 +162,15 @@ func (s *tcpStream) Write(p []byte) (int, error) {
 		}
 		s.pending = nil
 	}
+	if len(p) > maxRecord {
+		s.conn.collect()
+	}
 	n, err := t.Write(p)
+	if len(p) > maxRecord {
+		if sent := s.conn.send(); err == nil {
+			err = sent
+		}
+	}
 	if err != nil {
 		return n, s.unwritten(err)
 	}
