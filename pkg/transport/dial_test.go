@@ -248,6 +248,18 @@ func TestLoserIsClosed(t *testing.T) {
 		}
 		caller.closeLanes(t)
 	}
+	c, err := caller.dialTCP(ctx, caller.addLane(toOrder), callee.addr, Interactive)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan dialling, 1)
+	done <- dialling{c: c}
+	caller.dropLoser(true, done)
+	select {
+	case <-c.link.Context().Done():
+	case <-ctx.Done():
+		t.Error("a connection that nobody uses stays")
+	}
 }
 
 func TestWhoChoosesTheCarrier(t *testing.T) {

@@ -76,12 +76,16 @@ func certificateOf(t *testing.T, w *transporttest.Wallet, service exchange.Servi
 
 // TestCutConnectionIsNoHalfClose: a TCP connection that ends is not the end of the bytes; only TLS says that.
 func TestCutConnectionIsNoHalfClose(t *testing.T) {
-	caller, callee := startTCPPair(t, Limits{}, func(_ context.Context, s *Stream) {
+	caller, callee := startTCPPair(t, Limits{}, func(ctx context.Context, s *Stream) {
 		var req exchange.Request
 		_ = s.ReadRequest(&req)
 		_, _ = s.Write([]byte("part"))
 		conn := s.str.Load().(*tcpStream).conn
 		_ = conn.CloseWrite() // as the kernel does for a process that was killed
+		select {              // nor does the control connection say anything
+		case <-s.Done():
+		case <-ctx.Done():
+		}
 	})
 	s, err := caller.Open(testContext(t), toOrder, callee.addr, Bulk)
 	if err != nil {
@@ -96,8 +100,29 @@ func TestCutConnectionIsNoHalfClose(t *testing.T) {
 	}
 }
 
-// TestSlowReaderGetsEverything half-closes behind more than the kernels hold, towards one who reads late: crypto/tls by
-// itself would give up after five seconds.
+// TestCloseNotifyHasTime: crypto/tls would give up after five seconds, and a slow reader be told that its bytes broke off.
+func TestCloseNotifyHasTime(t *testing.T) {
+	_, listener := listen(t)
+	defer listener.Close()
+	conn, err := net.DialTCP("tcp", nil, listener.Addr().(*net.TCPAddr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	c, err := newPlainConn(conn, 1<<16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetWriteDeadline(past); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Errorf("a write behind a deadline of TLS's: %v", err)
+	}
+}
+
+// TestSlowReaderGetsEverything half-closes behind more than the kernels hold, towards one who reads later than after what
+// silence makes a peer count as lost.
 func TestSlowReaderGetsEverything(t *testing.T) {
 	t.Parallel()
 	const size = 16 << 20

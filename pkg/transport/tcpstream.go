@@ -128,6 +128,9 @@ func (s *tcpStream) Read(p []byte) (int, error) {
 		s.ended = true
 		return 0, io.EOF
 	}
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF // or it would pass for the end
+	}
 	s.broke(s.unread, err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
