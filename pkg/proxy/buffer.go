@@ -25,39 +25,46 @@ func giveBack(b *[copyBuffer]byte) {
 	}
 }
 
-// A window is what a body is copied through: small at first, and large from the first read that fills it, so that
-// bulk costs a quarter of the system calls and of the waits for the lane. Its zero value is ready.
+// A window is what a body is copied through: small, and large behind a read that would have filled the small one, so
+// that bulk costs a quarter of the system calls and of the waits for the lane, and a connection that is quiet behind
+// it holds little. Its zero value is ready.
 type window struct {
 	small  *[copyBuffer]byte
 	large  *[bulkBuffer]byte
-	filled bool // by the last read
+	filled bool // the small one, by the last read
 }
 
 // read returns what one read of from brings. It is valid until the next.
 func (w *window) read(from io.Reader) ([]byte, error) {
-	if w.filled && w.large == nil {
-		w.large = bulkBuffers.Get().(*[bulkBuffer]byte)
-		giveBack(w.small)
-		w.small = nil
-	}
 	var room []byte
-	if w.large != nil {
+	if w.filled {
+		if w.large == nil {
+			w.large = bulkBuffers.Get().(*[bulkBuffer]byte)
+			giveBack(w.small)
+			w.small = nil
+		}
 		room = w.large[:]
 	} else {
 		if w.small == nil {
 			w.small = takeBuffer()
+			w.giveLarge()
 		}
 		room = w.small[:]
 	}
 	n, err := from.Read(room)
-	w.filled = n == len(room)
+	w.filled = n >= copyBuffer
 	return room[:n], err
 }
 
 func (w *window) release() {
 	giveBack(w.small)
+	w.giveLarge()
+	*w = window{}
+}
+
+func (w *window) giveLarge() {
 	if w.large != nil {
 		bulkBuffers.Put(w.large)
+		w.large = nil
 	}
-	*w = window{}
 }
