@@ -32,7 +32,7 @@ type pair struct {
 	tb       testing.TB
 	table    *routing.Table
 	outbound *Outbound
-	inbound  observed // of the called services' nodes
+	inbound  *observed // of the called services' nodes
 	address  string   // of the caller's listener
 	drain    func()   // what the end of a node is to its callers
 	cutOff   func()   // what it is when they had their time
@@ -47,17 +47,15 @@ type pair struct {
 func startPair(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule, processes ...string) *pair {
 	tb.Helper()
 	var peers []servePeer
-	inbounds := make([]*Inbound, 0, len(processes))
+	traced := new(observed)
 	for _, process := range processes {
 		inbound := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, slog.New(slog.DiscardHandler))
+		inbound.Traced = traced
 		run(tb, inbound.Run)
 		peers = append(peers, inbound.Serve)
-		inbounds = append(inbounds, inbound)
 	}
 	p := startCaller(tb, protocol, rule, peers...)
-	for _, inbound := range inbounds {
-		inbound.Traced = &p.inbound
-	}
+	p.inbound = traced
 	return p
 }
 
