@@ -33,9 +33,9 @@ type pair struct {
 	table    *routing.Table
 	outbound *Outbound
 	inbound  *observed // of the called services' nodes
-	address  string   // of the caller's listener
-	drain    func()   // what the end of a node is to its callers
-	cutOff   func()   // what it is when they had their time
+	address  string    // of the caller's listener
+	drain    func()    // what the end of a node is to its callers
+	cutOff   func()    // what it is when they had their time
 
 	mu    sync.Mutex
 	seen  []Observation
