@@ -250,6 +250,7 @@ func (n *Node) Run(ctx context.Context) error {
 	case <-running.Done():
 		return errors.Join(group.Wait(), n.close())
 	}
+	part("processors", n.fitProcessors)
 	part("inbound", n.inbound.Run)
 	part("outbound", n.outbound.Run)
 	part("configuration", n.follower.Run)
