@@ -14,10 +14,10 @@ func demoCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "demo", Short: "Show a whole mesh on this machine, with nothing to set up", GroupID: groupRun,
 		Long: `Start a controller, three nodes and a small shop as processes on this machine, without any privilege; move
-payments from one version to the next under traffic, kill a node, and show who calls whom all the while. Ctrl-C ends
-all of it and leaves nothing behind.`,
+payments from one version to the next under traffic, kill a node, limit a caller that wants too much, and show who
+calls whom all the while and the audit at the end. Ctrl-C ends all of it and leaves nothing behind.`,
 		Example: `  sennit demo           # until Ctrl-C
-  sennit demo --once    # once through, exit code 1 where a request failed`,
+  sennit demo --once    # once through, exit code 1 where a request failed, or a step did not do what it shows`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			self, err := os.Executable()
@@ -30,7 +30,7 @@ all of it and leaves nothing behind.`,
 			return demo.Run(cmd.Context(), cfg)
 		},
 	}
-	cmd.Flags().BoolVar(&cfg.Once, "once", false, "once through in under a minute, then end; fail where a request failed")
+	cmd.Flags().BoolVar(&cfg.Once, "once", false, "once through in under a minute, then end; fail where a request failed, or where graph, quota or audit are not as they must be")
 	cmd.Flags().StringVar(&cfg.Keep, "keep", "", "folder for state and logs, which is kept (default: a temporary one, removed at the end)")
 	cmd.AddCommand(shopCommand())
 	return cmd

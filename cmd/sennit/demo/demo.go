@@ -23,9 +23,11 @@ type Config struct {
 	Width    func() int // columns of the terminal; nil: 80
 }
 
-// ErrFailedRequests is returned where a customer's request failed: in a mesh that keeps its promises none
-// does.
-var ErrFailedRequests = errors.New("requests failed")
+// What the demo ends with where the mesh does not keep its promises.
+var (
+	ErrFailedRequests = errors.New("requests failed") // of customers
+	ErrNotShown       = errors.New("the demo did not show what it promises")
+)
 
 const (
 	customers = 8
@@ -41,6 +43,7 @@ type show struct {
 	view    *view
 	traffic *traffic
 	ports   ports
+	changes []change // documents that were stored, in order
 }
 
 // Run shows the demo until it is through, or until ctx ends. It ends everything that it started.
@@ -98,7 +101,8 @@ func (s *show) perform(ctx context.Context) error {
 	return nil
 }
 
-// steps moves payments from v1 to v2, kills a node and starts it again.
+// steps moves payments from v1 to v2 and shows the graph, kills a node and starts it again, limits a caller, and shows
+// the audit of all that.
 func (s *show) steps(ctx context.Context) error {
 	s.view.say("Customers check out at the storefront, which calls orders, which calls payments v1.")
 	if err := s.watch(ctx, stepTime); err != nil {
@@ -116,6 +120,9 @@ func (s *show) steps(ctx context.Context) error {
 		}
 		s.view.say("%s", s.measured(v2))
 	}
+	if err := s.graph(ctx); err != nil {
+		return err
+	}
 	s.view.say("Node host3 is killed (kill -9). Its services are reached on host2 from now on.")
 	if err := s.mesh.Node("host3").Kill(); err != nil {
 		return err
@@ -127,7 +134,13 @@ func (s *show) steps(ctx context.Context) error {
 	if _, err := s.mesh.StartNode(ctx, "host3", s.ports.lanes("host3")); err != nil {
 		return err
 	}
-	return s.watch(ctx, stepTime)
+	if err := s.watch(ctx, stepTime); err != nil {
+		return err
+	}
+	if err := s.limit(ctx); err != nil {
+		return err
+	}
+	return s.audit(ctx)
 }
 
 // measured tells what share of the checkouts v2 took part in since the last step.

@@ -36,7 +36,7 @@ func TestCheckoutTellsTheVersionOfPayments(t *testing.T) {
 		t.Fatal(err)
 	}
 	customers := newTraffic(openShop(t, payments))
-	version, err := customers.checkout(t.Context())
+	version, err := customers.checkout(t.Context(), "ann")
 	customers.count(version, err)
 	if got := customers.takeVersions(); err != nil || got["v2"] != 1 || len(got) != 1 {
 		t.Errorf("checkouts by version: %v, %v", got, err)
@@ -50,7 +50,7 @@ func TestFailureOfPaymentsIsAFailedCheckout(t *testing.T) {
 	customers := newTraffic(openShop(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		http.Error(w, "no money", http.StatusServiceUnavailable)
 	})))
-	version, err := customers.checkout(t.Context())
+	version, err := customers.checkout(t.Context(), "ann")
 	customers.count(version, err)
 	total, failed, last := customers.counts()
 	if total != 1 || failed != 1 || !strings.Contains(last, "no money") {

@@ -64,6 +64,7 @@ func shopHandler(cfg ShopConfig) (http.Handler, error) {
 		mux.HandleFunc("GET /order", passOn(self, "http://"+cfg.Upstream+"/charge"))
 	case "storefront":
 		mux.HandleFunc("GET /checkout", passOn(self, "http://"+cfg.Upstream+"/order"))
+		mux.HandleFunc("GET /prices", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, map[string]string{"all": "12.50"}) })
 	default:
 		return nil, fmt.Errorf("no process %q in the shop (there are storefront, orders, payments)", cfg.Role)
 	}

@@ -28,6 +28,9 @@ func (p *ports) of(name string) string {
 
 func (p *ports) lanes(host string) string { return p.of("lanes of " + host) }
 
+// hosts are those that join.
+var hosts = []string{"host1", "host2", "host3"}
+
 // open starts controller, nodes and shop, and declares what runs where.
 func (s *show) open(ctx context.Context) error {
 	free, err := launch.FreePorts(32)
@@ -39,12 +42,13 @@ func (s *show) open(ctx context.Context) error {
 	if err := s.mesh.StartController(ctx); err != nil {
 		return err
 	}
-	for host, services := range map[string][]string{
-		"host1": {"shop/storefront", "shop/customers"},
+	services := map[string][]string{
+		"host1": {"shop/storefront", "shop/customers", "shop/scraper"},
 		"host2": {"shop/orders", "shop/payments"},
 		"host3": {"shop/orders", "shop/payments"},
-	} {
-		if _, err := s.mesh.Join(ctx, host, s.ports.lanes(host), services...); err != nil {
+	}
+	for _, host := range hosts {
+		if _, err := s.mesh.Join(ctx, host, s.ports.lanes(host), services[host]...); err != nil {
 			return err
 		}
 	}
@@ -52,7 +56,7 @@ func (s *show) open(ctx context.Context) error {
 		return err
 	}
 	for _, version := range []string{"v1", "v2"} {
-		if err := s.mesh.Apply(ctx, "/api/v1/namespaces/shop/services/payments-"+version, versionService(version)); err != nil {
+		if err := s.apply(ctx, versionService(version)); err != nil {
 			return err
 		}
 	}
@@ -90,8 +94,14 @@ func (s *show) startShop() error {
 			return err
 		}
 	}
-	return s.mesh.Declare("host1", "customers.yaml", fmt.Sprintf(
-		"service: shop/customers\nlisteners: [{as: shop/customers, to: shop/storefront:80, address: %q}]\n", s.ports.of("customers → storefront")))
+	for _, caller := range []string{"customers", "scraper"} {
+		document := fmt.Sprintf("service: shop/%[1]s\nlisteners: [{as: shop/%[1]s, to: shop/storefront:80, address: %[2]q}]\n",
+			caller, s.ports.of(caller+" → storefront"))
+		if err := s.mesh.Declare("host1", caller+".yaml", document); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // firstCheckout waits until the shop is open: before, nothing is counted.
@@ -99,7 +109,7 @@ func (s *show) firstCheckout(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, openTime)
 	defer cancel()
 	for {
-		_, err := s.traffic.checkout(ctx)
+		_, err := s.traffic.checkout(ctx, customer(0))
 		if err == nil {
 			s.view.say("The shop is open.")
 			return nil
@@ -112,15 +122,15 @@ func (s *show) firstCheckout(ctx context.Context) error {
 }
 
 // versionService is payments as one version of it: the instances that carry the label.
-func versionService(version string) map[string]any {
-	return map[string]any{
+func versionService(version string) document {
+	return document{"/api/v1", "services", "payments-" + version, map[string]any{
 		"apiVersion": "v1", "kind": "Service",
 		"metadata": map[string]any{"namespace": "shop", "name": "payments-" + version},
 		"spec": map[string]any{
 			"selector": map[string]any{"sennit.dev/service": "payments", "version": version},
 			"ports":    []any{map[string]any{"name": "http", "port": 80, "protocol": "TCP", "appProtocol": "http"}},
 		},
-	}
+	}}
 }
 
 // split applies the route that shares payments out, and returns when every node that uses it has it.
@@ -128,14 +138,14 @@ func (s *show) split(ctx context.Context, v1, v2 int) error {
 	backend := func(version string, weight int) any {
 		return map[string]any{"name": "payments-" + version, "port": 80, "weight": weight}
 	}
-	return s.mesh.Apply(ctx, "/apis/gateway.networking.k8s.io/v1/namespaces/shop/httproutes/payments", map[string]any{
+	return s.apply(ctx, document{"/apis/gateway.networking.k8s.io/v1", "httproutes", "payments", map[string]any{
 		"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute",
 		"metadata": map[string]any{"namespace": "shop", "name": "payments"},
 		"spec": map[string]any{
 			"parentRefs": []any{map[string]any{"group": "", "kind": "Service", "name": "payments", "port": 80}},
 			"rules":      []any{map[string]any{"backendRefs": []any{backend("v1", v1), backend("v2", v2)}}},
 		},
-	})
+	}})
 }
 
 func (s *show) edges(ctx context.Context) (edges []telemetry.GraphEdge, err error) {
@@ -150,6 +160,10 @@ func (s *show) byHand() string {
 	}
 	return fmt.Sprintf(`  export SENNIT_SOCKET=%[1]s
   %[2]s status
+  %[2]s graph
+  %[2]s quota
+  %[2]s audit log
+  %[2]s audit verify
   %[2]s get httproutes -n shop
   %[2]s get httproute payments -n shop -o yaml > payments.yaml    # change the weights, then:
   %[2]s diff -f payments.yaml

@@ -3,8 +3,8 @@ package demo
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"sync"
 	"time"
@@ -20,6 +20,7 @@ type traffic struct {
 	total    int64
 	failed   int64
 	lastFail string
+	limited  int64            // of the failed: those that a quota refused
 	versions map[string]int64 // of payments, since the last take
 }
 
@@ -35,40 +36,38 @@ func newTraffic(address string) *traffic {
 // is under way when ctx ends is finished and counted.
 func (t *traffic) run(ctx context.Context, customers int, pause time.Duration) {
 	var group sync.WaitGroup
-	for range customers {
+	for i := range customers {
 		group.Go(func() {
-			tick := time.NewTicker(pause)
-			defer tick.Stop()
-			for {
-				select {
-				case <-ctx.Done():
-					return
-				case <-tick.C:
-					version, err := t.checkout(context.WithoutCancel(ctx))
-					t.count(version, err)
-				}
-			}
+			everyTick(ctx, pause, func() {
+				version, err := t.checkout(context.WithoutCancel(ctx), customer(i))
+				t.count(version, err)
+			})
 		})
 	}
 	group.Wait()
 }
 
-func (t *traffic) checkout(ctx context.Context) (version string, err error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url, nil)
+// everyTick calls fn over and over until ctx ends, at most once in each pause.
+func everyTick(ctx context.Context, pause time.Duration, fn func()) {
+	tick := time.NewTicker(pause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			fn()
+		}
+	}
+}
+
+// customer is the name under which one of them asks.
+func customer(i int) string { return fmt.Sprintf("customer-%d", i+1) }
+
+func (t *traffic) checkout(ctx context.Context, customer string) (version string, err error) {
+	body, err := get(ctx, t.client, t.url, customer)
 	if err != nil {
 		return "", err
-	}
-	response, err := t.client.Do(request)
-	if err != nil {
-		return "", err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
-	if err != nil {
-		return "", err
-	}
-	if response.StatusCode != http.StatusOK {
-		return "", fmt.Errorf("%s (%s): %s", response.Status, response.Header.Get("sennit-reason"), body)
 	}
 	var got receipt
 	if err := json.Unmarshal(body, &got); err != nil {
@@ -84,6 +83,9 @@ func (t *traffic) count(version string, err error) {
 	if err != nil {
 		t.failed++
 		t.lastFail = err.Error()
+		if errors.Is(err, errLimited) {
+			t.limited++
+		}
 		return
 	}
 	t.versions[version]++
@@ -102,4 +104,11 @@ func (t *traffic) counts() (total, failed int64, lastFail string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	return t.total, t.failed, t.lastFail
+}
+
+// limitedCount is how many checkouts a quota refused.
+func (t *traffic) limitedCount() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.limited
 }

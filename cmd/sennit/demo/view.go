@@ -44,28 +44,36 @@ func (v *view) draw(edges []telemetry.GraphEdge, total, failed int64) {
 		rows = append(rows, []string{short(e.Caller), short(e.Callee), answered, fmt.Sprintf("%.1f", e.Rate), fmt.Sprintf("%.2f %%", 100*e.Success),
 			fmt.Sprintf("%.1f", 1000*e.P50), fmt.Sprintf("%.1f", 1000*e.P99)})
 	}
+	var b strings.Builder
+	for r, line := range columns(rows, 3) {
+		b.WriteString(v.style(v.fit(line), r == 0, r > 0 && edges[r-1].Success < 1))
+		b.WriteByte('\n')
+	}
+	b.WriteString(v.fit(fmt.Sprintf("  requests: %d, failed: %d", total, failed)) + "\n")
+	io.WriteString(v.out, b.String())
+	v.lines = strings.Count(b.String(), "\n")
+}
+
+// columns are rows as lines in which cells stand below each other. From column numbers on, they end together.
+func columns(rows [][]string, numbers int) (lines []string) {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
 			widths[i] = max(widths[i], len(cell))
 		}
 	}
-	var b strings.Builder
-	for r, row := range rows {
+	for _, row := range rows {
 		var line strings.Builder
 		for i, cell := range row {
-			if i > 2 {
-				fmt.Fprintf(&line, "  %*s", widths[i], cell) // numbers end together
-			} else {
-				fmt.Fprintf(&line, "  %-*s", widths[i], cell)
+			width := -widths[i]
+			if i >= numbers {
+				width = widths[i]
 			}
+			fmt.Fprintf(&line, "  %*s", width, cell)
 		}
-		b.WriteString(v.style(v.fit(line.String()), r == 0, r > 0 && edges[r-1].Success < 1))
-		b.WriteByte('\n')
+		lines = append(lines, line.String())
 	}
-	b.WriteString(v.fit(fmt.Sprintf("  requests: %d, failed: %d", total, failed)) + "\n")
-	io.WriteString(v.out, b.String())
-	v.lines = strings.Count(b.String(), "\n")
+	return lines
 }
 
 // short is a service without the namespace that all of the shop have: with it, the table is wider than most terminals.
