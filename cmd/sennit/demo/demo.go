@@ -104,7 +104,7 @@ func (s *show) perform(ctx context.Context) error {
 // steps moves payments from v1 to v2 and shows the graph, kills a node and starts it again, limits a caller, and shows
 // the audit of all that.
 func (s *show) steps(ctx context.Context) error {
-	s.view.say("Customers check out at the storefront, which calls orders, which calls payments v1.")
+	s.view.say("Customers check out at the storefront: it calls orders, and that payments v1.")
 	if err := s.watch(ctx, stepTime); err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (s *show) steps(ctx context.Context) error {
 		if err := s.split(ctx, 100-v2, v2); err != nil {
 			return err
 		}
-		s.view.say("HTTPRoute payments: v1=%d v2=%d; applied on every node that uses it after %d ms.", 100-v2, v2, time.Since(start).Milliseconds())
+		s.view.say("HTTPRoute payments: v1=%d v2=%d; every node that uses it had it after %d ms.", 100-v2, v2, time.Since(start).Milliseconds())
 		s.traffic.takeVersions()
 		if err := s.watch(ctx, stepTime); err != nil {
 			return err
