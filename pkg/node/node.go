@@ -162,20 +162,15 @@ func (n *Node) join(ctx context.Context) (err error) {
 }
 
 func (n *Node) openLanes() error {
-	socket, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(n.cfg.Lanes))
+	socket, listener, err := listenLanes(n.cfg.Lanes, n.cfg.Lane != transport.QUIC)
 	if err != nil {
-		return fmt.Errorf("lanes: %w (another process has this UDP port, or it needs a privilege; choose with --lanes)", err)
+		return err
 	}
+	n.udp, n.tcp = socket, listener
+	n.cfg.Lanes = socket.LocalAddr().(*net.UDPAddr).AddrPort()
 	resets, err := n.store.resetKey()
 	if err != nil {
-		return errors.Join(err, socket.Close())
-	}
-	n.udp = socket
-	n.cfg.Lanes = socket.LocalAddr().(*net.UDPAddr).AddrPort()
-	if n.cfg.Lane != transport.QUIC {
-		if n.tcp, err = net.ListenTCP("tcp", net.TCPAddrFromAddrPort(n.cfg.Lanes)); err != nil {
-			return fmt.Errorf("lanes: %w (another process has the TCP port of the same number; choose another with --lanes, or have no lanes over TCP with --lane quic)", err)
-		}
+		return err
 	}
 	n.lanes, err = transport.New(transport.Config{
 		Conn: socket, Listener: n.tcp, Only: n.cfg.Lane, Credentials: n.identity, Log: n.log, ResetKey: resets,
