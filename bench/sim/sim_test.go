@@ -58,7 +58,8 @@ func TestAHandfulOfNodes(t *testing.T) {
 		t.Fatal(err)
 	}
 	row := result.Row()
-	if row.P50 <= 0 || row.P99 < row.P50 || row.Max < row.P99 || row.FromSent.P50 <= row.P50 {
+	// A few nodes may have applied a change before the API has acknowledged it, which it does when it is recorded.
+	if row.FromSent.P50 <= 0 || row.P99 < row.P50 || row.Max < row.P99 || row.FromSent.P50 <= row.P50 {
 		t.Errorf("times in µs: %+v", row)
 	}
 	if row.Changes != changes || len(result.Verified.fromSent) != nodes*changes || len(result.Shared.last) != changes {
