@@ -66,18 +66,26 @@ func (w *Words) stamp() int64 {
 
 // Alive says that the node lives.
 func (w *Words) Alive(ctx context.Context, alive *snapshot.Alive) (*snapshot.AliveReply, error) {
-	message, err := proto.Marshal(alive)
-	if err != nil {
+	var reply snapshot.AliveReply
+	if err := w.ask(ctx, bus.VerbAlive, alive, &reply); err != nil {
 		return nil, err
+	}
+	return &reply, nil
+}
+
+// ask sends a message to a controller and reads its answer into reply.
+func (w *Words) ask(ctx context.Context, verb string, message, reply proto.Message) error {
+	encoded, err := proto.Marshal(message)
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
-	answer, err := w.conn.Request(ctx, bus.VerbAlive, message)
+	answer, err := w.conn.Request(ctx, verb, encoded)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	var reply snapshot.AliveReply
-	return &reply, proto.Unmarshal(answer, &reply)
+	return proto.Unmarshal(answer, reply)
 }
 
 // Lease asks for leases of limits, and gives back what is left of others.
@@ -151,17 +159,7 @@ func (w *Words) sendSpans(ctx context.Context, spans []*telemetry.ServiceSpans) 
 	if err := w.conn.Err(); err != nil {
 		return false, err
 	}
-	message, err := proto.Marshal(&telemetry.EdgeReport{Spans: spans})
-	if err != nil {
-		return false, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, requestTime)
-	defer cancel()
-	answer, err := w.conn.Request(ctx, bus.VerbTelemetry, message)
-	if err != nil {
-		return false, err
-	}
 	var reply telemetry.ReportReply
-	err = proto.Unmarshal(answer, &reply)
+	err = w.ask(ctx, bus.VerbTelemetry, &telemetry.EdgeReport{Spans: spans}, &reply)
 	return reply.GetSpansUnwanted(), err
 }
