@@ -313,8 +313,16 @@ func TestParents(t *testing.T) {
 func TestWhatIsNotExecutedIsRefused(t *testing.T) {
 	const to = `backendRefs: [{name: payments-v2, port: 80}]`
 	for _, tt := range []struct{ rule, says string }{
-		{`{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: a, value: b}]}}], ` + to + `}`, "spec.rules[0].filters[0]: filters of type RequestHeaderModifier"},
-		{`{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 301}}]}`, "RequestRedirect"},
+		{`{filters: [{type: ExtensionRef}], ` + to + `}`, "spec.rules[0].filters[0]: filters of type ExtensionRef"},
+		{`{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: b}]}}], ` + to + `}`, "spec.rules[0].filters[0].requestHeaderModifier.set[0].name: Host"},
+		{`{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: a, value: "b\r\nc: d"}]}}], ` + to + `}`, "spec.rules[0].filters[0].requestHeaderModifier.add[0].value"},
+		{`{filters: [{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [Content-Length]}}], ` + to + `}`, "spec.rules[0].filters[0].responseHeaderModifier.remove[0].name"},
+		{`{filters: [{type: RequestRedirect, requestRedirect: {statusCode: 300}}]}`, "spec.rules[0].filters[0].requestRedirect.statusCode"},
+		{`{filters: [{type: RequestRedirect, requestRedirect: {scheme: ftp}}]}`, "spec.rules[0].filters[0].requestRedirect.scheme"},
+		{`{filters: [{type: RequestRedirect, requestRedirect: {}}, {type: RequestRedirect, requestRedirect: {}}]}`, "spec.rules[0].filters[1]"},
+		{`{filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: x}}}], ` + to + `}`, "urlRewrite.path.replaceFullPath"},
+		{`{matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}}}], ` + to + `}`, "matches no prefix"},
+		{`{backendRefs: [{name: payments-v2, port: 80, filters: [{type: RequestRedirect, requestRedirect: {}}]}]}`, "spec.rules[0].backendRefs[0].filters[0]: a redirect"},
 		{`{backendRefs: [{name: payments-v2, port: 80, filters: [{type: RequestMirror}]}]}`, "spec.rules[0].backendRefs[0].filters[0]"},
 		{`{backendRefs: [{name: payments-v2, port: 80, weight: -1}]}`, "spec.rules[0].backendRefs[0].weight"},
 		{`{retry: {attempts: 2}, ` + to + `}`, "spec.rules[0].retry"},

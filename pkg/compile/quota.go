@@ -129,10 +129,18 @@ func (q *quotas) limit(body *snapshot.Outbound, port *snapshot.OutboundPort, ser
 // Requires lists the features that a node must know to use a body: one that knew no limits would let everything
 // pass.
 func Requires(body proto.Message) []string {
-	if out, ok := body.(*snapshot.Outbound); ok && len(out.Limits) > 0 {
-		return []string{quota.Feature}
+	out, ok := body.(*snapshot.Outbound)
+	if !ok {
+		return nil
 	}
-	return nil
+	var features []string
+	if len(out.Limits) > 0 {
+		features = append(features, quota.Feature)
+	}
+	if hasFilters(out) {
+		features = append(features, snapshot.FeatureFilters)
+	}
+	return features
 }
 
 // MergeConditions makes the conditions to store from those that are stored and those just compiled: a condition keeps

@@ -18,8 +18,8 @@ func unsupported(route *gatewayv1.HTTPRoute) string {
 	for i := range route.Spec.Rules {
 		rule := &route.Spec.Rules[i]
 		at := fmt.Sprintf("spec.rules[%d]", i)
-		if len(rule.Filters) > 0 {
-			return fmt.Sprintf("%s.filters[0]: filters of type %s are not executed in this version", at, rule.Filters[0].Type)
+		if problem := unsupportedFilters(rule.Filters, rule.Matches, false); problem != "" {
+			return at + problem
 		}
 		if rule.Retry != nil {
 			return at + ".retry is not supported in this version"
@@ -29,8 +29,8 @@ func unsupported(route *gatewayv1.HTTPRoute) string {
 		}
 		for j := range rule.BackendRefs {
 			ref := &rule.BackendRefs[j]
-			if len(ref.Filters) > 0 {
-				return fmt.Sprintf("%s.backendRefs[%d].filters[0]: filters of type %s are not executed in this version", at, j, ref.Filters[0].Type)
+			if problem := unsupportedFilters(ref.Filters, rule.Matches, true); problem != "" {
+				return fmt.Sprintf("%s.backendRefs[%d]%s", at, j, problem)
 			}
 			if ref.Weight != nil && (*ref.Weight < 0 || *ref.Weight > 1_000_000) {
 				return fmt.Sprintf("%s.backendRefs[%d].weight: must be 0 to 1000000, is %d", at, j, *ref.Weight)

@@ -84,6 +84,18 @@ func ask(t *testing.T, table *routing.Table, where, line string, callee exchange
 	if d.Status != 0 && d.Reason != exchange.NoInstance {
 		got = strconv.Itoa(d.Status)
 	}
+	if location, ok := d.Fields.Get("Location"); ok {
+		got += " " + location
+	}
+	if d.Status == 0 || d.Reason == exchange.NoInstance {
+		if d.Rewrites() {
+			d.Rewrite(req)
+			got += " " + req.Authority + req.Path
+			for _, f := range req.Fields {
+				got += " " + f.Name + "=" + f.Value
+			}
+		}
+	}
 	if got != strings.TrimSpace(want) {
 		t.Errorf("%s\n\tgoes to %s (rule %q, %s)", where, got, d.Rule, d.Detail)
 	}

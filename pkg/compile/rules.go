@@ -30,7 +30,7 @@ func compileRules(route *gatewayv1.HTTPRoute, services *catalog) ([]*entry, *ref
 			e.rule.Origin = fmt.Sprintf("httproute/%s/%s#%d/%d", route.Namespace, route.Name, i, j)
 			e.rule.Backends = compiled.Backends
 			e.rule.TimeoutMs, e.rule.BackendTimeoutMs = compiled.TimeoutMs, compiled.BackendTimeoutMs
-			e.rule.Answer, e.rule.AnswerReason = compiled.Answer, compiled.AnswerReason
+			e.rule.Answer, e.rule.AnswerReason, e.rule.Filters = compiled.Answer, compiled.AnswerReason, compiled.Filters
 			e.route, e.position = route, len(entries)
 			entries = append(entries, e)
 		}
@@ -40,7 +40,7 @@ func compileRules(route *gatewayv1.HTTPRoute, services *catalog) ([]*entry, *ref
 
 // compileActions is what a rule does with a request, the same for all of its matches.
 func compileActions(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPRouteRule, services *catalog, problems *refProblems) *snapshot.Rule {
-	compiled := &snapshot.Rule{}
+	compiled := &snapshot.Rule{Filters: compileFilters(rule.Filters)}
 	if rule.Timeouts != nil {
 		// What cannot be read was refused, and the rule is not used.
 		request, _ := duration(rule.Timeouts.Request)
@@ -60,11 +60,11 @@ func compileActions(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPR
 			backend.Answer, backend.AnswerReason = 500, problem
 		}
 		if weight > 0 {
-			backend.Weight = weight
+			backend.Weight, backend.Filters = weight, compileFilters(ref.Filters)
 			compiled.Backends = append(compiled.Backends, backend)
 		}
 	}
-	if len(compiled.Backends) == 0 {
+	if len(compiled.Backends) == 0 && compiled.Filters.GetRedirect() == nil {
 		compiled.Answer, compiled.AnswerReason = 500, "the rule has no backendRefs"
 		if len(rule.BackendRefs) > 0 {
 			compiled.AnswerReason = "the weights of all backendRefs are 0"

@@ -120,7 +120,7 @@ type Reason string
 
 // The reasons.
 const (
-	Completed         Reason = ""                    // the service answered
+	Completed         Reason = ""                    // the service answered, or a filter of the rule
 	NoService         Reason = "no-service"          // the called service is not known here
 	NoRoute           Reason = "no-route"            // no rule matches
 	NoBackend         Reason = "no-backend"          // a rule refers to nothing, or all its weights are 0

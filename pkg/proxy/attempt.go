@@ -37,6 +37,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	c.Table.Pick(&c.call, &c.request, &c.decision)
 	c.routed = true
 	c.spend(ctx)
+	c.rewrite()
 	for {
 		if c.decision.Status != 0 {
 			return c.fail(c.decision.Status, c.decision.Reason, nil)
@@ -145,6 +146,7 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 		}
 	}
 	c.Table.MarkReachable(c.decision.Instance)
+	c.decision.RewriteResponse(&c.response)
 	if c.draining() {
 		c.http.Last()
 	}

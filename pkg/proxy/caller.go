@@ -134,7 +134,7 @@ func (c *caller) left(err error) (keep, whole bool) {
 	return false, false
 }
 
-// fail answers by the proxy itself.
+// fail answers by the proxy itself; no reason says that a filter of the rule answers, and nothing failed.
 func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whole bool) {
 	c.seen.Outcome = exchange.Outcome{Status: status, Reason: reason}
 	c.seen.Err = err
@@ -145,7 +145,12 @@ func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whol
 	// answer back.
 	c.conn.SetReadDeadline(time.Now().Add(drainTime))
 	drainErr := c.http.Drain(drainBody)
-	werr := c.http.WriteError(status, reason, c.advice...)
+	var werr error
+	if reason == exchange.Completed {
+		werr = c.http.WriteAnswer(status, c.decision.Fields)
+	} else {
+		werr = c.http.WriteError(status, reason, c.advice...)
+	}
 	return drainErr == nil && werr == nil, werr == nil
 }
 
@@ -155,8 +160,24 @@ func (c *caller) begin() {
 	c.seen = Observation{Kind: exchange.HTTP, Caller: c.call.Caller, Callee: c.call.Callee, Start: time.Now()}
 }
 
+// asSent notes what was asked for, as the application wrote it: what a filter makes of it is the rule's.
+func (c *caller) asSent() {
+	if c.seen.Method == "" {
+		c.seen.Method, c.seen.Path, c.seen.Host = c.request.Method, c.request.Path, c.request.Authority
+	}
+}
+
+// rewrite changes the request as the rule's filters say. It may be sent several times after that, to instances of
+// one backend.
+func (c *caller) rewrite() {
+	if c.decision.Status == 0 && c.decision.Rewrites() {
+		c.asSent()
+		c.decision.Rewrite(&c.request)
+	}
+}
+
 func (c *caller) end() {
-	c.seen.Method, c.seen.Path, c.seen.Host = c.request.Method, c.request.Path, c.request.Authority
+	c.asSent()
 	if d := &c.decision; c.routed {
 		c.seen.Rule, c.seen.Backend = d.Rule, d.Service
 		if i := d.Instance; i != nil {

@@ -25,7 +25,7 @@ type Call struct {
 // nil counts as one exchange in flight there until Done.
 type Decision struct {
 	Status int             // not 0: answer with it, and ask nobody
-	Reason exchange.Reason // why, where Status is not 0
+	Reason exchange.Reason // why, where Status is not 0; Completed where a filter of the rule answers
 	Detail string          // the same in words, for the log and the caller; may be empty
 
 	Rule           string // the origin of the rule that matched; empty where none did
@@ -38,8 +38,10 @@ type Decision struct {
 	BackendTimeout time.Duration    // for one attempt; 0: none
 
 	Limits []*snapshot.Limit // that the exchange must be within; to be read only
+	Fields exchange.Fields   // of the answer, where Status is not 0 and a filter of the rule answers; often none
 
 	counted *Instance // in whose load the exchange counts
+	rule    *filters
 	backend *backend
 	tries   [maxTries]*load
 	tried   int
@@ -98,13 +100,23 @@ func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
 		return
 	}
 	r := &p.rules[i]
-	out.Rule, out.Timeout, out.BackendTimeout, out.Limits = r.origin, r.timeout, r.backendTimeout, r.limits
+	out.Rule, out.Timeout, out.BackendTimeout, out.Limits, out.rule = r.origin, r.timeout, r.backendTimeout, r.limits, r.filters
 	if r.answer != 0 {
 		out.answer(r.answer, exchange.NoBackend, r.detail)
 		return
 	}
+	if r.filters != nil && !out.admits(r.filters, req) {
+		return
+	}
+	if r.filters != nil && r.filters.redirect != nil {
+		out.redirect(r.filters.redirect, call.Port, req)
+		return
+	}
 	b := r.choose(call.Random.Uint64())
 	out.Service, out.Port, out.backend = b.service, b.port, b
+	if b.filters != nil && !out.admits(b.filters, req) {
+		return
+	}
 	if b.answer != 0 {
 		out.answer(b.answer, exchange.NoBackend, b.detail)
 		return

@@ -31,6 +31,7 @@ type rule struct {
 	answer         int // not 0: the status to answer with
 	detail         string
 	limits         []*snapshot.Limit
+	filters        *filters
 }
 
 type backend struct {
@@ -41,6 +42,7 @@ type backend struct {
 	detail  string
 	balance snapshot.Balance
 	carrier snapshot.Carrier
+	filters *filters
 	pool    *pool
 	next    atomic.Uint32 // of round robin
 }
@@ -99,6 +101,9 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 		answer:         int(s.Answer),
 		detail:         s.AnswerReason,
 	}
+	if r.filters, err = compileFilters(s.Filters, &m); err != nil {
+		return rule{}, err
+	}
 	for _, b := range s.Backends {
 		if b.Weight == 0 {
 			continue
@@ -113,6 +118,9 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 			balance: b.Balance,
 			carrier: b.Carrier,
 		}
+		if compiled.filters, err = compileFilters(b.Filters, &m); err != nil {
+			return rule{}, fmt.Errorf("backend %s: %w", compiled.service, err)
+		}
 		if b.Shards > maxShards {
 			return rule{}, fmt.Errorf("backend %s has %d shards; at most %d are possible", compiled.service, b.Shards, maxShards)
 		}
@@ -122,7 +130,7 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 		}
 		r.backends = append(r.backends, compiled)
 	}
-	if r.total == 0 && r.answer == 0 {
+	if r.total == 0 && r.answer == 0 && (r.filters == nil || r.filters.redirect == nil) {
 		r.answer, r.detail = 500, "no backend of the rule has a weight"
 	}
 	return r, nil

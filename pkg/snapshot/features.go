@@ -1,0 +1,5 @@
+package snapshot
+
+// FeatureFilters is what a reader must know to use rules with Filters: one that did not would pass on unchanged what
+// is to be changed.
+const FeatureFilters = "filters"
