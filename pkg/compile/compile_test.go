@@ -313,6 +313,8 @@ func TestParents(t *testing.T) {
 func TestWhatIsNotExecutedIsRefused(t *testing.T) {
 	const to = `backendRefs: [{name: payments-v2, port: 80}]`
 	for _, tt := range []struct{ rule, says string }{
+		{`{filters: [{type: CORS, cors: {allowOrigins: ["https://a.example/"]}}], ` + to + `}`, "spec.rules[0].filters[0].cors.allowOrigins[0]"},
+		{`{filters: [{type: CORS, cors: {allowMethods: [GET, "*"]}}], ` + to + `}`, "spec.rules[0].filters[0].cors.allowMethods[1]"},
 		{`{filters: [{type: ExtensionRef}], ` + to + `}`, "spec.rules[0].filters[0]: filters of type ExtensionRef"},
 		{`{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: b}]}}], ` + to + `}`, "spec.rules[0].filters[0].requestHeaderModifier.set[0].name: Host"},
 		{`{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: a, value: "b\r\nc: d"}]}}], ` + to + `}`, "spec.rules[0].filters[0].requestHeaderModifier.add[0].value"},
@@ -322,7 +324,7 @@ func TestWhatIsNotExecutedIsRefused(t *testing.T) {
 		{`{filters: [{type: RequestRedirect, requestRedirect: {}}, {type: RequestRedirect, requestRedirect: {}}]}`, "spec.rules[0].filters[1]"},
 		{`{filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplaceFullPath, replaceFullPath: x}}}], ` + to + `}`, "urlRewrite.path.replaceFullPath"},
 		{`{matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}}}], ` + to + `}`, "matches no prefix"},
-		{`{backendRefs: [{name: payments-v2, port: 80, filters: [{type: RequestRedirect, requestRedirect: {}}]}]}`, "spec.rules[0].backendRefs[0].filters[0]: a redirect"},
+		{`{backendRefs: [{name: payments-v2, port: 80, filters: [{type: RequestRedirect, requestRedirect: {}}]}]}`, "spec.rules[0].backendRefs[0].filters[0]: RequestRedirect is for all"},
 		{`{backendRefs: [{name: payments-v2, port: 80, filters: [{type: RequestMirror}]}]}`, "spec.rules[0].backendRefs[0].filters[0]"},
 		{`{backendRefs: [{name: payments-v2, port: 80, weight: -1}]}`, "spec.rules[0].backendRefs[0].weight"},
 		{`{retry: {attempts: 2}, ` + to + `}`, "spec.rules[0].retry"},

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	"golang.org/x/net/http/httpguts"
@@ -29,6 +30,8 @@ func compileFilters(filters []gatewayv1.HTTPRouteFilter) *snapshot.Filters {
 			}
 		case f.RequestRedirect != nil:
 			compiled.Redirect = redirect(f.RequestRedirect)
+		case f.CORS != nil:
+			compiled.Cors = cors(f.CORS)
 		}
 	}
 	return compiled
@@ -74,6 +77,25 @@ func redirect(f *gatewayv1.HTTPRequestRedirectFilter) *snapshot.Redirect {
 	return r
 }
 
+func cors(f *gatewayv1.HTTPCORSFilter) *snapshot.Cors {
+	c := &snapshot.Cors{
+		Origins: texts(f.AllowOrigins), Methods: texts(f.AllowMethods), Headers: texts(f.AllowHeaders), Expose: texts(f.ExposeHeaders),
+		Credentials: f.AllowCredentials != nil && *f.AllowCredentials, MaxAgeSeconds: 5, // Gateway API's default
+	}
+	if f.MaxAge > 0 {
+		c.MaxAgeSeconds = uint32(f.MaxAge)
+	}
+	return c
+}
+
+func texts[T ~string](from []T) []string {
+	var list []string
+	for _, t := range from {
+		list = append(list, string(t))
+	}
+	return list
+}
+
 // unsupportedFilters names what of a list of filters is not executed; matches are those of their rule. An inner list
 // is a backendRef's.
 func unsupportedFilters(filters []gatewayv1.HTTPRouteFilter, matches []gatewayv1.HTTPRouteMatch, inner bool) string {
@@ -92,8 +114,10 @@ func unsupportedFilters(filters []gatewayv1.HTTPRouteFilter, matches []gatewayv1
 			problem = unsupportedChanges(".responseHeaderModifier", f.ResponseHeaderModifier)
 		case f.Type == gatewayv1.HTTPRouteFilterURLRewrite && f.URLRewrite != nil:
 			problem = unsupportedPathChange(".urlRewrite", f.URLRewrite.Path, matches)
-		case f.Type == gatewayv1.HTTPRouteFilterRequestRedirect && f.RequestRedirect != nil && inner:
-			problem = ": a redirect is for all requests of a rule; write it in the rule's filters"
+		case inner && (f.RequestRedirect != nil || f.CORS != nil):
+			problem = fmt.Sprintf(": %s is for all requests of a rule; write it in the rule's filters", f.Type)
+		case f.Type == gatewayv1.HTTPRouteFilterCORS && f.CORS != nil:
+			problem = unsupportedCORS(f.CORS)
 		case f.Type == gatewayv1.HTTPRouteFilterRequestRedirect && f.RequestRedirect != nil:
 			problem = unsupportedRedirect(f.RequestRedirect, matches)
 		default:
@@ -134,6 +158,24 @@ func unsupportedChanges(at string, f *gatewayv1.HTTPHeaderFilter) string {
 	for i, name := range f.Remove {
 		if problem := check(fmt.Sprintf("%s.remove[%d]", at, i), name, ""); problem != "" {
 			return problem
+		}
+	}
+	return ""
+}
+
+var originForm = regexp.MustCompile(`^(\*|https?://(\*|(\*\.)?[a-zA-Z0-9]([-a-zA-Z0-9.]*[a-zA-Z0-9])?)(:[0-9]{1,5})?)$`)
+
+func unsupportedCORS(f *gatewayv1.HTTPCORSFilter) string {
+	for i, o := range f.AllowOrigins {
+		if !originForm.MatchString(string(o)) || o == "*" && len(f.AllowOrigins) > 1 {
+			return fmt.Sprintf(".cors.allowOrigins[%d]: must be https://host or https://*.host with a port or none, or * alone, is %q", i, o)
+		}
+	}
+	for name, list := range map[string][]string{"allowMethods": texts(f.AllowMethods), "allowHeaders": texts(f.AllowHeaders), "exposeHeaders": texts(f.ExposeHeaders)} {
+		for i, s := range list {
+			if !httpguts.ValidHeaderFieldName(s) || s == "*" && len(list) > 1 {
+				return fmt.Sprintf(".cors.%s[%d]: must be a name, or * alone, is %q", name, i, s)
+			}
 		}
 	}
 	return ""

@@ -12,19 +12,23 @@ import (
 
 // WriteError answers the current request, or what could not be read as one, by the proxy itself: status, the field
 // sennit-reason, and a line that says both. It says Connection: close where the connection cannot go on. It fails
-// with ErrSequence where a response was begun: the connection can only be closed then. more are further fields.
+// with ErrSequence where a response was begun: the connection can only be closed then. more are further fields; without
+// a reason they are all that there is, as of a redirect.
 func (c *ServerConn) WriteError(status int, reason exchange.Reason, more ...exchange.Field) error {
-	c.lastUnlessRead()
+	if c.readErr != nil || c.body.err != nil || !c.body.done {
+		c.last = true
+	}
+	response := &exchange.Response{Status: status, Fields: more}
 	var text bytes.Buffer
-	fmt.Fprintf(&text, "sennit: %d %s: %s\n", status, http.StatusText(status), reason)
-	err := c.WriteResponse(&exchange.Response{
-		Status: status,
-		Fields: append(exchange.Fields{
+	if reason != exchange.Completed {
+		fmt.Fprintf(&text, "sennit: %d %s: %s\n", status, http.StatusText(status), reason)
+		response.Fields = append(exchange.Fields{
 			{Name: "sennit-reason", Value: string(reason)},
 			{Name: "Content-Type", Value: "text/plain; charset=utf-8"},
-		}, more...),
-		BodyLength: int64(text.Len()),
-	})
+		}, more...)
+		response.BodyLength = int64(text.Len())
+	}
+	err := c.WriteResponse(response)
 	if err != nil {
 		return err
 	}
@@ -34,23 +38,6 @@ func (c *ServerConn) WriteError(status int, reason exchange.Reason, more ...exch
 		}
 	}
 	return c.Finish()
-}
-
-// WriteAnswer answers the current request with an empty body, as a redirect does. It says Connection: close and fails
-// as WriteError does.
-func (c *ServerConn) WriteAnswer(status int, fields exchange.Fields) error {
-	c.lastUnlessRead()
-	if err := c.WriteResponse(&exchange.Response{Status: status, Fields: fields}); err != nil {
-		return err
-	}
-	return c.Finish()
-}
-
-// lastUnlessRead makes the current exchange the last where the next request cannot be found.
-func (c *ServerConn) lastUnlessRead() {
-	if c.readErr != nil || c.body.err != nil || !c.body.done {
-		c.last = true
-	}
 }
 
 // ErrorStatus returns the status that answers an error of ReadRequest or of the body: 400, 431, 413 or 408, and 0

@@ -145,12 +145,11 @@ func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whol
 	// answer back.
 	c.conn.SetReadDeadline(time.Now().Add(drainTime))
 	drainErr := c.http.Drain(drainBody)
-	var werr error
-	if reason == exchange.Completed {
-		werr = c.http.WriteAnswer(status, c.decision.Fields)
-	} else {
-		werr = c.http.WriteError(status, reason, c.advice...)
+	more := c.advice
+	if c.routed {
+		more = append(more, c.decision.Fields...)
 	}
+	werr := c.http.WriteError(status, reason, more...)
 	return drainErr == nil && werr == nil, werr == nil
 }
 

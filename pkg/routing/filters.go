@@ -15,6 +15,7 @@ type filters struct {
 	authority         string
 	path              *pathChange
 	redirect          *redirect
+	cors              *cors
 }
 
 type fieldChanges struct {
@@ -42,7 +43,7 @@ func compileFilters(s *snapshot.Filters, m *match) (*filters, error) {
 	if s == nil {
 		return nil, nil
 	}
-	f := &filters{request: compileChanges(s.Request), response: compileChanges(s.Response), authority: s.Authority}
+	f := &filters{request: compileChanges(s.Request), response: compileChanges(s.Response), authority: s.Authority, cors: compileCORS(s.Cors)}
 	var err error
 	if f.path, err = compilePathChange(s.Path, m); err != nil {
 		return nil, err
@@ -177,12 +178,29 @@ func (d *Decision) rewrite(f *filters, req *exchange.Request) {
 
 // RewriteResponse changes the final response as the filters of the backend and of the rule say.
 func (d *Decision) RewriteResponse(response *exchange.Response) {
+	if d.rule != nil && d.rule.cors != nil {
+		for _, name := range ofCORS {
+			response.Fields.Del(name)
+		}
+		response.Fields = append(response.Fields, d.Fields...)
+	}
 	if d.backend != nil && d.backend.filters != nil {
 		d.backend.filters.response.apply(&response.Fields)
 	}
 	if d.rule != nil {
 		d.rule.response.apply(&response.Fields)
 	}
+}
+
+// answered reports whether a filter of the rule answers, so that no backend is asked.
+func (d *Decision) answered(f *filters, port uint16, req *exchange.Request) bool {
+	if f.cors != nil && d.cross(f.cors, req) {
+		return true
+	}
+	if f.redirect != nil {
+		d.redirect(f.redirect, port, req)
+	}
+	return f.redirect != nil
 }
 
 // redirect makes the decision an answer that sends the caller elsewhere (RFC 9110 §10.2.2).
@@ -211,7 +229,7 @@ func (d *Decision) redirect(r *redirect, port uint16, req *exchange.Request) {
 		}
 	}
 	location := r.path.appendTo([]byte(scheme+"://"+authority), req.Path)
-	d.Fields = exchange.Fields{{Name: "Location", Value: string(location)}}
+	d.say("Location", string(location))
 }
 
 func wellKnown(scheme string) uint16 {

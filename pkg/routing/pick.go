@@ -38,7 +38,7 @@ type Decision struct {
 	BackendTimeout time.Duration    // for one attempt; 0: none
 
 	Limits []*snapshot.Limit // that the exchange must be within; to be read only
-	Fields exchange.Fields   // of the answer, where Status is not 0 and a filter of the rule answers; often none
+	Fields exchange.Fields   // that the rule adds to the answer, whoever gives it; often none
 
 	counted *Instance // in whose load the exchange counts
 	rule    *filters
@@ -66,7 +66,7 @@ func (d *Decision) Refuse(status int, reason exchange.Reason, detail string) {
 
 func (d *Decision) reset() {
 	d.Done()
-	*d = Decision{path: d.path, reading: d.reading, value: d.value}
+	*d = Decision{Fields: d.Fields[:0], path: d.path, reading: d.reading, value: d.value}
 }
 
 func (d *Decision) answer(status int, reason exchange.Reason, detail string) {
@@ -108,8 +108,7 @@ func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
 	if r.filters != nil && !out.admits(r.filters, req) {
 		return
 	}
-	if r.filters != nil && r.filters.redirect != nil {
-		out.redirect(r.filters.redirect, call.Port, req)
+	if r.filters != nil && out.answered(r.filters, call.Port, req) {
 		return
 	}
 	b := r.choose(call.Random.Uint64())
