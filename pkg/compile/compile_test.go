@@ -326,6 +326,8 @@ func TestWhatIsNotExecutedIsRefused(t *testing.T) {
 		{`{matches: [{path: {type: Exact, value: /a}}], filters: [{type: URLRewrite, urlRewrite: {path: {type: ReplacePrefixMatch, replacePrefixMatch: /x}}}], ` + to + `}`, "matches no prefix"},
 		{`{backendRefs: [{name: payments-v2, port: 80, filters: [{type: RequestRedirect, requestRedirect: {}}]}]}`, "spec.rules[0].backendRefs[0].filters[0]: RequestRedirect is for all"},
 		{`{backendRefs: [{name: payments-v2, port: 80, filters: [{type: RequestMirror}]}]}`, "spec.rules[0].backendRefs[0].filters[0]"},
+		{`{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: payments, port: 80}, percent: 101}}], ` + to + `}`, "spec.rules[0].filters[0].requestMirror.percent"},
+		{`{filters: [{type: RequestMirror, requestMirror: {backendRef: {name: payments, port: 80}, fraction: {numerator: 3, denominator: 2}}}], ` + to + `}`, "spec.rules[0].filters[0].requestMirror.fraction"},
 		{`{backendRefs: [{name: payments-v2, port: 80, weight: -1}]}`, "spec.rules[0].backendRefs[0].weight"},
 		{`{retry: {attempts: 2}, ` + to + `}`, "spec.rules[0].retry"},
 		{`{sessionPersistence: {sessionName: a}, ` + to + `}`, "spec.rules[0].sessionPersistence"},
@@ -412,5 +414,26 @@ func TestMergeStatusKeepsTimesAndForeigners(t *testing.T) {
 	accepted, refs := stored.Parents[0].Conditions[0], stored.Parents[0].Conditions[1]
 	if !changed || accepted.LastTransitionTime != first || refs.LastTransitionTime.Unix() != 3 {
 		t.Errorf("changed %v: accepted since %v, refs since %v", changed, accepted.LastTransitionTime, refs.LastTransitionTime)
+	}
+}
+
+// TestMirrors: each gets its share, and one that is not there gets nothing, which the status says.
+func TestMirrors(t *testing.T) {
+	o := Compile(mesh(t, route(`[{filters: [
+		{type: RequestMirror, requestMirror: {backendRef: {name: payments-v2, port: 80}}},
+		{type: RequestMirror, requestMirror: {backendRef: {name: nobody, port: 80}}},
+		{type: RequestMirror, requestMirror: {backendRef: {name: payments-v2, port: 80}, percent: 7}},
+		{type: RequestMirror, requestMirror: {backendRef: {name: payments-v2, port: 80}, fraction: {numerator: 1, denominator: 3}}}
+	], backendRefs: [{name: payments, port: 80}]}]`)))
+	var got []string
+	for _, m := range out(t, o, "shop", "payments", "").Ports[0].Rules[0].Filters.Mirrors {
+		got = append(got, fmt.Sprintf("%s %d/%d", m.Backend.Service, m.Numerator, m.Denominator))
+	}
+	if fmt.Sprint(got) != "[payments-v2 100/100 payments-v2 7/100 payments-v2 1/3]" {
+		t.Error(got)
+	}
+	c := condition(t, o, "shop", "r", 0, gatewayv1.RouteConditionResolvedRefs)
+	if c.Status != "False" || !strings.Contains(c.Message, "spec.rules[0].filters[1].requestMirror.backendRef: there is no Service shop/nobody") {
+		t.Errorf("%+v", c)
 	}
 }

@@ -37,6 +37,33 @@ func compileFilters(filters []gatewayv1.HTTPRouteFilter) *snapshot.Filters {
 	return compiled
 }
 
+// compileMirrors adds the mirrors of a rule. One that does not resolve gets nothing.
+func compileMirrors(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPRouteRule, services *catalog, problems *refProblems, to *snapshot.Filters) {
+	for i := range rule.Filters {
+		f := rule.Filters[i].RequestMirror
+		if f == nil {
+			continue
+		}
+		ref := &gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: f.BackendRef}}
+		backend, reason, problem := resolve(route.Namespace, ref, services)
+		if reason != "" {
+			problems.add(reason, fmt.Sprintf("spec.rules[%d].filters[%d].requestMirror.backendRef: %s", index, i, problem))
+			continue
+		}
+		m := &snapshot.Mirror{Backend: backend, Numerator: 100, Denominator: 100}
+		if f.Percent != nil {
+			m.Numerator = uint32(max(*f.Percent, 0))
+		}
+		if f.Fraction != nil {
+			m.Numerator, m.Denominator = uint32(max(f.Fraction.Numerator, 0)), 100
+			if f.Fraction.Denominator != nil {
+				m.Denominator = uint32(max(*f.Fraction.Denominator, 1))
+			}
+		}
+		to.Mirrors = append(to.Mirrors, m)
+	}
+}
+
 func fieldChanges(f *gatewayv1.HTTPHeaderFilter) *snapshot.FieldChanges {
 	changes := &snapshot.FieldChanges{Remove: f.Remove}
 	for _, h := range f.Set {
@@ -102,7 +129,7 @@ func unsupportedFilters(filters []gatewayv1.HTTPRouteFilter, matches []gatewayv1
 	seen := make(map[gatewayv1.HTTPRouteFilterType]bool)
 	for i := range filters {
 		f, at := &filters[i], fmt.Sprintf(".filters[%d]", i)
-		if seen[f.Type] {
+		if seen[f.Type] && f.Type != gatewayv1.HTTPRouteFilterRequestMirror {
 			return fmt.Sprintf("%s: there is a filter of type %s already", at, f.Type)
 		}
 		seen[f.Type] = true
@@ -114,8 +141,10 @@ func unsupportedFilters(filters []gatewayv1.HTTPRouteFilter, matches []gatewayv1
 			problem = unsupportedChanges(".responseHeaderModifier", f.ResponseHeaderModifier)
 		case f.Type == gatewayv1.HTTPRouteFilterURLRewrite && f.URLRewrite != nil:
 			problem = unsupportedPathChange(".urlRewrite", f.URLRewrite.Path, matches)
-		case inner && (f.RequestRedirect != nil || f.CORS != nil):
+		case inner && (f.RequestRedirect != nil || f.CORS != nil || f.RequestMirror != nil):
 			problem = fmt.Sprintf(": %s is for all requests of a rule; write it in the rule's filters", f.Type)
+		case f.Type == gatewayv1.HTTPRouteFilterRequestMirror && f.RequestMirror != nil:
+			problem = unsupportedMirror(f.RequestMirror)
 		case f.Type == gatewayv1.HTTPRouteFilterCORS && f.CORS != nil:
 			problem = unsupportedCORS(f.CORS)
 		case f.Type == gatewayv1.HTTPRouteFilterRequestRedirect && f.RequestRedirect != nil:
@@ -159,6 +188,24 @@ func unsupportedChanges(at string, f *gatewayv1.HTTPHeaderFilter) string {
 		if problem := check(fmt.Sprintf("%s.remove[%d]", at, i), name, ""); problem != "" {
 			return problem
 		}
+	}
+	return ""
+}
+
+func unsupportedMirror(f *gatewayv1.HTTPRequestMirrorFilter) string {
+	const at = ".requestMirror"
+	if p := f.Percent; p != nil && (*p < 0 || *p > 100) {
+		return fmt.Sprintf("%s.percent: must be 0 to 100, is %d", at, *p)
+	}
+	if f.Fraction == nil {
+		return ""
+	}
+	denominator := int32(100)
+	if f.Fraction.Denominator != nil {
+		denominator = *f.Fraction.Denominator
+	}
+	if n := f.Fraction.Numerator; n < 0 || denominator < 1 || n > denominator {
+		return fmt.Sprintf("%s.fraction: must be 0 to 1, is %d/%d", at, n, denominator)
 	}
 	return ""
 }

@@ -37,7 +37,10 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	c.Table.Pick(&c.call, &c.request, &c.decision)
 	c.routed = true
 	c.spend(ctx)
-	c.rewrite()
+	if c.decision.Status == 0 {
+		c.rewrite()
+		c.mirror(ctx, &request)
+	}
 	for {
 		if c.decision.Status != 0 {
 			return c.fail(c.decision.Status, c.decision.Reason, nil)

@@ -20,9 +20,13 @@ type body struct {
 	whole  bool // all there was is held: the request can be sent any number of times
 	open   bool // the caller asks for an upgrade: what follows the head is not a body, and its end is not known
 	pump   *pump
+
+	mirrors []*mirrored // that get what the pump passes on
 }
 
 type pump struct {
+	mirrors []*mirrored
+
 	done chan struct{}
 	err  atomic.Pointer[error] // why the application's side ended early
 }
@@ -64,7 +68,7 @@ func (b *body) send(stream *transport.Stream, from interface{ Body() exchange.Bo
 		if err := stream.Flush(); err != nil {
 			return err
 		}
-		b.pump = &pump{done: make(chan struct{})}
+		b.pump = &pump{mirrors: b.mirrors, done: make(chan struct{})}
 		go b.pump.run(stream, from.Body())
 		return nil
 	}
@@ -87,6 +91,9 @@ func (p *pump) run(stream *transport.Stream, from exchange.Body) {
 	for {
 		piece, err := window.read(from)
 		if len(piece) > 0 {
+			for _, m := range p.mirrors {
+				m.feed(piece)
+			}
 			if _, werr := stream.Write(piece); werr != nil {
 				return // whoever reads the response hears of it too
 			}
@@ -99,6 +106,9 @@ func (p *pump) run(stream *transport.Stream, from exchange.Body) {
 				return
 			}
 			_ = stream.End() // as above
+			for _, m := range p.mirrors {
+				m.finish()
+			}
 			return
 		}
 		if err != nil {
@@ -143,6 +153,10 @@ func (b *body) settle(wake func()) bool {
 const lateEnd = 20 * time.Millisecond
 
 func (b *body) release() {
+	for _, m := range b.mirrors { // those that have not got all by now do not get it any more
+		m.cutOff()
+		m.finish()
+	}
 	giveBack(b.held)
 	b.held = nil
 }

@@ -34,6 +34,7 @@ type caller struct {
 	advice   []exchange.Field // what the application is told beside why it was refused
 	spot     spot
 	seen     Observation
+	copies   sync.WaitGroup // requests that are mirrored
 }
 
 // draining reports whether the exchange that runs is the last.
@@ -169,7 +170,7 @@ func (c *caller) asSent() {
 // rewrite changes the request as the rule's filters say. It may be sent several times after that, to instances of
 // one backend.
 func (c *caller) rewrite() {
-	if c.decision.Status == 0 && c.decision.Rewrites() {
+	if c.decision.Rewrites() {
 		c.asSent()
 		c.decision.Rewrite(&c.request)
 	}

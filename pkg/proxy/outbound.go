@@ -46,10 +46,11 @@ type Outbound struct {
 	Limits     http1.Limits
 	Log        *slog.Logger
 
-	callers sync.Map    // *caller → nothing: those of HTTP, for Run to look after
-	conns   sync.Map    // *net.TCPConn → nothing: all that are open, for Run to end
-	ended   atomic.Bool // Run has
-	vain    sync.Map    // awaited → time.Time: when it was last awaited in vain
+	callers sync.Map     // *caller → nothing: those of HTTP, for Run to look after
+	conns   sync.Map     // *net.TCPConn → nothing: all that are open, for Run to end
+	ended   atomic.Bool  // Run has
+	mirrors atomic.Int64 // requests on their way to mirrors
+	vain    sync.Map     // awaited → time.Time: when it was last awaited in vain
 }
 
 // awaited is what is awaited: the rules of a callee for the callers of a namespace.
@@ -112,6 +113,8 @@ func (o *Outbound) Serve(ctx context.Context, conn *net.TCPConn, l capture.Liste
 	stop := context.AfterFunc(ctx, c.wake)
 	defer stop()
 	c.serve(context.WithoutCancel(ctx))
+	conn.Close()
+	c.copies.Wait()
 }
 
 // await waits for what is needed to serve a caller, where that was not in vain just now. HTTP callers are told with

@@ -16,6 +16,13 @@ type filters struct {
 	path              *pathChange
 	redirect          *redirect
 	cors              *cors
+	mirrors           []mirror
+}
+
+// A mirror is where a share of a rule's requests is sent too.
+type mirror struct {
+	backend                *backend
+	numerator, denominator uint64
 }
 
 type fieldChanges struct {
@@ -237,4 +244,25 @@ func wellKnown(scheme string) uint16 {
 		return 443
 	}
 	return 80
+}
+
+// Mirrors is how many mirrors the rule of the decision has.
+func (d *Decision) Mirrors() int {
+	if d.rule == nil {
+		return 0
+	}
+	return len(d.rule.mirrors)
+}
+
+// PickMirror decides whether a request that d was decided for goes to the i-th mirror of its rule too. Where it
+// does, and the mirror has an instance, out is as of Pick.
+func (d *Decision) PickMirror(i int, call *Call, out *Decision) bool {
+	out.reset()
+	m := &d.rule.mirrors[i]
+	if m.backend.answer != 0 || below(call.Random.Uint64(), m.denominator) >= m.numerator {
+		return false
+	}
+	out.Rule, out.Service, out.Port, out.backend = d.Rule, m.backend.service, m.backend.port, m.backend
+	out.take(call)
+	return out.Instance != nil
 }

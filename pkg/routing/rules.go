@@ -104,36 +104,53 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 	if r.filters, err = compileFilters(s.Filters, &m); err != nil {
 		return rule{}, err
 	}
+	for _, source := range s.Filters.GetMirrors() {
+		mirrored := mirror{numerator: uint64(source.Numerator), denominator: uint64(max(source.Denominator, 1))}
+		if mirrored.backend, err = t.compileBackend(source.Backend, &m, refers); err != nil {
+			return rule{}, fmt.Errorf("mirror: %w", err)
+		}
+		r.filters.mirrors = append(r.filters.mirrors, mirrored)
+	}
 	for _, b := range s.Backends {
 		if b.Weight == 0 {
 			continue
 		}
 		r.total += uint64(b.Weight)
-		compiled := &backend{
-			service: exchange.ServiceName{Namespace: b.Namespace, Name: b.Service},
-			port:    uint16(b.Port),
-			upTo:    r.total,
-			answer:  int(b.Answer),
-			detail:  b.AnswerReason,
-			balance: b.Balance,
-			carrier: b.Carrier,
+		compiled, err := t.compileBackend(b, &m, refers)
+		if err != nil {
+			return rule{}, err
 		}
-		if compiled.filters, err = compileFilters(b.Filters, &m); err != nil {
-			return rule{}, fmt.Errorf("backend %s: %w", compiled.service, err)
-		}
-		if b.Shards > maxShards {
-			return rule{}, fmt.Errorf("backend %s has %d shards; at most %d are possible", compiled.service, b.Shards, maxShards)
-		}
-		if compiled.answer == 0 {
-			compiled.pool = t.pool(compiled.service)
-			refers[compiled.pool] = max(refers[compiled.pool], b.Shards)
-		}
+		compiled.upTo = r.total
 		r.backends = append(r.backends, compiled)
 	}
 	if r.total == 0 && r.answer == 0 && (r.filters == nil || r.filters.redirect == nil) {
 		r.answer, r.detail = 500, "no backend of the rule has a weight"
 	}
 	return r, nil
+}
+
+// compileBackend makes a backend of a rule that matches m, and notes the shards that it refers to.
+func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]uint32) (*backend, error) {
+	compiled := &backend{
+		service: exchange.ServiceName{Namespace: b.GetNamespace(), Name: b.GetService()},
+		port:    uint16(b.GetPort()),
+		answer:  int(b.GetAnswer()),
+		detail:  b.GetAnswerReason(),
+		balance: b.GetBalance(),
+		carrier: b.GetCarrier(),
+	}
+	var err error
+	if compiled.filters, err = compileFilters(b.GetFilters(), m); err != nil {
+		return nil, fmt.Errorf("backend %s: %w", compiled.service, err)
+	}
+	if b.GetShards() > maxShards {
+		return nil, fmt.Errorf("backend %s has %d shards; at most %d are possible", compiled.service, b.Shards, maxShards)
+	}
+	if compiled.answer == 0 {
+		compiled.pool = t.pool(compiled.service)
+		refers[compiled.pool] = max(refers[compiled.pool], b.GetShards())
+	}
+	return compiled, nil
 }
 
 // limitsOf finds the limits that a rule names. One that is not there must not let everything pass.

@@ -215,7 +215,7 @@ func (x StringMatch_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StringMatch_Kind.Descriptor instead.
 func (StringMatch_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{15, 0}
+	return file_snapshot_proto_rawDescGZIP(), []int{16, 0}
 }
 
 // Message is one message of the configuration stream.
@@ -843,6 +843,7 @@ type Filters struct {
 	Path          *PathChange            `protobuf:"bytes,4,opt,name=path,proto3" json:"path,omitempty"`           // that the backend sees
 	Redirect      *Redirect              `protobuf:"bytes,5,opt,name=redirect,proto3" json:"redirect,omitempty"`   // of a rule alone: the node answers with it and asks nobody
 	Cors          *Cors                  `protobuf:"bytes,6,opt,name=cors,proto3" json:"cors,omitempty"`           // of a rule alone
+	Mirrors       []*Mirror              `protobuf:"bytes,7,rep,name=mirrors,proto3" json:"mirrors,omitempty"`     // of a rule alone
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -919,6 +920,74 @@ func (x *Filters) GetCors() *Cors {
 	return nil
 }
 
+func (x *Filters) GetMirrors() []*Mirror {
+	if x != nil {
+		return x.Mirrors
+	}
+	return nil
+}
+
+// Mirror sends a share of the requests to another backend too, whose answers nobody reads.
+type Mirror struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Backend       *Backend               `protobuf:"bytes,1,opt,name=backend,proto3" json:"backend,omitempty"`
+	Numerator     uint32                 `protobuf:"varint,2,opt,name=numerator,proto3" json:"numerator,omitempty"` // of the share
+	Denominator   uint32                 `protobuf:"varint,3,opt,name=denominator,proto3" json:"denominator,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Mirror) Reset() {
+	*x = Mirror{}
+	mi := &file_snapshot_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Mirror) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Mirror) ProtoMessage() {}
+
+func (x *Mirror) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
+func (*Mirror) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Mirror) GetBackend() *Backend {
+	if x != nil {
+		return x.Backend
+	}
+	return nil
+}
+
+func (x *Mirror) GetNumerator() uint32 {
+	if x != nil {
+		return x.Numerator
+	}
+	return 0
+}
+
+func (x *Mirror) GetDenominator() uint32 {
+	if x != nil {
+		return x.Denominator
+	}
+	return 0
+}
+
 // Cors says which scripts of other origins may read a rule's answers; "*" in a list, alone, is all.
 type Cors struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -934,7 +1003,7 @@ type Cors struct {
 
 func (x *Cors) Reset() {
 	*x = Cors{}
-	mi := &file_snapshot_proto_msgTypes[9]
+	mi := &file_snapshot_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1015,7 @@ func (x *Cors) String() string {
 func (*Cors) ProtoMessage() {}
 
 func (x *Cors) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[9]
+	mi := &file_snapshot_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1028,7 @@ func (x *Cors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cors.ProtoReflect.Descriptor instead.
 func (*Cors) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{9}
+	return file_snapshot_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Cors) GetOrigins() []string {
@@ -1016,7 +1085,7 @@ type FieldChanges struct {
 
 func (x *FieldChanges) Reset() {
 	*x = FieldChanges{}
-	mi := &file_snapshot_proto_msgTypes[10]
+	mi := &file_snapshot_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1097,7 @@ func (x *FieldChanges) String() string {
 func (*FieldChanges) ProtoMessage() {}
 
 func (x *FieldChanges) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[10]
+	mi := &file_snapshot_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1110,7 @@ func (x *FieldChanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldChanges.ProtoReflect.Descriptor instead.
 func (*FieldChanges) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{10}
+	return file_snapshot_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FieldChanges) GetSet() []*Field {
@@ -1075,7 +1144,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_snapshot_proto_msgTypes[11]
+	mi := &file_snapshot_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1087,7 +1156,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[11]
+	mi := &file_snapshot_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1100,7 +1169,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{11}
+	return file_snapshot_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Field) GetName() string {
@@ -1128,7 +1197,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_snapshot_proto_msgTypes[12]
+	mi := &file_snapshot_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1140,7 +1209,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[12]
+	mi := &file_snapshot_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1153,7 +1222,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{12}
+	return file_snapshot_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PathChange) GetPrefix() bool {
@@ -1184,7 +1253,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_snapshot_proto_msgTypes[13]
+	mi := &file_snapshot_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1196,7 +1265,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[13]
+	mi := &file_snapshot_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1209,7 +1278,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{13}
+	return file_snapshot_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Redirect) GetScheme() string {
@@ -1260,7 +1329,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_snapshot_proto_msgTypes[14]
+	mi := &file_snapshot_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1341,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[14]
+	mi := &file_snapshot_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1285,7 +1354,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{14}
+	return file_snapshot_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Match) GetPath() *StringMatch {
@@ -1326,7 +1395,7 @@ type StringMatch struct {
 
 func (x *StringMatch) Reset() {
 	*x = StringMatch{}
-	mi := &file_snapshot_proto_msgTypes[15]
+	mi := &file_snapshot_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1338,7 +1407,7 @@ func (x *StringMatch) String() string {
 func (*StringMatch) ProtoMessage() {}
 
 func (x *StringMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[15]
+	mi := &file_snapshot_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1351,7 +1420,7 @@ func (x *StringMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringMatch.ProtoReflect.Descriptor instead.
 func (*StringMatch) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{15}
+	return file_snapshot_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *StringMatch) GetKind() StringMatch_Kind {
@@ -1378,7 +1447,7 @@ type FieldMatch struct {
 
 func (x *FieldMatch) Reset() {
 	*x = FieldMatch{}
-	mi := &file_snapshot_proto_msgTypes[16]
+	mi := &file_snapshot_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1459,7 @@ func (x *FieldMatch) String() string {
 func (*FieldMatch) ProtoMessage() {}
 
 func (x *FieldMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[16]
+	mi := &file_snapshot_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1472,7 @@ func (x *FieldMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldMatch.ProtoReflect.Descriptor instead.
 func (*FieldMatch) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{16}
+	return file_snapshot_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FieldMatch) GetName() string {
@@ -1438,7 +1507,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_snapshot_proto_msgTypes[17]
+	mi := &file_snapshot_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1519,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[17]
+	mi := &file_snapshot_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,7 +1532,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{17}
+	return file_snapshot_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Backend) GetNamespace() string {
@@ -1546,7 +1615,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_snapshot_proto_msgTypes[18]
+	mi := &file_snapshot_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1558,7 +1627,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[18]
+	mi := &file_snapshot_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1571,7 +1640,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{18}
+	return file_snapshot_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Inbound) GetPorts() []*InboundPort {
@@ -1593,7 +1662,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_snapshot_proto_msgTypes[19]
+	mi := &file_snapshot_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1605,7 +1674,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[19]
+	mi := &file_snapshot_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1618,7 +1687,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{19}
+	return file_snapshot_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *InboundPort) GetNumber() uint32 {
@@ -1660,7 +1729,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_snapshot_proto_msgTypes[20]
+	mi := &file_snapshot_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1672,7 +1741,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[20]
+	mi := &file_snapshot_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1685,7 +1754,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{20}
+	return file_snapshot_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Endpoints) GetEndpoints() []*Endpoint {
@@ -1718,7 +1787,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1799,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1812,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{21}
+	return file_snapshot_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Endpoint) GetNode() string {
@@ -1805,7 +1874,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1817,7 +1886,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1830,7 +1899,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{22}
+	return file_snapshot_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EndpointPort) GetNumber() uint32 {
@@ -1857,7 +1926,7 @@ type NodeConfig struct {
 
 func (x *NodeConfig) Reset() {
 	*x = NodeConfig{}
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1869,7 +1938,7 @@ func (x *NodeConfig) String() string {
 func (*NodeConfig) ProtoMessage() {}
 
 func (x *NodeConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1882,7 +1951,7 @@ func (x *NodeConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeConfig.ProtoReflect.Descriptor instead.
 func (*NodeConfig) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{23}
+	return file_snapshot_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *NodeConfig) GetServices() []string {
@@ -1906,7 +1975,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1918,7 +1987,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1931,7 +2000,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{24}
+	return file_snapshot_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Beat) GetNumber() uint64 {
@@ -1981,7 +2050,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1993,7 +2062,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2006,7 +2075,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{25}
+	return file_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Stored) GetSubject() string {
@@ -2042,7 +2111,7 @@ type SignedRoster struct {
 
 func (x *SignedRoster) Reset() {
 	*x = SignedRoster{}
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2123,7 @@ func (x *SignedRoster) String() string {
 func (*SignedRoster) ProtoMessage() {}
 
 func (x *SignedRoster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2136,7 @@ func (x *SignedRoster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRoster.ProtoReflect.Descriptor instead.
 func (*SignedRoster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SignedRoster) GetRoster() []byte {
@@ -2106,7 +2175,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2187,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2200,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Roster) GetCluster() string {
@@ -2193,7 +2262,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2205,7 +2274,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2218,7 +2287,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SigningKey) GetId() string {
@@ -2290,14 +2359,19 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06answer\x18\x06 \x01(\rR\x06answer\x12#\n" +
 	"\ranswer_reason\x18\a \x01(\tR\fanswerReason\x12\x16\n" +
 	"\x06limits\x18\b \x03(\rR\x06limits\x125\n" +
-	"\afilters\x18\t \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\"\xbd\x02\n" +
+	"\afilters\x18\t \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\"\xf3\x02\n" +
 	"\aFilters\x12:\n" +
 	"\arequest\x18\x01 \x01(\v2 .sennit.snapshot.v1.FieldChangesR\arequest\x12<\n" +
 	"\bresponse\x18\x02 \x01(\v2 .sennit.snapshot.v1.FieldChangesR\bresponse\x12\x1c\n" +
 	"\tauthority\x18\x03 \x01(\tR\tauthority\x122\n" +
 	"\x04path\x18\x04 \x01(\v2\x1e.sennit.snapshot.v1.PathChangeR\x04path\x128\n" +
 	"\bredirect\x18\x05 \x01(\v2\x1c.sennit.snapshot.v1.RedirectR\bredirect\x12,\n" +
-	"\x04cors\x18\x06 \x01(\v2\x18.sennit.snapshot.v1.CorsR\x04cors\"\xb6\x01\n" +
+	"\x04cors\x18\x06 \x01(\v2\x18.sennit.snapshot.v1.CorsR\x04cors\x124\n" +
+	"\amirrors\x18\a \x03(\v2\x1a.sennit.snapshot.v1.MirrorR\amirrors\"\x7f\n" +
+	"\x06Mirror\x125\n" +
+	"\abackend\x18\x01 \x01(\v2\x1b.sennit.snapshot.v1.BackendR\abackend\x12\x1c\n" +
+	"\tnumerator\x18\x02 \x01(\rR\tnumerator\x12 \n" +
+	"\vdenominator\x18\x03 \x01(\rR\vdenominator\"\xb6\x01\n" +
 	"\x04Cors\x12\x18\n" +
 	"\aorigins\x18\x01 \x03(\tR\aorigins\x12\x18\n" +
 	"\amethods\x18\x02 \x03(\tR\amethods\x12\x18\n" +
@@ -2428,7 +2502,7 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_snapshot_proto_goTypes = []any{
 	(Protocol)(0),         // 0: sennit.snapshot.v1.Protocol
 	(Carrier)(0),          // 1: sennit.snapshot.v1.Carrier
@@ -2443,27 +2517,28 @@ var file_snapshot_proto_goTypes = []any{
 	(*OutboundPort)(nil),  // 10: sennit.snapshot.v1.OutboundPort
 	(*Rule)(nil),          // 11: sennit.snapshot.v1.Rule
 	(*Filters)(nil),       // 12: sennit.snapshot.v1.Filters
-	(*Cors)(nil),          // 13: sennit.snapshot.v1.Cors
-	(*FieldChanges)(nil),  // 14: sennit.snapshot.v1.FieldChanges
-	(*Field)(nil),         // 15: sennit.snapshot.v1.Field
-	(*PathChange)(nil),    // 16: sennit.snapshot.v1.PathChange
-	(*Redirect)(nil),      // 17: sennit.snapshot.v1.Redirect
-	(*Match)(nil),         // 18: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),   // 19: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),    // 20: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),       // 21: sennit.snapshot.v1.Backend
-	(*Inbound)(nil),       // 22: sennit.snapshot.v1.Inbound
-	(*InboundPort)(nil),   // 23: sennit.snapshot.v1.InboundPort
-	(*Endpoints)(nil),     // 24: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),      // 25: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),  // 26: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),    // 27: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),          // 28: sennit.snapshot.v1.Beat
-	(*Stored)(nil),        // 29: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),  // 30: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),        // 31: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),    // 32: sennit.snapshot.v1.SigningKey
-	nil,                   // 33: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(*Mirror)(nil),        // 13: sennit.snapshot.v1.Mirror
+	(*Cors)(nil),          // 14: sennit.snapshot.v1.Cors
+	(*FieldChanges)(nil),  // 15: sennit.snapshot.v1.FieldChanges
+	(*Field)(nil),         // 16: sennit.snapshot.v1.Field
+	(*PathChange)(nil),    // 17: sennit.snapshot.v1.PathChange
+	(*Redirect)(nil),      // 18: sennit.snapshot.v1.Redirect
+	(*Match)(nil),         // 19: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),   // 20: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),    // 21: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),       // 22: sennit.snapshot.v1.Backend
+	(*Inbound)(nil),       // 23: sennit.snapshot.v1.Inbound
+	(*InboundPort)(nil),   // 24: sennit.snapshot.v1.InboundPort
+	(*Endpoints)(nil),     // 25: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),      // 26: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),  // 27: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),    // 28: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),          // 29: sennit.snapshot.v1.Beat
+	(*Stored)(nil),        // 30: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),  // 31: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),        // 32: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),    // 33: sennit.snapshot.v1.SigningKey
+	nil,                   // 34: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
 	6,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
@@ -2472,37 +2547,39 @@ var file_snapshot_proto_depIdxs = []int32{
 	9,  // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
 	0,  // 4: sennit.snapshot.v1.OutboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
 	11, // 5: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
-	18, // 6: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
-	21, // 7: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
+	19, // 6: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
+	22, // 7: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
 	12, // 8: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
-	14, // 9: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
-	14, // 10: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
-	16, // 11: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
-	17, // 12: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
-	13, // 13: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
-	15, // 14: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
-	15, // 15: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
-	16, // 16: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
-	19, // 17: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
-	20, // 18: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
-	20, // 19: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
-	3,  // 20: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
-	19, // 21: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
-	2,  // 22: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
-	1,  // 23: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
-	12, // 24: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
-	23, // 25: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	0,  // 26: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	25, // 27: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	33, // 28: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	26, // 29: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	29, // 30: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	32, // 31: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	15, // 9: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
+	15, // 10: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
+	17, // 11: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
+	18, // 12: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
+	14, // 13: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
+	13, // 14: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
+	22, // 15: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
+	16, // 16: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
+	16, // 17: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
+	17, // 18: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
+	20, // 19: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
+	21, // 20: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
+	21, // 21: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
+	3,  // 22: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
+	20, // 23: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
+	2,  // 24: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
+	1,  // 25: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
+	12, // 26: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
+	24, // 27: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	0,  // 28: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	26, // 29: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	34, // 30: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	27, // 31: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	30, // 32: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	33, // 33: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -2516,7 +2593,7 @@ func file_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
