@@ -287,7 +287,8 @@ type CertificateStatus struct {
 type IdentityStatus struct {
 	Cluster, Node string
 	Generation    uint64
-	Key           string // fingerprint, as `sennit node` shows it
+	Key           string // fingerprint, as the registry and `sennit node accept --key` name it
+	NextKey       string // that of the successor that was asked for, while Pending
 	Certificates  []CertificateStatus
 	RotatesAt     time.Time
 	Pending       bool          // a renewal was begun and its answer is not stored yet
@@ -302,7 +303,7 @@ func (i *Identity) Status() IdentityStatus {
 	receipt, state := i.receipt(), i.current()
 	i.mu.Lock()
 	status := IdentityStatus{
-		Cluster: state.GetCluster(), Node: state.GetNode(), Generation: receipt.GetGeneration(), Key: fingerprint(receipt.GetPublicKey()),
+		Cluster: state.GetCluster(), Node: state.GetNode(), Generation: receipt.GetGeneration(), Key: fingerprint(receipt.GetPublicKey()), NextKey: nextKey(state),
 		RotatesAt: i.rotatesAt, Pending: state.GetPendingKey() != nil, Skew: i.skew, LastError: i.lastErr,
 		RenewOnly: i.cfg.Now().UnixMilli() > state.GetBusExpiresUnixMs(),
 	}
@@ -323,6 +324,22 @@ func (i *Identity) Status() IdentityStatus {
 		slices.SortFunc(status.Certificates[1:], func(a, b CertificateStatus) int { return strings.Compare(a.SPIFFEID, b.SPIFFEID) })
 	}
 	return status
+}
+
+// nextKey is the fingerprint of the successor that a host has asked for, or empty.
+func nextKey(state *NodeIdentity) string {
+	if state.GetPendingKey() == nil {
+		return ""
+	}
+	key, err := parseKey(state.GetPendingKey())
+	if err != nil {
+		return ""
+	}
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return ""
+	}
+	return fingerprint(public)
 }
 
 // because is a reason in parentheses, or nothing.

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sennit-mesh/sennit/internal/socket"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/ca"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/registry"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -128,7 +129,11 @@ func (n *Node) Status() report.Node {
 		s.Problems = append(s.Problems, fmt.Sprintf("configuration cannot be kept, and a restart would begin with an older one: %v (is the disk of %s full?)", *err, n.cfg.StateDir))
 	}
 	if err := n.identity.LastError(); err != nil {
-		s.Problems = append(s.Problems, fmt.Sprintf("certificates cannot be renewed: %v", err))
+		problem := fmt.Sprintf("certificates cannot be renewed: %v", err)
+		if errors.Is(err, ca.ErrFrozen) { // which of the two keys that it names is this host's
+			problem += fmt.Sprintf(" (this host's keys: %s, %s)", identity.Key, identity.NextKey)
+		}
+		s.Problems = append(s.Problems, problem)
 	}
 	for _, p := range n.local.Problems() {
 		s.Problems = append(s.Problems, p.Err.Error())

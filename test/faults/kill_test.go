@@ -1,0 +1,139 @@
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/sennit-mesh/sennit/cmd/sennit/client"
+	"github.com/sennit-mesh/sennit/internal/launch"
+	"github.com/sennit-mesh/sennit/pkg/api/report"
+)
+
+// kills is how often the processes are killed: SENNIT_KILLS, or 20.
+func kills(t *testing.T) int {
+	t.Helper()
+	value := os.Getenv("SENNIT_KILLS")
+	if value == "" {
+		return 20
+	}
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 2 {
+		t.Fatalf("SENNIT_KILLS=%s: want a number, 2 or more", value)
+	}
+	return n
+}
+
+// TestKillAtAnyPoint kills a controller and a node in turn, at random points, while documents are written and
+// certificates rotate. Each starts again from what is on its disk; documents that were acknowledged are there after each
+// kill of the controller, each with its record in the audit at the end, and the node's generation never goes back.
+func TestKillAtAnyPoint(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts daemons dozens of times")
+	}
+	t.Parallel()
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 0))
+	m := startMesh(t, "--certificate-ttl", "20s")
+	lanes := fmt.Sprintf("127.0.0.1:%d", ports(t, 1)[0])
+	if _, err := m.Join(t.Context(), "web1", lanes, "default/orders"); err != nil {
+		t.Fatal(err)
+	}
+	acknowledged, generation := map[string]routeDocument{}, int64(0)
+	revisions := map[uint64]string{}
+	for round := range kills(t) {
+		victim := m.Controller()
+		if round%2 == 1 {
+			victim = m.Node("web1")
+		}
+		killing := time.AfterFunc(time.Duration(random.IntN(600))*time.Millisecond, func() { _ = victim.Signal(syscall.SIGKILL) })
+		var mu sync.Mutex
+		var writers sync.WaitGroup
+		asked := map[string]string{} // the step that was under way, by name
+		for w := range 3 {
+			writers.Go(func() {
+				name := fmt.Sprint("route-", w) // one writer each: what is there is what it stored last
+				for step := 0; ; step++ {
+					select {
+					case <-victim.Done():
+						return
+					default:
+					}
+					wanted := route(name, fmt.Sprintf("%d.%d", round, step))
+					stored, err := put(t.Context(), m, wanted)
+					mu.Lock()
+					if err != nil {
+						asked[name] = wanted.Metadata.Labels["step"]
+						mu.Unlock()
+						return
+					}
+					acknowledged[name] = stored
+					revisions[number(t, stored.Metadata.ResourceVersion)] = name
+					mu.Unlock()
+				}
+			})
+		}
+		writers.Wait()
+		<-victim.Done()
+		killing.Stop()
+		var err error
+		if round%2 == 1 {
+			_, err = m.StartNode(t.Context(), "web1", lanes)
+		} else {
+			err = m.StartController(t.Context())
+		}
+		if err != nil {
+			t.Fatalf("round %d, seed %d: %s was killed and does not start again: %v", round, seed, victim.Name, err)
+		}
+		for name, want := range acknowledged {
+			var got routeDocument
+			if err := launch.Call(t.Context(), m.Socket(), http.MethodGet, routesPath+"/"+name, nil, &got); err != nil {
+				t.Fatalf("round %d, seed %d: %s was acknowledged and is gone: %v", round, seed, name, err)
+			}
+			if step := got.Metadata.Labels["step"]; step != want.Metadata.Labels["step"] && step != asked[name] {
+				t.Errorf("round %d, seed %d: %s is %v, acknowledged was %v", round, seed, name, got.Metadata, want.Metadata)
+			}
+		}
+		var node struct {
+			Status struct {
+				Generation int64  `json:"generation"`
+				Liveness   string `json:"liveness"`
+			} `json:"status"`
+		}
+		if err := launch.Call(t.Context(), m.Socket(), http.MethodGet, "/apis/sennit.dev/v1alpha1/nodes/web1", nil, &node); err != nil {
+			t.Fatalf("round %d, seed %d: the node that joined is gone: %v", round, seed, err)
+		}
+		if node.Status.Generation < generation || node.Status.Liveness == "frozen" {
+			t.Errorf("round %d, seed %d: the node is %+v, and had generation %d", round, seed, node.Status, generation)
+		}
+		generation = node.Status.Generation
+	}
+	c := operator(t, m)
+	last, err := put(t.Context(), m, route("last", "1")) // a write waits until everything before it is recorded
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorded := map[uint64]string{}
+	for _, e := range events(t, c, client.AuditOptions{Kind: "change"}) {
+		if e.Revision != 0 {
+			recorded[e.Revision] = e.Name
+		}
+	}
+	for revision, name := range revisions {
+		if recorded[revision] != name {
+			t.Errorf("seed %d: revision %d of %s was acknowledged, recorded is %q", seed, revision, name, recorded[revision])
+		}
+	}
+	if found, err := c.VerifyAudit(t.Context(), ""); err != nil || len(found.Problems) > 0 {
+		t.Errorf("seed %d: %v, %+v", seed, err, found)
+	}
+	awaitStatus(t, m, "the node is connected and has no trouble", func(s report.Node) bool { return s.Bus.Connected && len(s.Problems) == 0 })
+	t.Logf("%d changes acknowledged up to %s, generation %d", len(revisions), last.Metadata.ResourceVersion, generation)
+}
