@@ -143,6 +143,30 @@ func TestWatchOfStatusSurvivesReconnecting(t *testing.T) {
 	w.must(409, "PUT", routes+"/r", jsonType, string(body))
 }
 
+// TestAnswerNamesItsOwnRevision: a status that comes while a write is answered shows a later version, which is another
+// document's change.
+func TestAnswerNamesItsOwnRevision(t *testing.T) {
+	t.Parallel()
+	var w *world
+	w = start(t, func(c *Config) {
+		c.Hook = func(_ context.Context, change Change) error {
+			if change.Verb == "update" && change.Sequence != 0 && change.Name == "r" {
+				w.must(201, "POST", routes, jsonType, routeDoc("other", 1))
+				w.must(200, "PATCH", routes+"/r/status", mergeType, `{"status":{"parents":[]}}`)
+				if shown := revision(w.must(200, "GET", routes+"/r", "", "")); shown == fmt.Sprint(change.Sequence) {
+					t.Errorf("the status shows no later version than %s", shown)
+				}
+			}
+			return nil
+		}
+	})
+	w.must(201, "POST", routes, jsonType, routeDoc("r", 1))
+	changed := w.must(200, "PUT", routes+"/r", jsonType, routeDoc("r", 2))
+	if other := w.must(200, "GET", routes+"/other", "", ""); revision(changed) == revision(other) {
+		t.Errorf("the write is answered with the revision of another, %s", revision(changed))
+	}
+}
+
 func TestVersionsThatAreNotThere(t *testing.T) {
 	t.Parallel()
 	w := start(t, func(c *Config) { c.Epoch = 1_700_000_000 })

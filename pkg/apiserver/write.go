@@ -317,9 +317,10 @@ func (s *Server) store(r *request, verb string, old *item, u *unstructured.Unstr
 		return withVersion(old.shown, s.version(seq)), nil
 	}
 	if now := s.cache.get(r.kind, u.GetNamespace(), u.GetName()); now != nil && now.sequence == seq {
-		return now.shown, nil
-	}
-	return withVersion(u, s.version(seq)), nil // somebody has already changed it again
+		u = now.shown
+	} // else somebody has already changed it again
+	// A status that came meanwhile shows a later version, which the audit knows as another document's change.
+	return withVersion(u, s.version(seq)), nil
 }
 
 // shownDry is what would be shown after a write that is not made.

@@ -47,7 +47,7 @@ func TestKillAtAnyPoint(t *testing.T) {
 		t.Fatal(err)
 	}
 	acknowledged, generation := map[string]routeDocument{}, int64(0)
-	revisions := map[uint64]bool{}
+	revisions := map[uint64]string{} // the document that each changed
 	for round := range kills(t) {
 		victim := m.Controller()
 		if round%2 == 1 {
@@ -75,7 +75,7 @@ func TestKillAtAnyPoint(t *testing.T) {
 						return
 					}
 					acknowledged[name] = stored
-					revisions[number(t, stored.Metadata.ResourceVersion)] = true
+					revisions[number(t, stored.Metadata.ResourceVersion)] = name
 					mu.Unlock()
 				}
 			})
@@ -120,8 +120,6 @@ func TestKillAtAnyPoint(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// An answer may carry the version of a document's status, so the record is looked at as a whole here;
-	// TestRecordsSurviveKill compares single ones.
 	next := uint64(1)
 	for _, e := range events(t, c, client.AuditOptions{Kind: "change"}) {
 		if e.Revision == 0 {
@@ -129,6 +127,9 @@ func TestKillAtAnyPoint(t *testing.T) {
 		}
 		if e.Revision != next {
 			t.Fatalf("seed %d: revision %d is recorded behind %d", seed, e.Revision, next-1)
+		}
+		if name := revisions[e.Revision]; name != "" && name != e.Name {
+			t.Errorf("seed %d: revision %d of %s was acknowledged, recorded is %s", seed, e.Revision, name, e.Name)
 		}
 		next++
 	}
