@@ -19,6 +19,7 @@ import (
 // inOrder are the pages whose commands are run, one behind the other on the same mesh: the tutorial starts it.
 var inOrder = []string{
 	"tutorial/first-mesh.md",
+	"how-to/install-on-hosts.md",
 	"how-to/join-a-host.md",
 	"how-to/split-traffic.md",
 	"how-to/limit-requests.md",
