@@ -4,8 +4,8 @@
 //
 // How a block is run stands behind its language, where it does not show: `console` runs what follows "$ " and compares
 // the lines below it, `background` leaves the command running, `eventually` repeats it until it says what is shown,
-// `fails` wants an exit code that is not 0, `file=NAME` writes the block to a file, and `not-run` says that it cannot
-// be run here; the line above the block then tells readers why.
+// `fails` wants an exit code that is not 0, `file=NAME` writes the block to a file, `on=HOST` types it on a host of its
+// own (hosts_test.go), and `not-run` says that it cannot be run here; the line above the block then tells readers why.
 //
 // Start reading at commands_test.go.
 package docs

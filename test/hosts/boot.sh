@@ -23,7 +23,9 @@ for device in null zero full random urandom tty; do
 	: >"tmp/dev/$device"
 	mount --bind "/dev/$device" "tmp/dev/$device"
 done
-mkdir tmp/dev/shm
+mkdir tmp/dev/shm tmp/dev/pts
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts tmp/dev/pts
+ln -s pts/ptmx tmp/dev/ptmx
 mount -t tmpfs -o mode=1777 tmpfs tmp/dev/shm
 mount --move tmp/dev dev
 
@@ -50,4 +52,4 @@ cd /
 # As in a container: nothing of the machine itself can be changed.
 exec env -i PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin container=sennit-test \
 	setpriv --bounding-set -sys_module,-sys_rawio,-sys_time,-sys_boot,-mknod,-syslog,-audit_control,-audit_read \
-	"$3" --system --unit=multi-user.target --log-target=console --show-status=no </dev/null
+	"$3" --system --unit=multi-user.target --log-target=journal --show-status=no </dev/null

@@ -154,7 +154,8 @@ func wire(t testing.TB, all []*Host) {
 	for _, h := range all {
 		in := []string{"nsenter", "-t", strconv.Itoa(h.init), "--net", "ip"}
 		if len(all) == 1 {
-			commands = append(commands, append(in[:len(in):len(in)], "link", "add", "eth0", "type", "dummy"))
+			commands = append(commands, append(in[:len(in):len(in)], "link", "add", "eth0", "type", "veth", "peer", "name", "nobody"),
+				append(in[:len(in):len(in)], "link", "set", "nobody", "up"))
 		}
 		commands = append(commands,
 			append(in[:len(in):len(in)], "link", "set", "lo", "up"),
