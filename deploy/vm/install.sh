@@ -57,7 +57,10 @@ if [ "$uninstall" = yes ]; then
 		rm -f "$root/etc/systemd/system/$unit"
 	done
 	rm -f "$root/usr/local/bin/sennit" "$root/etc/sysusers.d/sennit.conf" "$root/etc/tmpfiles.d/sennit.conf" "$root/etc/sysctl.d/10-sennit.conf"
-	[ -n "$root" ] || systemctl daemon-reload
+	if [ -z "$root" ]; then
+		rm -rf /run/sennit
+		systemctl daemon-reload
+	fi
 	echo "Sennit is gone. What stays: $root/etc/sennit, $root/var/lib/sennit, and the users sennit-node and sennit-controller."
 	exit 0
 fi
