@@ -12,12 +12,18 @@ import (
 func folder(t *testing.T, program string) string {
 	t.Helper()
 	dir := t.TempDir()
-	for _, file := range []string{"install.sh", "sennit-node.service", "sennit-controller.service", "sennit.sysusers.conf", "sennit.tmpfiles.conf"} {
-		data, err := os.ReadFile(file)
-		if err != nil {
-			t.Fatal(err)
+	entries, err := os.ReadDir(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		if file := entry.Name(); file != "sennit" && filepath.Ext(file) != ".go" {
+			data, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(dir, file), string(data))
 		}
-		write(t, filepath.Join(dir, file), string(data))
 	}
 	if program != "" {
 		write(t, filepath.Join(dir, "sennit"), program)
@@ -53,7 +59,7 @@ func image(t *testing.T) string {
 
 var installed = []string{
 	"usr/local/bin/sennit", "etc/systemd/system/sennit-node.service", "etc/systemd/system/sennit-controller.service",
-	"etc/sysusers.d/sennit.conf", "etc/tmpfiles.d/sennit.conf",
+	"etc/sysusers.d/sennit.conf", "etc/tmpfiles.d/sennit.conf", "etc/sysctl.d/10-sennit.conf",
 }
 
 func TestInstallUpgradeUninstall(t *testing.T) {
@@ -94,6 +100,15 @@ func TestInstallUpgradeUninstall(t *testing.T) {
 	}
 	if _, err := os.Stat(settings); err != nil {
 		t.Errorf("settings are kept: %v", err)
+	}
+}
+
+func TestShellcheck(t *testing.T) {
+	if _, err := exec.LookPath("shellcheck"); err != nil {
+		t.Skip("needs shellcheck: nobody has read install.sh")
+	}
+	if out, err := exec.CommandContext(t.Context(), "shellcheck", "install.sh").CombinedOutput(); err != nil {
+		t.Errorf("%v\n%s", err, out)
 	}
 }
 

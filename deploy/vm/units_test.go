@@ -1,5 +1,5 @@
 // Package vm holds what installs Sennit on hosts with systemd; its tests hold the units, the installer and the daemons'
-// defaults together. systemd itself is not started: that the daemons run under the units' restrictions is not shown here.
+// defaults together. That the daemons run under the units' restrictions is shown by test/hosts, which starts systemd.
 package vm
 
 import (
@@ -93,6 +93,26 @@ func TestUnitsLeaveTimeToDrain(t *testing.T) {
 	}
 	if u["KillSignal"] != "SIGTERM" || !strings.Contains(u["ExecReload"], "-HUP") {
 		t.Errorf("the node drains at SIGTERM and reads services.d at SIGHUP; the unit sends %q and %q", u["KillSignal"], u["ExecReload"])
+	}
+}
+
+// socketBuffer is pkg/transport's, in bytes.
+const socketBuffer = "7340032"
+
+// TestSysctlsAreWhatNodesWant keeps a node from complaining on a host where everything was installed.
+func TestSysctlsAreWhatNodesWant(t *testing.T) {
+	data, err := os.ReadFile("sennit.sysctl.conf")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"net.core.rmem_max", "net.core.wmem_max"} {
+		if line := key + " = " + socketBuffer + "\n"; !strings.Contains(string(data), line) {
+			t.Errorf("sennit.sysctl.conf has no line %q", line)
+		}
+	}
+	node, err := os.ReadFile("../../pkg/transport/socket.go")
+	if err != nil || !strings.Contains(string(node), "const socketBuffer = 7 << 20\n") {
+		t.Errorf("nodes ask for buffers of another size: write it here and into sennit.sysctl.conf (%v)", err)
 	}
 }
 

@@ -199,15 +199,16 @@ func (h *Host) journal() string {
 	return string(out)
 }
 
-// wait looks again and again, for a process on a starved machine.
-func wait(t testing.TB, what string, done func() bool) {
+// wait looks again and again, for a process on a starved machine, and reports whether it saw the end.
+func wait(t testing.TB, what string, done func() bool) bool {
 	t.Helper()
 	for deadline := time.Now().Add(booted); !done(); <-time.After(again) {
 		if time.Now().After(deadline) {
 			t.Errorf("waited %s for %s", booted, what)
-			return
+			return false
 		}
 	}
+	return true
 }
 
 // removeStale removes what test processes left that were killed; the kernel has ended their hosts.

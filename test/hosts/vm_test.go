@@ -97,11 +97,10 @@ func (h *Host) must(t *testing.T, line string) string {
 func (h *Host) says(t *testing.T, line, want string) {
 	t.Helper()
 	var out []byte
-	wait(t, fmt.Sprintf("%s to print %q", line, want), func() bool {
+	if !wait(t, fmt.Sprintf("%s to print %q", line, want), func() bool {
 		out, _ = h.Shell(t.Context(), 0, line).CombinedOutput() // what it prints is looked at
 		return strings.Contains(string(out), want)
-	})
-	if t.Failed() {
+	}) {
 		t.Fatalf("it printed:\n%s", out)
 	}
 }
