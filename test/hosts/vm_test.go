@@ -44,6 +44,7 @@ func build(t *testing.T, version string) []byte {
 	if testing.Short() {
 		t.Skip("builds the program, and starts a host")
 	}
+	requirements(t) // what is skipped is not built for
 	program := filepath.Join(t.TempDir(), "sennit")
 	cmd := exec.CommandContext(t.Context(), "go", "build", "-ldflags", "-X github.com/sennit-mesh/sennit/internal/release.version="+version, "-o", program, "../../cmd/sennit")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
