@@ -102,12 +102,15 @@ func showNode(w io.Writer, st *report.Node, now time.Time) error {
 		bus += ", configuration stale since " + since(st.Bus.StaleSince, now) + " ago"
 	}
 	fmt.Fprintf(w, "node %s: %s\n", st.Node, bus)
-	var services, listeners, lanes, certificates [][]string
+	var services, listeners, gateways, lanes, certificates [][]string
 	for _, s := range st.Services {
 		services = append(services, []string{s.Service, s.Instance, healthy(s.Healthy), s.Detail})
 	}
 	for _, l := range st.Listeners {
 		listeners = append(listeners, []string{l.Address, l.As, l.To, firstOf(l.Error, "listening")})
+	}
+	for _, g := range st.Gateways {
+		gateways = append(gateways, []string{g.Gateway, g.Address, strconv.Itoa(g.Connections), strconv.FormatUint(g.Refused, 10), firstOf(g.Error, "listening")})
 	}
 	for _, l := range st.Lanes {
 		lanes = append(lanes, []string{l.From, l.To, l.Node, l.State, orDash(l.Carrier), l.Why})
@@ -121,6 +124,7 @@ func showNode(w io.Writer, st *report.Node, now time.Time) error {
 	}{
 		{[]string{"SERVICE", "INSTANCE", "HEALTH", "DETAIL"}, services},
 		{[]string{"LISTENER", "AS", "TO", "STATE"}, listeners},
+		{[]string{"GATEWAY", "ADDRESS", "CONNECTIONS", "REFUSED", "STATE"}, gateways},
 		{[]string{"LANE FROM", "TO", "NODE", "STATE", "CARRIER", "WHY"}, lanes},
 		{[]string{"CERTIFICATE", "ENDS IN"}, certificates},
 	} {

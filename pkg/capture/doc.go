@@ -6,6 +6,9 @@
 // reset before a byte is read; everyone else goes, with the listener that says as whom and to whom, to one
 // handler.
 //
+// Of a gateway, the ports are for those outside: nobody is asked who they are, each source may have so many connections
+// (outside.go), and the handler is told that they are strangers.
+//
 // What is not known is refused: a connection from another host or network namespace, a socket that was
 // closed before it could be looked up. The package reads no bytes of a connection and knows no HTTP. It
 // runs on Linux only. Start reading at listeners.go.

@@ -18,7 +18,7 @@ import (
 
 // A Listener is one address of this host where chosen processes call a service: whoever connects to Address
 // and is UID, or runs in Unit, speaks as As to Port of To. Where neither is given it is only the user that
-// this process runs as.
+// this process runs as. Of a Gateway, anybody may connect: As is the gateway, To the same, and Port its port.
 type Listener struct {
 	As      exchange.ServiceName
 	To      exchange.ServiceName
@@ -27,6 +27,7 @@ type Listener struct {
 	HasUID  bool
 	UID     uint32
 	Unit    string // of the system's systemd, as "orders.service"
+	Gateway bool   // for those outside
 }
 
 // A Handler drives one connection. It owns conn until it returns and ends soon after ctx does.
@@ -38,8 +39,13 @@ type Config struct {
 	// MaxConnections bounds the open connections of one listener; more wait in the kernel's queue until one
 	// ends, so that no caller is refused for a burst. 0: 4,096.
 	MaxConnections int
-	CgroupRoot     string // where the unified hierarchy is mounted; empty: found below /sys/fs/cgroup
-	Log            *slog.Logger
+	// MaxOfSource bounds the open connections of one address outside to one port of a gateway; those beyond are reset.
+	// 0: 1,024.
+	MaxOfSource int
+	// Changed is called when a listener was opened, closed, or could not be; it must not block. nil: nobody hears.
+	Changed    func()
+	CgroupRoot string // where the unified hierarchy is mounted; empty: found below /sys/fs/cgroup
+	Log        *slog.Logger
 }
 
 // Listeners are the explicit listeners of this host.
@@ -64,13 +70,16 @@ type Status struct {
 	Err      error // why it is not open; tried again every two seconds
 	Active   int   // connections that are open
 	Accepted uint64
-	Refused  uint64 // connections of those who may not use it
+	Refused  uint64 // connections of those who may not use it, or from outside and too many
 }
 
 // New opens what finding out owners needs; Run opens the listeners.
 func New(cfg Config) (*Listeners, error) {
 	if cfg.MaxConnections == 0 {
 		cfg.MaxConnections = 4096
+	}
+	if cfg.MaxOfSource == 0 {
+		cfg.MaxOfSource = 1024
 	}
 	owners, err := newOwners()
 	if err != nil {
@@ -85,7 +94,7 @@ func New(cfg Config) (*Listeners, error) {
 
 // Apply says which listeners there shall be. Those whose address stays keep their socket and lose no
 // connection; another owner or callee counts from the next connection on. The connections of a listener
-// that goes away run to their end. It returns at once and is safe for concurrent use.
+// that goes away run to their end; those of a gateway's end with the exchange that runs. It returns at once and is safe for concurrent use.
 func (ls *Listeners) Apply(wanted []Listener) {
 	wanted = slices.Clone(wanted)
 	ls.wanted.Store(&wanted)
@@ -121,23 +130,36 @@ func (ls *Listeners) Run(ctx context.Context) error {
 
 // reconcile opens and closes sockets until they are as wanted, and reports whether they all are.
 func (ls *Listeners) reconcile(ctx context.Context, wanted []Listener, running *sync.WaitGroup) bool {
+	complete, changed := ls.openAndClose(ctx, wanted, running)
+	if changed && ls.cfg.Changed != nil {
+		ls.cfg.Changed()
+	}
+	return complete
+}
+
+func (ls *Listeners) openAndClose(ctx context.Context, wanted []Listener, running *sync.WaitGroup) (complete, changed bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
 	keep := map[netip.AddrPort]bool{}
 	for _, l := range wanted {
-		keep[l.Address] = true
+		// A port that was for others is closed first: who is connected was let in by another rule.
+		if s := ls.open[l.Address]; s == nil || s.rule.Load().Gateway == l.Gateway {
+			keep[l.Address] = true
+		}
 	}
 	for address, s := range ls.open {
 		if !keep[address] {
 			s.close()
 			delete(ls.open, address)
+			changed = true
 		}
 	}
-	complete := true
+	complete = true
 	for _, l := range wanted {
 		s := ls.open[l.Address]
 		if s == nil {
 			s = &socket{slots: make(chan struct{}, ls.cfg.MaxConnections)}
+			s.ctx, s.cancel = context.WithCancel(ctx)
 			ls.open[l.Address] = s
 		}
 		s.rule.Store(&l)
@@ -148,14 +170,15 @@ func (ls *Listeners) reconcile(ctx context.Context, wanted []Listener, running *
 		if err != nil {
 			if s.err == nil || s.err.Error() != err.Error() {
 				ls.cfg.Log.Error("listener not opened", "service", l.To.String(), "err", err)
+				changed = true
 			}
 			s.err, complete = err, false
 			continue
 		}
-		s.listener, s.err = listener, nil
+		s.listener, s.err, changed = listener, nil, true
 		running.Go(func() { ls.accept(ctx, listener, s, running) })
 	}
-	return complete
+	return complete, changed
 }
 
 // Status tells of every listener, by address.
@@ -177,12 +200,16 @@ type socket struct {
 	err               error
 	slots             chan struct{} // one for each connection that may be open
 	accepted, refused atomic.Uint64
+	sources           sources
+	ctx               context.Context // of a gateway's connections: ends with the socket
+	cancel            context.CancelFunc
 }
 
 func (s *socket) close() {
 	if s.listener != nil {
 		s.listener.Close()
 	}
+	s.cancel()
 }
 
 // accept takes connections in until the listener is closed.
@@ -228,6 +255,10 @@ func (ls *Listeners) serve(ctx context.Context, conn net.Conn, s *socket) {
 		return
 	}
 	rule := *s.rule.Load()
+	if rule.Gateway {
+		ls.serveOutside(tcp, rule, s)
+		return
+	}
 	if err := ls.allowed(tcp, rule); err != nil {
 		s.refused.Add(1)
 		if ls.refusal.Allow() {

@@ -10,7 +10,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sennit-mesh/sennit/pkg/bus"
-	"github.com/sennit-mesh/sennit/pkg/capture"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -34,6 +33,7 @@ func (n *Node) deliver(u bus.Update) {
 	if !slices.Equal(n.table.Needs(), n.needed) {
 		n.follow()
 	}
+	n.listen()
 	close(n.changed) // wakes first callers
 	n.changed = make(chan struct{})
 }
@@ -58,7 +58,7 @@ func (n *Node) take(u bus.Update) error {
 		return err
 	}
 	switch names.Kind {
-	case snapshot.KindOut, snapshot.KindEndpoints:
+	case snapshot.KindOut, snapshot.KindEndpoints, snapshot.KindIn:
 		applied, err := n.table.Apply(u.Subject, u.Version, body)
 		for _, a := range applied {
 			n.follower.Applied(a.Subject, a.Version, "")
@@ -91,13 +91,8 @@ func (n *Node) declared() {
 	n.registrar.Wake()
 	n.mu.Lock()
 	defer n.mu.Unlock() // who reads what is declared last applies it last
-	wanted := n.local.Listeners()
-	listeners := make([]capture.Listener, 0, len(wanted))
-	for _, l := range wanted {
-		listeners = append(listeners, capture.Listener(l))
-	}
-	n.capture.Apply(listeners)
 	n.follow()
+	n.listen()
 }
 
 // follow tells the follower what this node needs, where that has changed: itself, what runs here, what is

@@ -27,14 +27,16 @@ type Config struct {
 	// Lane is what this node's own lanes run over. Auto: what the called service wants, by default QUIC, and TCP where
 	// UDP does not get through. With QUIC the node does not listen on TCP either.
 	Lane       transport.Carrier
-	Advertise  string        // ip:port or ip that others dial; empty: the address that this host has towards the bus
-	Socket     string        // unix socket for `sennit service` and `sennit status` on this host; empty: none
-	AccessLog  string        // file for the access log; "-": standard output; empty: none
-	LogShare   float64       // share of the exchanges without failure that are logged, 0 to 1
-	TraceShare float64       // share of the traces that begin here that are sampled, 0 to 1; 0: none begin here
-	Metrics    string        // TCP address at which Prometheus scrapes, without TLS; empty: none
-	DrainTime  time.Duration // how long running exchanges may take when the node stops
-	Log        *slog.Logger  // nil: slog.Default
+	Advertise  string  // ip:port or ip that others dial; empty: the address that this host has towards the bus
+	Socket     string  // unix socket for `sennit service` and `sennit status` on this host; empty: none
+	AccessLog  string  // file for the access log; "-": standard output; empty: none
+	LogShare   float64 // share of the exchanges without failure that are logged, 0 to 1
+	TraceShare float64 // share of the traces that begin here that are sampled, 0 to 1; 0: none begin here
+	Metrics    string  // TCP address at which Prometheus scrapes, without TLS; empty: none
+	// SourceConnections bounds the open connections of one address outside to one port of a gateway; 0: 1,024.
+	SourceConnections int
+	DrainTime         time.Duration // how long running exchanges may take when the node stops
+	Log               *slog.Logger  // nil: slog.Default
 
 	Now func() time.Time // what certificates and tokens are judged by, and registrations dated by; nil: time.Now
 }
@@ -61,6 +63,7 @@ func (c *Config) Flags(flags *flag.FlagSet) {
 	flags.Float64Var(&c.LogShare, "access-log-share", 0.01, "share of the requests without failure that are logged; failures always are")
 	flags.Float64Var(&c.TraceShare, "trace-share", 0.01, "share of the requests without a traceparent that begin a sampled trace; 0 begins none. Traces that a caller began are carried on as it wants")
 	flags.StringVar(&c.Metrics, "metrics", "", "TCP address, as 127.0.0.1:9464, where Prometheus scrapes /metrics; whoever reaches it may read. Empty is none")
+	flags.IntVar(&c.SourceConnections, "gateway-source-connections", 1024, "how many connections one address outside may have open to one port of a gateway")
 	flags.DurationVar(&c.DrainTime, "drain-time", 15*time.Second, "how long running requests may take when the node stops")
 }
 
@@ -106,6 +109,9 @@ func (c *Config) Complete(env []string) error {
 	}
 	if c.DrainTime < 0 {
 		return fmt.Errorf("--drain-time must be 0 or more, is %s", c.DrainTime)
+	}
+	if c.SourceConnections < 0 {
+		return fmt.Errorf("--gateway-source-connections must be 1 or more, is %d", c.SourceConnections)
 	}
 	if c.LogShare < 0 || c.LogShare > 1 {
 		return fmt.Errorf("--access-log-share is a share from 0 to 1, not %v", c.LogShare)

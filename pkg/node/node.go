@@ -66,8 +66,9 @@ type Node struct {
 
 	mu       sync.Mutex // guards writing to the table, and what follows
 	followed []string
-	needed   []string      // of followed: what the table asked for
-	changed  chan struct{} // closed and replaced with each delivery
+	opened   []capture.Listener // what capture was asked for last
+	needed   []string           // of followed: what the table asked for
+	changed  chan struct{}      // closed and replaced with each delivery
 	leaving  atomic.Bool
 	ready    bool // what was kept is in the table
 }
@@ -114,6 +115,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 	}
 	n.registrar = registry.NewRegistrar(registry.RegistrarConfig{
 		Node: n.identity.Node(), Local: n.local, LaneAddress: n.address, Bus: n.words, Version: release.Version(), Log: n.log,
+		Ports: n.gatewayPorts,
 	})
 	n.inbound = proxy.NewInbound(processes{n.local}, http1Limits, n.log)
 	n.inbound.Traced = &traced{n.spans}
@@ -121,7 +123,9 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 		TraceShare: cfg.TraceShare,
 		Table:      n.table, Lanes: n.lanes, Await: n.await, Observe: n.observe, Quota: n.quota, Log: n.log, Limits: http1Limits,
 	}
-	n.capture, err = capture.New(capture.Config{Handle: n.outbound.Serve, Log: n.log}) // the last: Run closes what it opened
+	n.capture, err = capture.New(capture.Config{
+		Handle: n.outbound.Serve, Changed: n.registrar.Wake, MaxOfSource: cfg.SourceConnections, Log: n.log,
+	}) // the last: Run closes what it opened
 	return n, err
 }
 
@@ -131,6 +135,9 @@ const (
 	httpHead   = 60 << 10
 	laneHead   = 64 << 10
 	headFields = 256
+	// addedFields is how many fields a node may add: traceparent, and at a gateway four that say where a request comes
+	// from.
+	addedFields = 5
 )
 
 // http1Limits bound what applications and processes can make a connection hold.
@@ -174,7 +181,7 @@ func (n *Node) openLanes() error {
 	}
 	n.lanes, err = transport.New(transport.Config{
 		Conn: socket, Listener: n.tcp, Only: n.cfg.Lane, Credentials: n.identity, Log: n.log, ResetKey: resets,
-		Limits: transport.Limits{Silence: peerSilence, Head: laneHead, Fields: headFields + 1}, // traceparent may come in
+		Limits: transport.Limits{Silence: peerSilence, Head: laneHead, Fields: headFields + addedFields},
 		Serve:  func(ctx context.Context, s *transport.Stream) { n.inbound.Serve(ctx, s) },
 	})
 	if err != nil {

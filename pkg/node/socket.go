@@ -106,7 +106,11 @@ func (n *Node) Status() report.Node {
 	for _, in := range n.registered() {
 		s.Services = append(s.Services, report.Health{Service: in.Service, Instance: in.Instance, Healthy: in.Healthy, Detail: in.Detail})
 	}
+	s.Gateways = n.gatewayStatus()
 	for _, l := range n.capture.Status() {
+		if l.Listener.Gateway {
+			continue
+		}
 		one := report.Listener{Address: l.Listener.Address.String(), As: l.Listener.As.String(), To: fmt.Sprintf("%s:%d", l.Listener.To, l.Listener.Port)}
 		if l.Err != nil {
 			one.Error = l.Err.Error()

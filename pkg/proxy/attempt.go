@@ -16,6 +16,9 @@ import (
 func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	c.begin()
 	defer c.end()
+	if c.outside != nil {
+		c.outside.admit(&c.request)
+	}
 	c.spot.begin(&c.request, c.TraceShare)
 	c.seen.traced(&c.spot)
 	if c.request.BodyLength != 0 {
@@ -26,15 +29,19 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	}
 	request := bodyOf(&c.request)
 	defer request.release()
-	if err := request.hold(c.http.Body(), request.length == 0); err != nil {
+	if err := request.hold(c.requestBody(), request.length == 0); err != nil {
 		status := c.http.ErrorStatus(err)
 		if status == 0 {
 			return c.left(err)
 		}
-		return c.fail(status, exchange.Malformed, err)
+		reason := exchange.Malformed
+		if status == http.StatusRequestTimeout {
+			reason = exchange.Timeout
+		}
+		return c.fail(status, reason, err)
 	}
 	c.call.Now = c.seen.Start
-	c.Table.Pick(&c.call, &c.request, &c.decision)
+	c.pick()
 	c.routed = true
 	c.spend(ctx)
 	if c.decision.Status == 0 {
@@ -101,7 +108,7 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 		}
 		return f, false
 	}
-	if err := request.send(stream, c.http); err != nil {
+	if err := request.send(stream, c); err != nil {
 		return failed(err), false
 	}
 	f, answered = c.passOn(stream, request)

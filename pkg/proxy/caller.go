@@ -12,7 +12,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/routing"
 )
 
-// A caller is one HTTP/1.1 connection of a local application. One goroutine owns it.
+// A caller is one HTTP/1.1 connection of a local application, or from outside. One goroutine owns it.
 type caller struct {
 	*Outbound
 	conn     *net.TCPConn
@@ -21,6 +21,7 @@ type caller struct {
 	call     routing.Call
 	observer Observer
 	idle     time.Duration
+	outside  *outsider // nil: a local application
 
 	drains <-chan struct{} // closed: no request is waited for any more
 	mu     sync.Mutex      // over read deadlines and what follows

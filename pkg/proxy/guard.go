@@ -109,8 +109,10 @@ func (o *Outbound) Run(ctx context.Context) error {
 			})
 			return nil
 		case now := <-tick.C:
-			o.callers.Range(func(c, _ any) bool {
-				c.(*caller).guard.look(now)
+			o.callers.Range(func(key, _ any) bool {
+				c := key.(*caller)
+				c.guard.look(now)
+				c.watch(now)
 				return true
 			})
 		}

@@ -82,13 +82,17 @@ const (
 	lingerTime = time.Second
 )
 
-// Serve drives one connection of an application until it ends; it is a capture.Handler. When ctx ends, an
+// Serve drives one connection of an application, or from outside to a gateway, until it ends; it is a capture.Handler. When ctx ends, an
 // exchange that runs is finished and the connection closed; when Run ends, it is cut off.
 func (o *Outbound) Serve(ctx context.Context, conn *net.TCPConn, l capture.Listener) {
 	defer conn.Close()
 	o.conns.Store(conn, nil)
 	defer o.conns.Delete(conn)
 	if o.ended.Load() {
+		return
+	}
+	if l.Gateway {
+		o.serveOutside(ctx, conn, l)
 		return
 	}
 	if !o.Table.Ready(l.As.Namespace, l.To) {
@@ -108,12 +112,17 @@ func (o *Outbound) Serve(ctx context.Context, conn *net.TCPConn, l capture.Liste
 		c.idle = unknownCaller
 		c.http.Last() // the next connection is looked at anew
 	}
-	o.callers.Store(c, nil)
-	defer o.callers.Delete(c)
+	c.drive(ctx)
+}
+
+// drive serves a caller until it goes, or drains.
+func (c *caller) drive(ctx context.Context) {
+	c.callers.Store(c, nil)
+	defer c.callers.Delete(c)
 	stop := context.AfterFunc(ctx, c.wake)
 	defer stop()
 	c.serve(context.WithoutCancel(ctx))
-	conn.Close()
+	c.conn.Close()
 	c.copies.Wait()
 }
 

@@ -35,6 +35,14 @@ func Hash(in *snapshot.Instance) [32]byte {
 	text(in.GetLaneAddress())
 	text(fmt.Sprint(in.GetUnhealthy()))
 	text(in.GetHealthDetail())
+	if g := in.GetGateway(); g != nil {
+		text(g.GetAddress())
+		number(len(g.GetPorts()))
+		for _, p := range g.GetPorts() {
+			number(int(p.GetNumber()))
+			text(p.GetProblem())
+		}
+	}
 	return sha256.Sum256(b)
 }
 

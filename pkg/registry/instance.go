@@ -20,7 +20,8 @@ type Instance struct {
 	Ports     []Port
 	Health    *Check // nil: not checked, counts as healthy
 	Listeners []Listener
-	Origin    string // where it was declared: "file:line", or AtRunTime
+	Gateway   netip.Addr // where the node opens the ports of the Gateway of this name; invalid: it is no gateway
+	Origin    string     // where it was declared: "file:line", or AtRunTime
 }
 
 // AtRunTime is the Origin of what `sennit service register` declared.
@@ -77,6 +78,9 @@ type Key struct {
 // Key returns the identity of the instance, which is never its address.
 func (in *Instance) Key() Key { return Key{in.Service, in.Name} }
 
+// IsGateway reports whether the node itself is the instance: a gateway, which lets in those outside.
+func (in *Instance) IsGateway() bool { return in.Gateway.IsValid() }
+
 // String returns "namespace/service/instance".
 func (k Key) String() string { return k.Service.String() + "/" + k.Name }
 
@@ -88,6 +92,11 @@ type document struct {
 	Ports     []documentPort     `json:"ports,omitempty"`
 	Health    *documentHealth    `json:"health,omitempty"`
 	Listeners []documentListener `json:"listeners,omitempty"`
+	Gateway   *documentGateway   `json:"gateway,omitempty"`
+}
+
+type documentGateway struct {
+	Address string `json:"address"`
 }
 
 type documentPort struct {
@@ -140,6 +149,9 @@ func (in *Instance) MarshalJSON() ([]byte, error) {
 			out.UID = &l.UID
 		}
 		d.Listeners = append(d.Listeners, out)
+	}
+	if in.IsGateway() {
+		d.Gateway = &documentGateway{Address: in.Gateway.String()}
 	}
 	return json.Marshal(d)
 }

@@ -122,9 +122,13 @@ func (r *reader) instance(n *yaml.Node, node string) *Instance {
 		"ports":     func(n *yaml.Node, path string) { in.Ports = r.ports(n, path) },
 		"health":    func(n *yaml.Node, _ string) { health = n },
 		"listeners": func(n *yaml.Node, path string) { in.Listeners = r.listeners(n, path) },
+		"gateway":   func(n *yaml.Node, path string) { in.Gateway = r.gateway(n, path) },
 	})
-	if len(r.errors) == mistakes && len(in.Ports) == 0 && len(in.Listeners) == 0 {
-		r.fail(n, "ports", "is missing; an instance needs a port, or listeners to call others from")
+	if len(r.errors) == mistakes && len(in.Ports) == 0 && len(in.Listeners) == 0 && !in.IsGateway() {
+		r.fail(n, "ports", "is missing; an instance needs a port, listeners to call others from, or to be a gateway")
+	}
+	if in.IsGateway() && (len(in.Ports) > 0 || in.Health != nil || health != nil) {
+		r.fail(n, "gateway", "stands beside ports or health; the ports of a gateway are those of its Gateway document, and its process is the node")
 	}
 	if n.Kind == yaml.MappingNode && !has(n, "service") {
 		r.fail(n, "service", "is missing; name the service that this host runs, as default/orders")

@@ -26,8 +26,11 @@ type RegistrarConfig struct {
 	Local       *Local
 	LaneAddress func() string // ip:port where other nodes dial this one; "" while it is not known
 	Bus         Bus
-	Version     string // of this program, which controllers show
-	Log         *slog.Logger
+	// Ports tells of the ports of a gateway that is declared here, ascending. It is asked whenever Wake was called; nil
+	// where no gateway is.
+	Ports   func(gateway exchange.ServiceName) []GatewayPort
+	Version string // of this program, which controllers show
+	Log     *slog.Logger
 }
 
 // A Registrar makes the controllers hold what Local declares. It does not trust that what was acknowledged
@@ -218,11 +221,14 @@ func (r *Registrar) wanted() (wanted map[Key]*snapshot.Instance, undecided map[K
 	for _, in := range r.cfg.Local.Instances() {
 		known, well, detail := r.cfg.Local.Health(in.Key())
 		switch {
-		case len(in.Ports) == 0: // it only calls; there is nothing to reach
+		case len(in.Ports) == 0 && !in.IsGateway(): // it only calls; there is nothing to reach
 		case !known || lane == "":
 			undecided[in.Key()] = true
 		default:
 			wanted[in.Key()] = in.registration(r.cfg.Node, lane, well, detail)
+			if in.IsGateway() {
+				wanted[in.Key()].Gateway = in.gatewayRegistration(r.cfg.Ports(in.Service))
+			}
 		}
 	}
 	return wanted, undecided

@@ -60,7 +60,12 @@ func checkRegistration(node string, in *snapshot.Instance, removed bool) (Key, e
 			return bad("its label is %q: %q", name, value)
 		}
 	}
-	if len(in.GetPorts()) == 0 || len(in.GetPorts()) > maxPorts {
+	if g := in.GetGateway(); g != nil {
+		if err := checkGateway(g); err != nil {
+			return bad("%v", err)
+		}
+	}
+	if len(in.GetPorts()) == 0 && in.GetGateway() == nil || len(in.GetPorts()) > maxPorts {
 		return bad("it has %d ports", len(in.GetPorts()))
 	}
 	seen := map[uint32]bool{}

@@ -99,28 +99,32 @@ func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
 		out.answer(404, exchange.NoRoute, "no rule of the service matches")
 		return
 	}
-	r := &p.rules[i]
-	out.Rule, out.Timeout, out.BackendTimeout, out.Limits, out.rule = r.origin, r.timeout, r.backendTimeout, r.limits, r.filters
+	out.follow(&p.rules[i], call, req)
+}
+
+// follow decides as the rule that matched says.
+func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
+	d.Rule, d.Timeout, d.BackendTimeout, d.Limits, d.rule = r.origin, r.timeout, r.backendTimeout, r.limits, r.filters
 	if r.answer != 0 {
-		out.answer(r.answer, exchange.NoBackend, r.detail)
+		d.answer(r.answer, exchange.NoBackend, r.detail)
 		return
 	}
-	if r.filters != nil && !out.admits(r.filters, req) {
+	if r.filters != nil && !d.admits(r.filters, req) {
 		return
 	}
-	if r.filters != nil && out.answered(r.filters, call.Port, req) {
+	if r.filters != nil && d.answered(r.filters, call.Port, req) {
 		return
 	}
 	b := r.choose(call.Random.Uint64())
-	out.Service, out.Port, out.backend = b.service, b.port, b
-	if b.filters != nil && !out.admits(b.filters, req) {
+	d.Service, d.Port, d.backend = b.service, b.port, b
+	if b.filters != nil && !d.admits(b.filters, req) {
 		return
 	}
 	if b.answer != 0 {
-		out.answer(b.answer, exchange.NoBackend, b.detail)
+		d.answer(b.answer, exchange.NoBackend, b.detail)
 		return
 	}
-	out.take(call)
+	d.take(call)
 }
 
 // PickAgain gives the exchange to another instance of the same backend, after an attempt at the one in out

@@ -13,6 +13,8 @@ import (
 type rules struct {
 	ports  map[uint16]*port
 	refers map[*pool]uint32 // and how many shards the rules were compiled for
+
+	ingress *ingress // of a gateway, which has no ports
 }
 
 type port struct {

@@ -7,8 +7,9 @@
 // it does no I/O, and time and randomness come from the caller. It does not dial, wait or retry; it says
 // whom to ask, and whom to ask next.
 //
-// Start reading at Pick (pick.go); then index.go and match.go (which rule), path.go (what a path is),
-// balance.go and few.go (which instance), and here for how rules come in.
+// Start reading at Pick (pick.go), and PickIngress (ingress.go) for what comes from outside; then index.go and
+// match.go (which rule), path.go (what a path is), balance.go and few.go (which instance), and here for how rules
+// come in.
 package routing
 
 import (
@@ -23,15 +24,16 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
-// A Table holds the rules and instances of the services that a node calls. Pick, PickAgain, Ready,
-// Protocol, MarkUnreachable and MarkReachable are safe for concurrent use with everything; Apply, Drop and
+// A Table holds the rules and instances of the services that a node calls. Pick, PickIngress, PickAgain, Ready,
+// Protocol, IngressPorts, MarkUnreachable and MarkReachable are safe for concurrent use with everything; Apply, Drop and
 // Needs belong to one goroutine.
 type Table struct {
 	// Node is the name of the node whose table this is: it decides which nodes of a callee with many are called.
 	// It is set before the first Apply.
 	Node string
 
-	services atomic.Pointer[map[exchange.ServiceName]*service] // replaced where a service comes or goes
+	services  atomic.Pointer[map[exchange.ServiceName]*service] // replaced where a service comes or goes
+	ingresses atomic.Pointer[map[exchange.ServiceName]*ingress] // by gateway; replaced whenever one changes
 
 	// Of the writer alone:
 	outbounds map[outboundKey]*outbound
@@ -68,9 +70,10 @@ func (v *view) of(caller, callee string) *rules {
 type outboundKey struct {
 	callee  exchange.ServiceName
 	callers string // empty: everyone
+	ingress bool   // of the gateway callee, for those outside
 }
 
-// An outbound is one Outbound subject: the newest that came, and what is in effect.
+// An outbound is one subject of rules: the newest that came, and what is in effect.
 type outbound struct {
 	subject string
 	version snapshot.Version
@@ -95,10 +98,11 @@ func New() *Table {
 		loads:     make(map[instanceKey]*load),
 	}
 	t.services.Store(&map[exchange.ServiceName]*service{})
+	t.ingresses.Store(&map[exchange.ServiceName]*ingress{})
 	return t
 }
 
-// Apply takes a verified *snapshot.Outbound or *snapshot.Endpoints of a subject. A nil body says that the
+// Apply takes a verified *snapshot.Outbound, *snapshot.Endpoints or *snapshot.Inbound of a subject. A nil body says that the
 // subject is gone or, with the zero version, that a controller has none. It returns what came into effect
 // by it, which is often nothing, and often subjects that came before. A version that is not newer than
 // what is held changes nothing, and neither does a body that cannot be used, which is an error. The table
@@ -115,7 +119,13 @@ func (t *Table) Apply(subject string, version snapshot.Version, body proto.Messa
 		if !ok && body != nil {
 			return nil, fmt.Errorf("apply %s: its body is not an Outbound", subject)
 		}
-		return t.applyOutbound(outboundKey{name, names.Callers}, subject, version, out)
+		return t.applyOutbound(outboundKey{callee: name, callers: names.Callers}, subject, version, out)
+	case names.Kind == snapshot.KindIn:
+		in, ok := body.(*snapshot.Inbound)
+		if !ok && body != nil {
+			return nil, fmt.Errorf("apply %s: its body is not an Inbound", subject)
+		}
+		return t.applyInbound(name, subject, version, in)
 	case names.Kind == snapshot.KindEndpoints:
 		endpoints, ok := body.(*snapshot.Endpoints)
 		if !ok && body != nil {
@@ -127,16 +137,24 @@ func (t *Table) Apply(subject string, version snapshot.Version, body proto.Messa
 }
 
 func (t *Table) applyOutbound(key outboundKey, subject string, version snapshot.Version, body *snapshot.Outbound) ([]Applied, error) {
+	return t.accept(key, subject, version, func() (*rules, error) {
+		if body == nil {
+			return nil, nil
+		}
+		return t.compile(body)
+	})
+}
+
+// accept takes the rules that compile makes of a body where they are newer, and puts them into effect where they can
+// be.
+func (t *Table) accept(key outboundKey, subject string, version snapshot.Version, compile func() (*rules, error)) ([]Applied, error) {
 	o := t.outbounds[key]
 	if o != nil && version.Compare(o.version) <= 0 {
 		return nil, nil
 	}
-	var next *rules
-	if body != nil {
-		var err error
-		if next, err = t.compile(body); err != nil {
-			return nil, fmt.Errorf("apply %s: %w", subject, err)
-		}
+	next, err := compile()
+	if err != nil {
+		return nil, fmt.Errorf("apply %s: %w", subject, err)
 	}
 	if o == nil {
 		o = &outbound{subject: subject}
@@ -152,7 +170,11 @@ func (t *Table) settle(key outboundKey, o *outbound, applied []Applied) []Applie
 		return applied
 	}
 	o.current, o.next, o.waits, o.known = o.next, nil, false, true
-	t.publish(key.callee)
+	if key.ingress {
+		t.publishIngress(key.callee)
+	} else {
+		t.publish(key.callee)
+	}
 	return append(applied, Applied{o.subject, o.version})
 }
 
@@ -160,7 +182,7 @@ func (t *Table) settle(key outboundKey, o *outbound, applied []Applied) []Applie
 func (t *Table) publish(callee exchange.ServiceName) {
 	next := &view{own: make(map[string]*rules)}
 	any := false
-	if o := t.outbounds[outboundKey{callee, ""}]; o != nil && o.known {
+	if o := t.outbounds[outboundKey{callee: callee}]; o != nil && o.known {
 		next.everyone, any = o.current, true
 	}
 	for key, o := range t.outbounds {
@@ -196,8 +218,11 @@ func (t *Table) Drop(subject string) {
 	name := exchange.ServiceName{Namespace: names.Namespace, Name: names.Service}
 	switch names.Kind {
 	case snapshot.KindOut:
-		delete(t.outbounds, outboundKey{name, names.Callers})
+		delete(t.outbounds, outboundKey{callee: name, callers: names.Callers})
 		t.publish(name)
+	case snapshot.KindIn:
+		delete(t.outbounds, outboundKey{callee: name, ingress: true})
+		t.publishIngress(name)
 	case snapshot.KindEndpoints:
 		if p := t.pools[name]; p != nil {
 			delete(p.shards, names.Shard)

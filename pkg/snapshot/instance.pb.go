@@ -35,6 +35,7 @@ type Instance struct {
 	LaneAddress   string                 `protobuf:"bytes,6,opt,name=lane_address,json=laneAddress,proto3" json:"lane_address,omitempty"`    // ip:port where the node's lanes are dialled, as verified at joining or renewed by the node
 	Unhealthy     bool                   `protobuf:"varint,7,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`                          // its health check fails
 	HealthDetail  string                 `protobuf:"bytes,8,opt,name=health_detail,json=healthDetail,proto3" json:"health_detail,omitempty"` // why, in a few words
+	Gateway       *Gateway               `protobuf:"bytes,9,opt,name=gateway,proto3" json:"gateway,omitempty"`                               // set where it is a gateway: the node itself
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -125,6 +126,118 @@ func (x *Instance) GetHealthDetail() string {
 	return ""
 }
 
+func (x *Instance) GetGateway() *Gateway {
+	if x != nil {
+		return x.Gateway
+	}
+	return nil
+}
+
+// Gateway is how a node runs a gateway.
+type Gateway struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // IP address on which ports are opened; unspecified is each of the host's
+	Ports         []*GatewayPort         `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`     // that its configuration asks for, ordered by number
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gateway) Reset() {
+	*x = Gateway{}
+	mi := &file_instance_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gateway) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gateway) ProtoMessage() {}
+
+func (x *Gateway) ProtoReflect() protoreflect.Message {
+	mi := &file_instance_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
+func (*Gateway) Descriptor() ([]byte, []int) {
+	return file_instance_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Gateway) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Gateway) GetPorts() []*GatewayPort {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+type GatewayPort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	Problem       string                 `protobuf:"bytes,2,opt,name=problem,proto3" json:"problem,omitempty"` // why it is not open; empty: it is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayPort) Reset() {
+	*x = GatewayPort{}
+	mi := &file_instance_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayPort) ProtoMessage() {}
+
+func (x *GatewayPort) ProtoReflect() protoreflect.Message {
+	mi := &file_instance_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayPort.ProtoReflect.Descriptor instead.
+func (*GatewayPort) Descriptor() ([]byte, []int) {
+	return file_instance_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *GatewayPort) GetNumber() uint32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *GatewayPort) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 type InstancePort struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // the service's port
@@ -137,7 +250,7 @@ type InstancePort struct {
 
 func (x *InstancePort) Reset() {
 	*x = InstancePort{}
-	mi := &file_instance_proto_msgTypes[1]
+	mi := &file_instance_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -149,7 +262,7 @@ func (x *InstancePort) String() string {
 func (*InstancePort) ProtoMessage() {}
 
 func (x *InstancePort) ProtoReflect() protoreflect.Message {
-	mi := &file_instance_proto_msgTypes[1]
+	mi := &file_instance_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -162,7 +275,7 @@ func (x *InstancePort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstancePort.ProtoReflect.Descriptor instead.
 func (*InstancePort) Descriptor() ([]byte, []int) {
-	return file_instance_proto_rawDescGZIP(), []int{1}
+	return file_instance_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *InstancePort) GetNumber() uint32 {
@@ -205,7 +318,7 @@ type NodeLiveness struct {
 
 func (x *NodeLiveness) Reset() {
 	*x = NodeLiveness{}
-	mi := &file_instance_proto_msgTypes[2]
+	mi := &file_instance_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -217,7 +330,7 @@ func (x *NodeLiveness) String() string {
 func (*NodeLiveness) ProtoMessage() {}
 
 func (x *NodeLiveness) ProtoReflect() protoreflect.Message {
-	mi := &file_instance_proto_msgTypes[2]
+	mi := &file_instance_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -230,7 +343,7 @@ func (x *NodeLiveness) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLiveness.ProtoReflect.Descriptor instead.
 func (*NodeLiveness) Descriptor() ([]byte, []int) {
-	return file_instance_proto_rawDescGZIP(), []int{2}
+	return file_instance_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *NodeLiveness) GetNode() string {
@@ -268,7 +381,7 @@ type Alive struct {
 
 func (x *Alive) Reset() {
 	*x = Alive{}
-	mi := &file_instance_proto_msgTypes[3]
+	mi := &file_instance_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -280,7 +393,7 @@ func (x *Alive) String() string {
 func (*Alive) ProtoMessage() {}
 
 func (x *Alive) ProtoReflect() protoreflect.Message {
-	mi := &file_instance_proto_msgTypes[3]
+	mi := &file_instance_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -293,7 +406,7 @@ func (x *Alive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alive.ProtoReflect.Descriptor instead.
 func (*Alive) Descriptor() ([]byte, []int) {
-	return file_instance_proto_rawDescGZIP(), []int{3}
+	return file_instance_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Alive) GetNode() string {
@@ -336,7 +449,7 @@ type AliveReply struct {
 
 func (x *AliveReply) Reset() {
 	*x = AliveReply{}
-	mi := &file_instance_proto_msgTypes[4]
+	mi := &file_instance_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -348,7 +461,7 @@ func (x *AliveReply) String() string {
 func (*AliveReply) ProtoMessage() {}
 
 func (x *AliveReply) ProtoReflect() protoreflect.Message {
-	mi := &file_instance_proto_msgTypes[4]
+	mi := &file_instance_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -361,7 +474,7 @@ func (x *AliveReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AliveReply.ProtoReflect.Descriptor instead.
 func (*AliveReply) Descriptor() ([]byte, []int) {
-	return file_instance_proto_rawDescGZIP(), []int{4}
+	return file_instance_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AliveReply) GetDiffers() bool {
@@ -389,7 +502,7 @@ type HeldInstance struct {
 
 func (x *HeldInstance) Reset() {
 	*x = HeldInstance{}
-	mi := &file_instance_proto_msgTypes[5]
+	mi := &file_instance_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -401,7 +514,7 @@ func (x *HeldInstance) String() string {
 func (*HeldInstance) ProtoMessage() {}
 
 func (x *HeldInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_instance_proto_msgTypes[5]
+	mi := &file_instance_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -414,7 +527,7 @@ func (x *HeldInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeldInstance.ProtoReflect.Descriptor instead.
 func (*HeldInstance) Descriptor() ([]byte, []int) {
-	return file_instance_proto_rawDescGZIP(), []int{5}
+	return file_instance_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *HeldInstance) GetService() string {
@@ -450,7 +563,7 @@ type Registration struct {
 
 func (x *Registration) Reset() {
 	*x = Registration{}
-	mi := &file_instance_proto_msgTypes[6]
+	mi := &file_instance_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -462,7 +575,7 @@ func (x *Registration) String() string {
 func (*Registration) ProtoMessage() {}
 
 func (x *Registration) ProtoReflect() protoreflect.Message {
-	mi := &file_instance_proto_msgTypes[6]
+	mi := &file_instance_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -475,7 +588,7 @@ func (x *Registration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Registration.ProtoReflect.Descriptor instead.
 func (*Registration) Descriptor() ([]byte, []int) {
-	return file_instance_proto_rawDescGZIP(), []int{6}
+	return file_instance_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Registration) GetInstance() *Instance {
@@ -510,7 +623,7 @@ type SignedRegistration struct {
 
 func (x *SignedRegistration) Reset() {
 	*x = SignedRegistration{}
-	mi := &file_instance_proto_msgTypes[7]
+	mi := &file_instance_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -522,7 +635,7 @@ func (x *SignedRegistration) String() string {
 func (*SignedRegistration) ProtoMessage() {}
 
 func (x *SignedRegistration) ProtoReflect() protoreflect.Message {
-	mi := &file_instance_proto_msgTypes[7]
+	mi := &file_instance_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -535,7 +648,7 @@ func (x *SignedRegistration) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRegistration.ProtoReflect.Descriptor instead.
 func (*SignedRegistration) Descriptor() ([]byte, []int) {
-	return file_instance_proto_rawDescGZIP(), []int{7}
+	return file_instance_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SignedRegistration) GetRegistration() []byte {
@@ -556,7 +669,7 @@ var File_instance_proto protoreflect.FileDescriptor
 
 const file_instance_proto_rawDesc = "" +
 	"\n" +
-	"\x0einstance.proto\x12\x12sennit.snapshot.v1\x1a\x0esnapshot.proto\"\xef\x02\n" +
+	"\x0einstance.proto\x12\x12sennit.snapshot.v1\x1a\x0esnapshot.proto\"\xa6\x03\n" +
 	"\bInstance\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
@@ -565,10 +678,17 @@ const file_instance_proto_rawDesc = "" +
 	"\x05ports\x18\x05 \x03(\v2 .sennit.snapshot.v1.InstancePortR\x05ports\x12!\n" +
 	"\flane_address\x18\x06 \x01(\tR\vlaneAddress\x12\x1c\n" +
 	"\tunhealthy\x18\a \x01(\bR\tunhealthy\x12#\n" +
-	"\rhealth_detail\x18\b \x01(\tR\fhealthDetail\x1a9\n" +
+	"\rhealth_detail\x18\b \x01(\tR\fhealthDetail\x125\n" +
+	"\agateway\x18\t \x01(\v2\x1b.sennit.snapshot.v1.GatewayR\agateway\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x8e\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Z\n" +
+	"\aGateway\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x125\n" +
+	"\x05ports\x18\x02 \x03(\v2\x1f.sennit.snapshot.v1.GatewayPortR\x05ports\"?\n" +
+	"\vGatewayPort\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\rR\x06number\x12\x18\n" +
+	"\aproblem\x18\x02 \x01(\tR\aproblem\"\x8e\x01\n" +
 	"\fInstancePort\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x128\n" +
@@ -612,30 +732,34 @@ func file_instance_proto_rawDescGZIP() []byte {
 	return file_instance_proto_rawDescData
 }
 
-var file_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_instance_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_instance_proto_goTypes = []any{
 	(*Instance)(nil),           // 0: sennit.snapshot.v1.Instance
-	(*InstancePort)(nil),       // 1: sennit.snapshot.v1.InstancePort
-	(*NodeLiveness)(nil),       // 2: sennit.snapshot.v1.NodeLiveness
-	(*Alive)(nil),              // 3: sennit.snapshot.v1.Alive
-	(*AliveReply)(nil),         // 4: sennit.snapshot.v1.AliveReply
-	(*HeldInstance)(nil),       // 5: sennit.snapshot.v1.HeldInstance
-	(*Registration)(nil),       // 6: sennit.snapshot.v1.Registration
-	(*SignedRegistration)(nil), // 7: sennit.snapshot.v1.SignedRegistration
-	nil,                        // 8: sennit.snapshot.v1.Instance.LabelsEntry
-	(Protocol)(0),              // 9: sennit.snapshot.v1.Protocol
+	(*Gateway)(nil),            // 1: sennit.snapshot.v1.Gateway
+	(*GatewayPort)(nil),        // 2: sennit.snapshot.v1.GatewayPort
+	(*InstancePort)(nil),       // 3: sennit.snapshot.v1.InstancePort
+	(*NodeLiveness)(nil),       // 4: sennit.snapshot.v1.NodeLiveness
+	(*Alive)(nil),              // 5: sennit.snapshot.v1.Alive
+	(*AliveReply)(nil),         // 6: sennit.snapshot.v1.AliveReply
+	(*HeldInstance)(nil),       // 7: sennit.snapshot.v1.HeldInstance
+	(*Registration)(nil),       // 8: sennit.snapshot.v1.Registration
+	(*SignedRegistration)(nil), // 9: sennit.snapshot.v1.SignedRegistration
+	nil,                        // 10: sennit.snapshot.v1.Instance.LabelsEntry
+	(Protocol)(0),              // 11: sennit.snapshot.v1.Protocol
 }
 var file_instance_proto_depIdxs = []int32{
-	8, // 0: sennit.snapshot.v1.Instance.labels:type_name -> sennit.snapshot.v1.Instance.LabelsEntry
-	1, // 1: sennit.snapshot.v1.Instance.ports:type_name -> sennit.snapshot.v1.InstancePort
-	9, // 2: sennit.snapshot.v1.InstancePort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	5, // 3: sennit.snapshot.v1.AliveReply.held:type_name -> sennit.snapshot.v1.HeldInstance
-	0, // 4: sennit.snapshot.v1.Registration.instance:type_name -> sennit.snapshot.v1.Instance
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	10, // 0: sennit.snapshot.v1.Instance.labels:type_name -> sennit.snapshot.v1.Instance.LabelsEntry
+	3,  // 1: sennit.snapshot.v1.Instance.ports:type_name -> sennit.snapshot.v1.InstancePort
+	1,  // 2: sennit.snapshot.v1.Instance.gateway:type_name -> sennit.snapshot.v1.Gateway
+	2,  // 3: sennit.snapshot.v1.Gateway.ports:type_name -> sennit.snapshot.v1.GatewayPort
+	11, // 4: sennit.snapshot.v1.InstancePort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	7,  // 5: sennit.snapshot.v1.AliveReply.held:type_name -> sennit.snapshot.v1.HeldInstance
+	0,  // 6: sennit.snapshot.v1.Registration.instance:type_name -> sennit.snapshot.v1.Instance
+	7,  // [7:7] is the sub-list for method output_type
+	7,  // [7:7] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_instance_proto_init() }
@@ -650,7 +774,7 @@ func file_instance_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_instance_proto_rawDesc), len(file_instance_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

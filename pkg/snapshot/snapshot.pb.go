@@ -1605,10 +1605,11 @@ func (x *Backend) GetFilters() *Filters {
 	return nil
 }
 
-// Inbound (sennit.config.in.<ns>.<service>): what the nodes that run a service need.
+// Inbound (sennit.config.in.<ns>.<service>): what the nodes that run a service, or the Gateway of that name, need.
 type Inbound struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ports         []*InboundPort         `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
+	Ingress       *Ingress               `protobuf:"bytes,2,opt,name=ingress,proto3" json:"ingress,omitempty"` // absent: there is no such Gateway
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1646,6 +1647,13 @@ func (*Inbound) Descriptor() ([]byte, []int) {
 func (x *Inbound) GetPorts() []*InboundPort {
 	if x != nil {
 		return x.Ports
+	}
+	return nil
+}
+
+func (x *Inbound) GetIngress() *Ingress {
+	if x != nil {
+		return x.Ingress
 	}
 	return nil
 }
@@ -1718,6 +1726,189 @@ func (x *InboundPort) GetProtocol() Protocol {
 	return Protocol_PROTOCOL_TCP
 }
 
+// Ingress is what a Gateway lets in. A request belongs to the listener of its port whose hostname is the closest to
+// its host, and of that listener's hosts to each whose hostname fits, the closest first, until a rule matches.
+type Ingress struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Listeners     []*IngressListener     `protobuf:"bytes,1,rep,name=listeners,proto3" json:"listeners,omitempty"`
+	Rules         []*Rule                `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`   // that hosts name
+	Limits        []*Limit               `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"` // that rules name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Ingress) Reset() {
+	*x = Ingress{}
+	mi := &file_snapshot_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Ingress) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Ingress) ProtoMessage() {}
+
+func (x *Ingress) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Ingress.ProtoReflect.Descriptor instead.
+func (*Ingress) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Ingress) GetListeners() []*IngressListener {
+	if x != nil {
+		return x.Listeners
+	}
+	return nil
+}
+
+func (x *Ingress) GetRules() []*Rule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *Ingress) GetLimits() []*Limit {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+type IngressListener struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`         // of the Gateway's listener
+	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`        // that is opened on the nodes that run the Gateway
+	Hostname      string                 `protobuf:"bytes,3,opt,name=hostname,proto3" json:"hostname,omitempty"` // exact, "*.example.com" for whatever is below example.com, or empty for all; lower case
+	Hosts         []*IngressHost         `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressListener) Reset() {
+	*x = IngressListener{}
+	mi := &file_snapshot_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressListener) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressListener) ProtoMessage() {}
+
+func (x *IngressListener) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressListener.ProtoReflect.Descriptor instead.
+func (*IngressListener) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *IngressListener) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *IngressListener) GetPort() uint32 {
+	if x != nil {
+		return x.Port
+	}
+	return 0
+}
+
+func (x *IngressListener) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *IngressListener) GetHosts() []*IngressHost {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+// IngressHost is what routes say of one hostname.
+type IngressHost struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hostname      string                 `protobuf:"bytes,1,opt,name=hostname,proto3" json:"hostname,omitempty"`   // as of a listener
+	Rules         []uint32               `protobuf:"varint,2,rep,packed,name=rules,proto3" json:"rules,omitempty"` // positions in Ingress.rules, in the order in which they are tried
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressHost) Reset() {
+	*x = IngressHost{}
+	mi := &file_snapshot_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressHost) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressHost) ProtoMessage() {}
+
+func (x *IngressHost) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressHost.ProtoReflect.Descriptor instead.
+func (*IngressHost) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *IngressHost) GetHostname() string {
+	if x != nil {
+		return x.Hostname
+	}
+	return ""
+}
+
+func (x *IngressHost) GetRules() []uint32 {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
 // Endpoints (sennit.config.endpoints.<ns>.<service>.<n>): one shard of a service's instances.
 type Endpoints struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1729,7 +1920,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1932,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1945,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{21}
+	return file_snapshot_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Endpoints) GetEndpoints() []*Endpoint {
@@ -1787,7 +1978,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1799,7 +1990,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1812,7 +2003,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{22}
+	return file_snapshot_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Endpoint) GetNode() string {
@@ -1874,7 +2065,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2077,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2090,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{23}
+	return file_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *EndpointPort) GetNumber() uint32 {
@@ -1926,7 +2117,7 @@ type NodeConfig struct {
 
 func (x *NodeConfig) Reset() {
 	*x = NodeConfig{}
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2129,7 @@ func (x *NodeConfig) String() string {
 func (*NodeConfig) ProtoMessage() {}
 
 func (x *NodeConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2142,7 @@ func (x *NodeConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeConfig.ProtoReflect.Descriptor instead.
 func (*NodeConfig) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{24}
+	return file_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *NodeConfig) GetServices() []string {
@@ -1975,7 +2166,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1987,7 +2178,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2000,7 +2191,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{25}
+	return file_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Beat) GetNumber() uint64 {
@@ -2050,7 +2241,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2062,7 +2253,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2075,7 +2266,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Stored) GetSubject() string {
@@ -2111,7 +2302,7 @@ type SignedRoster struct {
 
 func (x *SignedRoster) Reset() {
 	*x = SignedRoster{}
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2123,7 +2314,7 @@ func (x *SignedRoster) String() string {
 func (*SignedRoster) ProtoMessage() {}
 
 func (x *SignedRoster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2136,7 +2327,7 @@ func (x *SignedRoster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRoster.ProtoReflect.Descriptor instead.
 func (*SignedRoster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SignedRoster) GetRoster() []byte {
@@ -2175,7 +2366,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2187,7 +2378,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2200,7 +2391,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_snapshot_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Roster) GetCluster() string {
@@ -2262,7 +2453,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2274,7 +2465,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2287,7 +2478,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_snapshot_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SigningKey) GetId() string {
@@ -2424,14 +2615,27 @@ const file_snapshot_proto_rawDesc = "" +
 	"\abalance\x18\b \x01(\x0e2\x1b.sennit.snapshot.v1.BalanceR\abalance\x125\n" +
 	"\acarrier\x18\t \x01(\x0e2\x1b.sennit.snapshot.v1.CarrierR\acarrier\x125\n" +
 	"\afilters\x18\n" +
-	" \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\"@\n" +
+	" \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\"w\n" +
 	"\aInbound\x125\n" +
-	"\x05ports\x18\x01 \x03(\v2\x1f.sennit.snapshot.v1.InboundPortR\x05ports\"\x8b\x01\n" +
+	"\x05ports\x18\x01 \x03(\v2\x1f.sennit.snapshot.v1.InboundPortR\x05ports\x125\n" +
+	"\aingress\x18\x02 \x01(\v2\x1b.sennit.snapshot.v1.IngressR\aingress\"\x8b\x01\n" +
 	"\vInboundPort\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06target\x18\x03 \x01(\rR\x06target\x128\n" +
-	"\bprotocol\x18\x04 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\"_\n" +
+	"\bprotocol\x18\x04 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\"\xaf\x01\n" +
+	"\aIngress\x12A\n" +
+	"\tlisteners\x18\x01 \x03(\v2#.sennit.snapshot.v1.IngressListenerR\tlisteners\x12.\n" +
+	"\x05rules\x18\x02 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\x121\n" +
+	"\x06limits\x18\x03 \x03(\v2\x19.sennit.snapshot.v1.LimitR\x06limits\"\x8c\x01\n" +
+	"\x0fIngressListener\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
+	"\bhostname\x18\x03 \x01(\tR\bhostname\x125\n" +
+	"\x05hosts\x18\x04 \x03(\v2\x1f.sennit.snapshot.v1.IngressHostR\x05hosts\"?\n" +
+	"\vIngressHost\x12\x1a\n" +
+	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x14\n" +
+	"\x05rules\x18\x02 \x03(\rR\x05rules\"_\n" +
 	"\tEndpoints\x12:\n" +
 	"\tendpoints\x18\x01 \x03(\v2\x1c.sennit.snapshot.v1.EndpointR\tendpoints\x12\x16\n" +
 	"\x06shards\x18\x02 \x01(\rR\x06shards\"\xc1\x02\n" +
@@ -2502,43 +2706,46 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_snapshot_proto_goTypes = []any{
-	(Protocol)(0),         // 0: sennit.snapshot.v1.Protocol
-	(Carrier)(0),          // 1: sennit.snapshot.v1.Carrier
-	(Balance)(0),          // 2: sennit.snapshot.v1.Balance
-	(StringMatch_Kind)(0), // 3: sennit.snapshot.v1.StringMatch.Kind
-	(*Message)(nil),       // 4: sennit.snapshot.v1.Message
-	(*Envelope)(nil),      // 5: sennit.snapshot.v1.Envelope
-	(*BuiltFrom)(nil),     // 6: sennit.snapshot.v1.BuiltFrom
-	(*Canary)(nil),        // 7: sennit.snapshot.v1.Canary
-	(*Outbound)(nil),      // 8: sennit.snapshot.v1.Outbound
-	(*Limit)(nil),         // 9: sennit.snapshot.v1.Limit
-	(*OutboundPort)(nil),  // 10: sennit.snapshot.v1.OutboundPort
-	(*Rule)(nil),          // 11: sennit.snapshot.v1.Rule
-	(*Filters)(nil),       // 12: sennit.snapshot.v1.Filters
-	(*Mirror)(nil),        // 13: sennit.snapshot.v1.Mirror
-	(*Cors)(nil),          // 14: sennit.snapshot.v1.Cors
-	(*FieldChanges)(nil),  // 15: sennit.snapshot.v1.FieldChanges
-	(*Field)(nil),         // 16: sennit.snapshot.v1.Field
-	(*PathChange)(nil),    // 17: sennit.snapshot.v1.PathChange
-	(*Redirect)(nil),      // 18: sennit.snapshot.v1.Redirect
-	(*Match)(nil),         // 19: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),   // 20: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),    // 21: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),       // 22: sennit.snapshot.v1.Backend
-	(*Inbound)(nil),       // 23: sennit.snapshot.v1.Inbound
-	(*InboundPort)(nil),   // 24: sennit.snapshot.v1.InboundPort
-	(*Endpoints)(nil),     // 25: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),      // 26: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),  // 27: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),    // 28: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),          // 29: sennit.snapshot.v1.Beat
-	(*Stored)(nil),        // 30: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),  // 31: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),        // 32: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),    // 33: sennit.snapshot.v1.SigningKey
-	nil,                   // 34: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(Protocol)(0),           // 0: sennit.snapshot.v1.Protocol
+	(Carrier)(0),            // 1: sennit.snapshot.v1.Carrier
+	(Balance)(0),            // 2: sennit.snapshot.v1.Balance
+	(StringMatch_Kind)(0),   // 3: sennit.snapshot.v1.StringMatch.Kind
+	(*Message)(nil),         // 4: sennit.snapshot.v1.Message
+	(*Envelope)(nil),        // 5: sennit.snapshot.v1.Envelope
+	(*BuiltFrom)(nil),       // 6: sennit.snapshot.v1.BuiltFrom
+	(*Canary)(nil),          // 7: sennit.snapshot.v1.Canary
+	(*Outbound)(nil),        // 8: sennit.snapshot.v1.Outbound
+	(*Limit)(nil),           // 9: sennit.snapshot.v1.Limit
+	(*OutboundPort)(nil),    // 10: sennit.snapshot.v1.OutboundPort
+	(*Rule)(nil),            // 11: sennit.snapshot.v1.Rule
+	(*Filters)(nil),         // 12: sennit.snapshot.v1.Filters
+	(*Mirror)(nil),          // 13: sennit.snapshot.v1.Mirror
+	(*Cors)(nil),            // 14: sennit.snapshot.v1.Cors
+	(*FieldChanges)(nil),    // 15: sennit.snapshot.v1.FieldChanges
+	(*Field)(nil),           // 16: sennit.snapshot.v1.Field
+	(*PathChange)(nil),      // 17: sennit.snapshot.v1.PathChange
+	(*Redirect)(nil),        // 18: sennit.snapshot.v1.Redirect
+	(*Match)(nil),           // 19: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),     // 20: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),      // 21: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),         // 22: sennit.snapshot.v1.Backend
+	(*Inbound)(nil),         // 23: sennit.snapshot.v1.Inbound
+	(*InboundPort)(nil),     // 24: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),         // 25: sennit.snapshot.v1.Ingress
+	(*IngressListener)(nil), // 26: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),     // 27: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),       // 28: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),        // 29: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),    // 30: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),      // 31: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),            // 32: sennit.snapshot.v1.Beat
+	(*Stored)(nil),          // 33: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),    // 34: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),          // 35: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),      // 36: sennit.snapshot.v1.SigningKey
+	nil,                     // 37: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
 	6,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
@@ -2569,17 +2776,22 @@ var file_snapshot_proto_depIdxs = []int32{
 	1,  // 25: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
 	12, // 26: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
 	24, // 27: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	0,  // 28: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	26, // 29: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	34, // 30: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	27, // 31: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	30, // 32: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	33, // 33: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	25, // 28: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
+	0,  // 29: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	26, // 30: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	11, // 31: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
+	9,  // 32: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
+	27, // 33: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	29, // 34: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	37, // 35: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	30, // 36: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	33, // 37: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	36, // 38: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -2593,7 +2805,7 @@ func file_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   31,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

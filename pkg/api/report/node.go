@@ -42,6 +42,7 @@ type Node struct {
 	Bus          Bus           `json:"bus"`
 	Services     []Health      `json:"services"`
 	Listeners    []Listener    `json:"listeners"`
+	Gateways     []Gateway     `json:"gateways"`
 	Lanes        []Lane        `json:"lanes"`
 	Certificates []Certificate `json:"certificates"`
 	Process      Process       `json:"process"`
@@ -69,6 +70,16 @@ type Listener struct {
 	As      string `json:"as"`              // the service that its connections speak as
 	To      string `json:"to"`              // the service and port that they reach
 	Error   string `json:"error,omitempty"` // why it does not listen
+}
+
+// Gateway is a port on which a gateway of the node lets in those outside.
+type Gateway struct {
+	Gateway     string `json:"gateway"`         // "namespace/name"
+	Address     string `json:"address"`         // without a port where its configuration names none
+	Error       string `json:"error,omitempty"` // why it is not open
+	Connections int    `json:"connections"`     // that are open
+	Accepted    uint64 `json:"accepted"`        // since it was opened
+	Refused     uint64 `json:"refused"`         // because their source had too many
 }
 
 // Lane is a lane that the node has to another.

@@ -1,0 +1,110 @@
+package node
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/capture"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/registry"
+)
+
+// listen opens what services.d declares, and the ports of the gateways that it names, where that has changed. n.mu is
+// held.
+func (n *Node) listen() {
+	if n.capture == nil {
+		return // New is not done; Run declares
+	}
+	wanted := []capture.Listener{}
+	for _, l := range n.local.Listeners() {
+		wanted = append(wanted, capture.Listener{As: l.As, To: l.To, Port: l.Port, Address: l.Address, HasUID: l.HasUID, UID: l.UID, Unit: l.Unit})
+	}
+	taken := map[netip.AddrPort]bool{}
+	for _, l := range wanted {
+		taken[l.Address] = true
+	}
+	for _, in := range n.gateways() {
+		for _, number := range n.table.IngressPorts(in.Service) {
+			at := netip.AddrPortFrom(in.Gateway, number)
+			if !taken[at] { // else gatewayPorts says so
+				taken[at] = true
+				wanted = append(wanted, capture.Listener{As: in.Service, To: in.Service, Port: number, Address: at, Gateway: true})
+			}
+		}
+	}
+	if n.opened == nil || !slices.Equal(wanted, n.opened) {
+		n.opened = wanted
+		n.capture.Apply(wanted)
+		n.registrar.Wake() // ports of gateways are told
+	}
+}
+
+// gateways are those that services.d declares, each once, by name.
+func (n *Node) gateways() []*registry.Instance {
+	var all []*registry.Instance
+	for _, in := range n.local.Instances() {
+		if in.IsGateway() && (len(all) == 0 || all[len(all)-1].Service != in.Service) {
+			all = append(all, in)
+		}
+	}
+	return all
+}
+
+// gatewayPorts tells of the ports that a gateway's configuration asks for (registry.RegistrarConfig).
+func (n *Node) gatewayPorts(gateway exchange.ServiceName) []registry.GatewayPort {
+	var ports []registry.GatewayPort
+	at := netip.Addr{}
+	for _, in := range n.gateways() {
+		if in.Service == gateway {
+			at = in.Gateway
+		}
+	}
+	open := map[netip.AddrPort]capture.Status{}
+	for _, s := range n.capture.Status() {
+		open[s.Listener.Address] = s
+	}
+	for _, number := range n.table.IngressPorts(gateway) {
+		port := registry.GatewayPort{Number: number}
+		s, known := open[netip.AddrPortFrom(at, number)]
+		switch {
+		case !known:
+			port.Problem = "is not open yet"
+		case !s.Listener.Gateway:
+			port.Problem = fmt.Sprintf("a listener of services.d has %s", s.Listener.Address)
+		case s.Listener.As != gateway:
+			port.Problem = fmt.Sprintf("gateway %s has %s on this host", s.Listener.As, s.Listener.Address)
+		case s.Err != nil:
+			port.Problem = s.Err.Error()
+		}
+		ports = append(ports, port)
+	}
+	return ports
+}
+
+// gatewayStatus is what `sennit status --local` shows of gateways.
+func (n *Node) gatewayStatus() []report.Gateway {
+	all := []report.Gateway{}
+	for _, in := range n.gateways() {
+		ports := n.gatewayPorts(in.Service)
+		if len(ports) == 0 {
+			all = append(all, report.Gateway{Gateway: in.Service.String(), Address: in.Gateway.String(), Error: "no Gateway of that name that this node may run has listeners"})
+		}
+		for _, p := range ports {
+			at := netip.AddrPortFrom(in.Gateway, p.Number)
+			one := report.Gateway{Gateway: in.Service.String(), Address: at.String(), Error: p.Problem}
+			for _, s := range n.capture.Status() {
+				if s.Listener.Address == at && s.Listener.As == in.Service {
+					one.Connections, one.Accepted, one.Refused = s.Active, s.Accepted, s.Refused
+				}
+			}
+			all = append(all, one)
+		}
+	}
+	slices.SortFunc(all, func(a, b report.Gateway) int {
+		return cmp.Or(cmp.Compare(a.Gateway, b.Gateway), cmp.Compare(a.Address, b.Address))
+	})
+	return all
+}

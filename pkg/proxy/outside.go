@@ -1,0 +1,158 @@
+package proxy
+
+import (
+	"context"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/capture"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/routing"
+)
+
+// How long those outside may keep a connection waiting: a gateway has so many, and whoever sends nothing gives its own
+// up.
+const (
+	idleOutside = 60 * time.Second // between two requests
+	headOutside = 10 * time.Second // for the first byte of a connection, and from the first byte of a head to its end
+	bodyOutside = 30 * time.Second // for more of a request's body
+)
+
+// An outsider is what a caller is beside that where it comes from outside, to a gateway: nobody knows it, and what it
+// says of itself, or of others, counts for nothing.
+type outsider struct {
+	from      string       // its IP address
+	forwarded string       // the same, as Forwarded has it
+	waits     atomic.Int64 // since when more of a body is read, in Unix nanoseconds; 0: none is
+	body      exchange.Body
+}
+
+// serveOutside drives one connection from outside to a gateway. Its routes decide, by host and path.
+func (o *Outbound) serveOutside(ctx context.Context, conn *net.TCPConn, l capture.Listener) {
+	far, ok := conn.RemoteAddr().(*net.TCPAddr)
+	if !ok {
+		return
+	}
+	limits := o.Limits
+	limits.HeadTimeout = headOutside
+	c := &caller{
+		Outbound: o, conn: conn, drains: ctx.Done(), guard: guard{conn: conn}, idle: headOutside,
+		call: routing.Call{Caller: l.As, Callee: l.As, Port: l.Port, Random: rand.NewPCG(rand.Uint64(), rand.Uint64())},
+		http: http1.NewServerConn(conn, limits), observer: o.Observe(), outside: newOutsider(far.AddrPort().Addr()),
+	}
+	c.drive(ctx)
+}
+
+func newOutsider(from netip.Addr) *outsider {
+	from = from.Unmap().WithZone("")
+	o := &outsider{from: from.String()}
+	if o.forwarded = o.from; from.Is6() {
+		o.forwarded = `"[` + o.from + `]"` // RFC 7239 §6
+	}
+	return o
+}
+
+// pick routes the request, by the rules of the called service or of the gateway.
+func (c *caller) pick() {
+	if c.outside == nil {
+		c.Table.Pick(&c.call, &c.request, &c.decision)
+		return
+	}
+	c.idle = idleOutside
+	c.Table.PickIngress(&c.call, &c.request, &c.decision)
+	if service := c.decision.Service; !service.IsZero() {
+		c.seen.Callee = service
+	}
+}
+
+// admit replaces what a request from outside says about where it comes from by what is known of it.
+func (o *outsider) admit(request *exchange.Request) {
+	deny(&request.Fields)
+	request.Fields = append(request.Fields,
+		exchange.Field{Name: "X-Forwarded-For", Value: o.from},
+		exchange.Field{Name: "X-Forwarded-Proto", Value: request.Scheme})
+	forwarded := "for=" + o.forwarded
+	if request.Authority != "" {
+		request.Fields = append(request.Fields, exchange.Field{Name: "X-Forwarded-Host", Value: request.Authority})
+		forwarded += `;host="` + request.Authority + `"`
+	}
+	request.Fields = append(request.Fields, exchange.Field{Name: "Forwarded", Value: forwarded + ";proto=" + request.Scheme})
+}
+
+// deny removes the fields that those outside may not speak in.
+func deny(fields *exchange.Fields) {
+	kept := (*fields)[:0]
+	for _, f := range *fields {
+		if !denied(f.Name) {
+			kept = append(kept, f)
+		}
+	}
+	*fields = kept
+}
+
+// denied reports whether a field says where a request comes from, belongs to a trace, or is one of ours. Many programs
+// read "_" as "-", as CGI does (RFC 3875 §4.1.18), and so it is one here.
+func denied(name string) bool {
+	switch len(name) {
+	case len("forwarded"):
+		return sameField(name, "forwarded") || sameField(name, "x-real-ip")
+	case len(tracestate):
+		return sameField(name, tracestate)
+	case len(traceparent):
+		return sameField(name, traceparent)
+	}
+	return hasPrefix(name, "x-forwarded-") || hasPrefix(name, "sennit-")
+}
+
+func hasPrefix(name, prefix string) bool {
+	return len(name) >= len(prefix) && sameField(name[:len(prefix)], prefix)
+}
+
+func sameField(name, lower string) bool {
+	if strings.IndexByte(name, '_') >= 0 {
+		name = strings.ReplaceAll(name, "_", "-")
+	}
+	return exchange.EqualName(name, lower)
+}
+
+// requestBody is the body of the caller's request.
+func (c *caller) requestBody() exchange.Body {
+	if c.outside == nil {
+		return c.http.Body()
+	}
+	c.outside.body = c.http.Body()
+	return c.outside
+}
+
+// Body is where the body of the request comes from (body.send).
+func (c *caller) Body() exchange.Body { return c.requestBody() }
+
+// Read reads the body of a request from outside, and lets watch know that it waits.
+func (o *outsider) Read(p []byte) (int, error) {
+	o.waits.Store(time.Now().UnixNano())
+	defer o.waits.Store(0)
+	return o.body.Read(p)
+}
+
+// Trailers are those that may be passed on.
+func (o *outsider) Trailers() exchange.Fields {
+	trailers := slices.Clone(o.body.Trailers())
+	deny(&trailers)
+	return trailers
+}
+
+// watch ends the wait for more of a body that does not come.
+func (c *caller) watch(now time.Time) {
+	if c.outside == nil {
+		return
+	}
+	if since := c.outside.waits.Load(); since != 0 && now.UnixNano()-since > bodyOutside.Nanoseconds() {
+		c.conn.SetReadDeadline(time.Unix(1, 0))
+	}
+}

@@ -1,0 +1,189 @@
+package routing
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// An ingress is what a gateway lets in, by the port on which it comes. It never changes but for the counters of
+// round robin.
+type ingress struct {
+	ports map[uint16]*hosts[*hosts[*port]] // of each listener of a port by its hostname, its rules by theirs
+}
+
+// hosts hold something for each of several hostnames: exact ones, "*.example.com", and "" for every host.
+type hosts[T any] struct {
+	exact map[string]T
+	below map[string]T // by ".example.com"
+	any   *T
+}
+
+// add notes what a hostname has; false where it has something already.
+func (h *hosts[T]) add(hostname string, v T) bool {
+	if hostname == "" {
+		if h.any != nil {
+			return false
+		}
+		h.any = &v
+		return true
+	}
+	to, key := &h.exact, hostname
+	if suffix, wild := strings.CutPrefix(hostname, "*"); wild {
+		to, key = &h.below, suffix
+	}
+	if *to == nil {
+		*to = make(map[string]T)
+	}
+	if _, twice := (*to)[key]; twice {
+		return false
+	}
+	(*to)[key] = v
+	return true
+}
+
+// each calls visit with what the hostnames have that a host fits, the closest first, until it returns false. host is in
+// lower case.
+func (h *hosts[T]) each(host string, visit func(T) bool) {
+	if v, ok := h.exact[host]; ok && !visit(v) {
+		return
+	}
+	if len(h.below) > 0 {
+		for rest := host; ; {
+			dot := strings.IndexByte(rest, '.')
+			if dot < 0 {
+				break
+			}
+			if v, ok := h.below[rest[dot:]]; ok && (dot > 0 || len(rest) < len(host)) && !visit(v) {
+				return
+			}
+			rest = rest[dot+1:]
+		}
+	}
+	if h.any != nil {
+		visit(*h.any)
+	}
+}
+
+// compileIngress makes what a gateway lets in ready for reading.
+func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
+	r := &rules{refers: make(map[*pool]uint32), ingress: &ingress{ports: make(map[uint16]*hosts[*hosts[*port]])}}
+	all := make([]rule, len(body.Rules))
+	for i, s := range body.Rules {
+		compiled, err := t.compileRule(s, r.refers)
+		if err == nil {
+			compiled.limits, err = limitsOf(s, body.Limits)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("rule %s: %w", s.Origin, err)
+		}
+		all[i] = compiled
+	}
+	for _, l := range body.Listeners {
+		if l.Port == 0 || l.Port > 65535 {
+			return nil, fmt.Errorf("listener %s has port %d", l.Name, l.Port)
+		}
+		of := &hosts[*port]{}
+		for _, h := range l.Hosts {
+			p := &port{protocol: snapshot.Protocol_PROTOCOL_HTTP}
+			for _, at := range h.Rules {
+				if int(at) >= len(all) {
+					return nil, fmt.Errorf("listener %s: rule %d of %d is named", l.Name, at, len(all))
+				}
+				p.rules = append(p.rules, all[at])
+			}
+			p.index = newIndex(p.rules)
+			if !of.add(h.Hostname, p) {
+				return nil, fmt.Errorf("listener %s has hostname %q twice", l.Name, h.Hostname)
+			}
+		}
+		listeners := r.ingress.ports[uint16(l.Port)]
+		if listeners == nil {
+			listeners = &hosts[*hosts[*port]]{}
+			r.ingress.ports[uint16(l.Port)] = listeners
+		}
+		if !listeners.add(l.Hostname, of) {
+			return nil, fmt.Errorf("port %d has two listeners for hostname %q", l.Port, l.Hostname)
+		}
+	}
+	return r, nil
+}
+
+// applyInbound takes what a gateway lets in; what else an Inbound says is not for routing.
+func (t *Table) applyInbound(name exchange.ServiceName, subject string, version snapshot.Version, body *snapshot.Inbound) ([]Applied, error) {
+	return t.accept(outboundKey{callee: name, ingress: true}, subject, version, func() (*rules, error) {
+		if body.GetIngress() == nil {
+			return nil, nil
+		}
+		return t.compileIngress(body.Ingress)
+	})
+}
+
+// publishIngress swaps what readers see of one gateway.
+func (t *Table) publishIngress(gateway exchange.ServiceName) {
+	next := make(map[exchange.ServiceName]*ingress)
+	for name, in := range *t.ingresses.Load() {
+		if name != gateway {
+			next[name] = in
+		}
+	}
+	if o := t.outbounds[outboundKey{callee: gateway, ingress: true}]; o != nil && o.current != nil {
+		next[gateway] = o.current.ingress
+	}
+	t.ingresses.Store(&next)
+}
+
+// IngressPorts lists the ports on which a gateway lets requests in, ascending.
+func (t *Table) IngressPorts(gateway exchange.ServiceName) []uint16 {
+	in := (*t.ingresses.Load())[gateway]
+	if in == nil {
+		return nil
+	}
+	ports := make([]uint16, 0, len(in.ports))
+	for number := range in.ports {
+		ports = append(ports, number)
+	}
+	slices.Sort(ports)
+	return ports
+}
+
+// PickIngress routes a request from outside that came to a gateway, which is both the Caller and the Callee of call,
+// on the call's port. It is as Pick otherwise, and allocates where the host has upper case.
+func (t *Table) PickIngress(call *Call, req *exchange.Request, out *Decision) {
+	out.reset()
+	var listeners *hosts[*hosts[*port]]
+	if in := (*t.ingresses.Load())[call.Callee]; in != nil {
+		listeners = in.ports[call.Port]
+	}
+	if listeners == nil {
+		out.answer(404, exchange.NoRoute, "the gateway has no listener on this port any more")
+		return
+	}
+	host := strings.ToLower(req.Host())
+	var of *hosts[*port]
+	listeners.each(host, func(l *hosts[*port]) bool {
+		of = l
+		return false // the closest alone has the request
+	})
+	if of == nil {
+		out.answer(404, exchange.NoRoute, "no listener of the gateway is for this host")
+		return
+	}
+	out.answer(404, exchange.NoRoute, "no rule of the gateway matches")
+	of.each(host, func(p *port) bool {
+		i, oneWay := p.match(req, out)
+		switch {
+		case !oneWay:
+			out.answer(400, exchange.Malformed, "the path can be read in several ways that different rules match")
+			return false
+		case i == none:
+			return true
+		}
+		out.Status, out.Reason, out.Detail = 0, exchange.Completed, ""
+		out.follow(&p.rules[i], call, req)
+		return false
+	})
+}
