@@ -23,9 +23,9 @@ func statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show how the mesh is, or how this host's node is",
-		Long: `Status shows what the controller knows: which nodes are alive, how far each has come with the configuration, and what
-is wrong. With --local or --node-socket it shows what the node of this host knows of itself, which needs no controller:
-its connection to the bus, the services that it runs, its listeners, lanes and certificates.`,
+		Long: `Status shows what the controller knows: which nodes are alive, how far each has come with the configuration, what
+Gateways nodes run, and what is wrong. With --local or --node-socket it shows what the node of this host knows of itself, which needs no controller:
+its connection to the bus, the services that it runs, its listeners, gateways, lanes and certificates.`,
 		Example: `  sennit status
   sennit status --local                    # this host's node
   sennit status -o json | jq '.nodes[] | select(.state != "alive")'`,
@@ -85,6 +85,16 @@ func showCluster(w io.Writer, st *report.Cluster, now time.Time) error {
 			}
 		}
 		fmt.Fprintf(w, "%s: %s\n\n", counted(len(st.Nodes), "node"), strings.Join(counts, ", "))
+		if err := (&table{out: w}).print(rows); err != nil {
+			return err
+		}
+	}
+	if len(st.Gateways) > 0 {
+		rows := [][]string{{"GATEWAY", "CLASS", "ADDRESSES", "LISTENERS", "STATE", "WHY"}}
+		for _, g := range st.Gateways {
+			rows = append(rows, []string{g.Name, g.Class, orDash(strings.Join(g.Addresses, ",")), strings.Join(g.Listeners, ","), g.State, g.Problem})
+		}
+		fmt.Fprintln(w)
 		if err := (&table{out: w}).print(rows); err != nil {
 			return err
 		}

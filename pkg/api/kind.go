@@ -49,6 +49,16 @@ var (
 		Namespaced: true, Core: true, Derived: true, Verbs: shown,
 		model: "io.k8s.api.discovery.v1.EndpointSlice", typ: reflect.TypeFor[discoveryv1.EndpointSlice](),
 	}
+	GatewayClass = &Kind{
+		Group: "gateway.networking.k8s.io", Version: "v1", Name: "GatewayClass", Plural: "gatewayclasses", Singular: "gatewayclass", Short: []string{"gc"},
+		HasStatus: true, Verbs: stored,
+		model: "io.k8s.networking.gateway.v1.GatewayClass", typ: reflect.TypeFor[gatewayv1.GatewayClass](),
+	}
+	Gateway = &Kind{
+		Group: "gateway.networking.k8s.io", Version: "v1", Name: "Gateway", Plural: "gateways", Singular: "gateway", Short: []string{"gtw"},
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "io.k8s.networking.gateway.v1.Gateway", typ: reflect.TypeFor[gatewayv1.Gateway](),
+	}
 	HTTPRoute = &Kind{
 		Group: "gateway.networking.k8s.io", Version: "v1", Name: "HTTPRoute", Plural: "httproutes", Singular: "httproute",
 		Namespaced: true, HasStatus: true, Verbs: stored,
@@ -73,7 +83,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, EndpointSlice, HTTPRoute, QuotaPolicies, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, EndpointSlice, GatewayClass, Gateway, HTTPRoute, QuotaPolicies, JoinTokens, Nodes}
 }
 
 // ByResource returns the kind that a URL names, or nil.

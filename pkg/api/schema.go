@@ -1,7 +1,7 @@
 package api
 
 import (
-	_ "embed"
+	"embed"
 	"encoding/json"
 	"maps"
 	"reflect"
@@ -12,12 +12,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/kube-openapi/pkg/validation/spec"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// The schema of HTTPRoute as Gateway API publishes it; its first field names source and licence (Apache-2.0).
+// The schemas of Gateway API's kinds as it publishes them, by plural; the first field of each names source and licence
+// (Apache-2.0).
 //
-//go:embed httproutes.schema.json
-var httpRouteSchema []byte
+//go:embed *.schema.json
+var published embed.FS
 
 const (
 	refPrefix = "#/components/schemas/"
@@ -29,26 +31,34 @@ const (
 var Definitions = sync.OnceValue(func() map[string]*spec.Schema {
 	b := builder{defs: map[string]*spec.Schema{}}
 	for _, k := range Kinds() {
-		if k != HTTPRoute {
+		if k.Group == gatewayv1.GroupName {
+			b.defs[k.model] = publishedSchema(k.Plural)
+		} else {
 			b.model(k.typ, k.model)
 		}
 	}
-	var file struct {
-		Schema spec.Schema `json:"schema"`
-	}
-	if err := json.Unmarshal(httpRouteSchema, &file); err != nil {
-		panic("api: embedded schema: " + err.Error())
-	}
-	route := file.Schema
-	route.Properties = maps.Clone(route.Properties)
-	route.Properties["metadata"] = *spec.RefSchema(refPrefix + metaModel)
-	b.defs[HTTPRoute.model] = &route
 	for _, k := range Kinds() {
 		s := b.defs[k.model]
 		s.AddExtension("x-kubernetes-group-version-kind", []any{map[string]any{"group": k.Group, "version": k.Version, "kind": k.Name}})
 	}
 	return b.defs
 })
+
+func publishedSchema(plural string) *spec.Schema {
+	data, err := published.ReadFile(plural + ".schema.json")
+	var file struct {
+		Schema spec.Schema `json:"schema"`
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &file)
+	}
+	if err != nil {
+		panic("api: embedded schema: " + err.Error()) // a mistake in what go generate made
+	}
+	file.Schema.Properties = maps.Clone(file.Schema.Properties)
+	file.Schema.Properties["metadata"] = *spec.RefSchema(refPrefix + metaModel)
+	return &file.Schema
+}
 
 // A builder makes schemas of Go types from their JSON tags and SwaggerDoc texts.
 type builder struct{ defs map[string]*spec.Schema }

@@ -79,6 +79,8 @@ type Config struct {
 	Resources, Status Records
 	Epoch             uint64 // the history that sequences belong to: 0, or the Unix time of a restore in seconds
 	Virtual           map[*api.Kind]Virtual
+	// Always are documents of kinds without namespaces that a start makes where they are not there, complete.
+	Always []*unstructured.Unstructured
 
 	// Authenticate returns the name of the operator whose bearer token it is, or an error.
 	Authenticate func(ctx context.Context, token string) (user string, err error)
@@ -142,12 +144,21 @@ func (s *Server) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// start makes the namespace that always exists, once the cache is current.
+// byController is who makes what always exists.
+var byController = Caller{User: "system:controller"}
+
+// start makes the namespace and the documents that always exist, once the cache is current.
 func (s *Server) start(ctx context.Context) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := s.current(ctx)
 		if err == nil && s.cache.get(api.Namespace, "", "default") == nil {
-			_, err = s.makeNamespace(ctx, Caller{User: "system:controller"}, "default")
+			_, err = s.makeNamespace(ctx, byController, "default")
+		}
+		for _, u := range s.cfg.Always {
+			k := api.ByKind(u.GetAPIVersion(), u.GetKind())
+			if err == nil && s.cache.get(k, "", u.GetName()) == nil {
+				_, err = s.make(ctx, byController, k, u.DeepCopy())
+			}
 		}
 		if err == nil {
 			close(s.ready)

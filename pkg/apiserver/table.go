@@ -1,7 +1,9 @@
 package apiserver
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -46,6 +48,28 @@ var columns = map[*api.Kind][]column{
 			return joined(slice(u, "endpoints"), func(m map[string]any) string {
 				list, _, _ := unstructured.NestedStringSlice(m, "addresses")
 				return strings.Join(list, ",")
+			})
+		}},
+	},
+	api.GatewayClass: {
+		{"Controller", "Who runs the Gateways of the class.", false, text("spec", "controllerName")},
+		{"Accepted", "Whether it does.", false, condition("Accepted")},
+		{"Description", "What the class is for.", true, text("spec", "description")},
+	},
+	api.Gateway: {
+		{"Class", "Who runs it.", false, text("spec", "gatewayClassName")},
+		{"Address", "Where those outside reach it.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "status", "addresses"), func(m map[string]any) string { return fmt.Sprint(m["value"]) })
+		}},
+		{"Programmed", "Whether the nodes that run it have all that it says in effect.", false, condition("Programmed")},
+		{"Listeners", "Its listeners: name, port, and how many routes are attached.", false, func(u *unstructured.Unstructured) any {
+			attached := map[any]any{}
+			for _, l := range slice(u, "status", "listeners") {
+				m, _ := l.(map[string]any)
+				attached[m["name"]] = m["attachedRoutes"]
+			}
+			return joined(slice(u, "spec", "listeners"), func(m map[string]any) string {
+				return fmt.Sprintf("%v:%v(%v)", m["name"], m["port"], cmp.Or(attached[m["name"]], any(0)))
 			})
 		}},
 	},
@@ -206,11 +230,12 @@ func pairs(m map[string]string) string {
 	return strings.Join(parts, ",")
 }
 
-// condition gives True where all parents say so, else what the first other one says.
+// condition gives True where all parents, or the document as a whole, say so, else what the first other one says.
 func condition(kind string) func(*unstructured.Unstructured) any {
 	return func(u *unstructured.Unstructured) any {
 		said := ""
-		for _, parent := range slice(u, "status", "parents") {
+		of := slices.Concat(slice(u, "status", "parents"), []any{value(u, "status")})
+		for _, parent := range of {
 			m, _ := parent.(map[string]any)
 			l, _ := m["conditions"].([]any)
 			for _, c := range l {

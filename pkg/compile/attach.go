@@ -22,12 +22,19 @@ type attachment struct {
 type attachments map[attachment][]*entry
 
 // attach compiles a route, adds its rules wherever its parents accept it, and returns its status.
-func attach(route *gatewayv1.HTTPRoute, services *catalog, to attachments) gatewayv1.RouteStatus {
+func attach(route *gatewayv1.HTTPRoute, services *catalog, gateways *gateways, to attachments) gatewayv1.RouteStatus {
 	refusal := unsupported(route)
 	entries, refs := compileRules(route, services)
+	outside := &outsideRoute{HTTPRoute: route, refusal: refusal}
 	done := make(map[attachment]bool)
 	var status gatewayv1.RouteStatus
 	for i, ref := range route.Spec.ParentRefs {
+		if name, ok := parentGateway(route, ref); ok {
+			if parent := gateways.attach(outside, i, ref, name); parent != nil {
+				status.Parents = append(status.Parents, *parent)
+			}
+			continue
+		}
 		accepted := v1.Condition{Type: string(gatewayv1.RouteConditionAccepted)}
 		name, ports, problem := parentPorts(route, ref, services)
 		switch {
@@ -81,7 +88,7 @@ func parentPorts(route *gatewayv1.HTTPRoute, ref gatewayv1.ParentReference, serv
 	case kind == "Service" && group == gatewayv1.GroupName:
 		return name, nil, `a Service is of the core group; write group: ""`
 	case kind != "Service" || group != "":
-		return name, nil, fmt.Sprintf(`parents of kind %s in group %q are not supported in this version; write group: "" and kind: Service`, kind, group)
+		return name, nil, fmt.Sprintf(`parents of kind %s in group %q are not supported in this version; write group: "" and kind: Service, or kind: Gateway`, kind, group)
 	}
 	parent := services.byName[name]
 	if parent == nil {

@@ -58,6 +58,7 @@ func (s *service) port(number uint32) (servicePort, bool) {
 type catalog struct {
 	byName   map[exchange.ServiceName]*service
 	external map[exchange.ServiceName]bool
+	outside  bool // as routes of Gateways see it: they lead those outside to services of their own namespace alone
 }
 
 func (c *catalog) sorted() []*service {
@@ -92,8 +93,8 @@ func newCatalog(in Input) *catalog {
 	labelled := make(labelIndex)
 	for _, instance := range instances {
 		name, err := exchange.ParseServiceName(instance.Service)
-		if err != nil || c.external[name] {
-			continue
+		if err != nil || c.external[name] || instance.Gateway != nil && len(instance.Ports) == 0 {
+			continue // a gateway lets in those outside, and nobody calls it
 		}
 		if address, err := netip.ParseAddrPort(instance.LaneAddress); err != nil || address.Port() == 0 {
 			continue // its node has not said where it is reached

@@ -1,13 +1,14 @@
 // Package compile makes snapshots from what operators wrote and what nodes registered.
 //
-// Services, HTTPRoutes, QuotaPolicies and instances go in; the bodies of the configuration's subjects and the status
+// Services, Gateways, HTTPRoutes, QuotaPolicies and instances go in; the bodies of the configuration's subjects and the status
 // of every route and policy come out. It is a pure function: the same input, in whatever order, gives the same bytes, so
 // that a body that did not change need not be published again. What it cannot execute it refuses in the
 // route's status, and such a route is not in effect; what a route refers to and is not there becomes a
 // backend that answers 500. It neither numbers nor signs, and it does no I/O.
 //
 // Start reading at Compile; then attach.go (which route applies to whom), rules.go (what a route says),
-// precedence.go (in which order it is tried) and quota.go (what is limited).
+// precedence.go (in which order it is tried), quota.go (what is limited), and gateway.go and ingress.go (what comes from
+// outside).
 package compile
 
 import (
@@ -28,11 +29,15 @@ import (
 
 // Input is one state of the mesh. Compile reads it and keeps parts of it in what it returns.
 type Input struct {
-	Services  []*corev1.Service
-	Routes    []*gatewayv1.HTTPRoute
-	Quotas    []*api.QuotaPolicy
-	Instances []*snapshot.Instance
-	Lost      map[string]bool // nodes that the leader declared lost, by name
+	Services []*corev1.Service
+	Routes   []*gatewayv1.HTTPRoute
+	Quotas   []*api.QuotaPolicy
+	// Gateways and their classes; Namespaces say by their labels whose routes a Gateway takes.
+	Gateways   []*gatewayv1.Gateway
+	Classes    []*gatewayv1.GatewayClass
+	Namespaces []*corev1.Namespace
+	Instances  []*snapshot.Instance
+	Lost       map[string]bool // nodes that the leader declared lost, by name
 }
 
 // Output is what nodes and operators are told of an input.
@@ -44,6 +49,10 @@ type Output struct {
 	Statuses map[types.NamespacedName]gatewayv1.RouteStatus
 	// Quotas holds the conditions of every policy, without the times of transition: MergeConditions adds them.
 	Quotas map[types.NamespacedName][]metav1.Condition
+	// Gateways holds the status of every Gateway whose class is Sennit's, and Classes the conditions of every such class,
+	// without the times of transition: MergeGatewayStatus and MergeConditions add them.
+	Gateways map[types.NamespacedName]gatewayv1.GatewayStatus
+	Classes  map[string][]metav1.Condition
 	// Limits says what each limit of the bodies allows, by its id.
 	Limits map[string]quota.Limit
 }
@@ -55,11 +64,14 @@ func Compile(in Input) Output {
 		Bodies:   make(map[string]proto.Message, 4*len(services.byName)),
 		Statuses: make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.Routes)),
 		Quotas:   make(map[types.NamespacedName][]metav1.Condition, len(in.Quotas)),
+		Gateways: make(map[types.NamespacedName]gatewayv1.GatewayStatus, len(in.Gateways)),
+		Classes:  make(map[string][]metav1.Condition, len(in.Classes)),
 		Limits:   make(map[string]quota.Limit, len(in.Quotas)),
 	}
+	gateways := newGateways(in, services, &out)
 	attached := make(attachments)
 	for _, route := range sortedRoutes(in.Routes) {
-		out.Statuses[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}] = attach(route, services, attached)
+		out.Statuses[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}] = attach(route, services, gateways, attached)
 	}
 	limits := attachQuotas(in, services, &out)
 	consumers := attached.consumers()
@@ -73,6 +85,18 @@ func Compile(in Input) Output {
 		out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, "")] = s.outbound(attached, limits, "")
 		for _, callers := range consumers[s.name] {
 			out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, callers)] = s.outbound(attached, limits, callers)
+		}
+	}
+	for _, g := range gateways.sorted() {
+		out.Gateways[types.NamespacedName{Namespace: g.name.Namespace, Name: g.name.Name}] = g.status()
+		if ingress := g.ingress(limits); ingress != nil {
+			subject := snapshot.InSubject(g.name.Namespace, g.name.Name)
+			body, ok := out.Bodies[subject].(*snapshot.Inbound) // of a service of the same name
+			if !ok {
+				body = &snapshot.Inbound{}
+				out.Bodies[subject] = body
+			}
+			body.Ingress = ingress
 		}
 	}
 	return out

@@ -290,7 +290,8 @@ func TestParents(t *testing.T) {
 		{"port and section disagree", `{group: "", kind: Service, name: payments, port: 80, sectionName: postgres}`, "has no port"},
 		{"a TCP port", `{group: "", kind: Service, name: payments, port: 5432}`, "set appProtocol: http"},
 		{"the group forgotten", `{kind: Service, name: payments}`, `write group: ""`},
-		{"a Gateway", `{name: payments}`, "not supported in this version"},
+		{"a Gateway", `{name: payments}`, "there is no Gateway shop/payments"},
+		{"another kind", `{group: example.com, kind: Mesh, name: payments}`, "not supported in this version"},
 		{"ExternalName", `{group: "", kind: Service, name: outside}`, "ExternalName"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

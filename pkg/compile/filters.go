@@ -269,17 +269,15 @@ func unsupportedTarget(at, path string) string {
 	return fmt.Sprintf("%s: must begin with / and have only characters of a path, is %q", at, path)
 }
 
-// hasFilters reports whether a rule of a body changes what passes.
-func hasFilters(body *snapshot.Outbound) bool {
-	for _, p := range body.Ports {
-		for _, r := range p.Rules {
-			if r.Filters != nil {
+// hasFilters reports whether a rule changes what passes.
+func hasFilters(rules []*snapshot.Rule) bool {
+	for _, r := range rules {
+		if r.Filters != nil {
+			return true
+		}
+		for _, b := range r.Backends {
+			if b.Filters != nil {
 				return true
-			}
-			for _, b := range r.Backends {
-				if b.Filters != nil {
-					return true
-				}
 			}
 		}
 	}

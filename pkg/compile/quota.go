@@ -129,15 +129,22 @@ func (q *quotas) limit(body *snapshot.Outbound, port *snapshot.OutboundPort, ser
 // Requires lists the features that a node must know to use a body: one that knew no limits would let everything
 // pass.
 func Requires(body proto.Message) []string {
-	out, ok := body.(*snapshot.Outbound)
-	if !ok {
-		return nil
+	var rules []*snapshot.Rule
+	var limits []*snapshot.Limit
+	switch body := body.(type) {
+	case *snapshot.Outbound:
+		limits = body.Limits
+		for _, p := range body.Ports {
+			rules = append(rules, p.Rules...)
+		}
+	case *snapshot.Inbound:
+		limits, rules = body.GetIngress().GetLimits(), body.GetIngress().GetRules()
 	}
 	var features []string
-	if len(out.Limits) > 0 {
+	if len(limits) > 0 {
 		features = append(features, quota.Feature)
 	}
-	if hasFilters(out) {
+	if hasFilters(rules) {
 		features = append(features, snapshot.FeatureFilters)
 	}
 	return features

@@ -95,6 +95,9 @@ func resolve(namespace string, ref *gatewayv1.HTTPBackendRef, services *catalog)
 	if group != "" || kind != "Service" {
 		return unresolved, gatewayv1.RouteReasonInvalidKind, fmt.Sprintf("kind %s in group %q is not supported; a backend is a Service of the core group", kind, group)
 	}
+	if services.outside && name.Namespace != namespace {
+		return unresolved, gatewayv1.RouteReasonRefNotPermitted, fmt.Sprintf("Service %s is of another namespace: what leads there from a Gateway is a route in that namespace (ReferenceGrant is not served in this version)", name)
+	}
 	s := services.byName[name]
 	if s == nil {
 		if services.external[name] {

@@ -8,7 +8,7 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 )
 
-// ControllerName says in a status that Sennit wrote it.
+// ControllerName says in a status that Sennit wrote it; GatewayControllerName does where it is about a Gateway.
 const ControllerName gatewayv1.GatewayController = "sennit.dev/controller"
 
 // longestMessage bounds a condition's message, in bytes.
@@ -62,7 +62,7 @@ func MergeStatus(stored, compiled gatewayv1.RouteStatus, now v1.Time) (gatewayv1
 		merged.Parents = append(merged.Parents, parent)
 	}
 	for _, parent := range stored.Parents {
-		if parent.ControllerName != ControllerName {
+		if parent.ControllerName != ControllerName && parent.ControllerName != GatewayControllerName {
 			merged.Parents = append(merged.Parents, parent)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/sennit-mesh/sennit/internal/release"
@@ -73,6 +74,9 @@ type compiled struct {
 	services  decoded[corev1.Service]
 	routes    decoded[gatewayv1.HTTPRoute]
 	policies  decoded[api.QuotaPolicy]
+	gateways  decoded[gatewayv1.Gateway]
+	classes   decoded[gatewayv1.GatewayClass]
+	spaces    decoded[corev1.Namespace]
 	configs   map[string]bus.Body // of nodes, by subject; never changed,
 	configsOf *map[string]ca.Node // and the registry that they were made from
 }
@@ -236,6 +240,7 @@ func (c *Controller) open(ctx context.Context) (err error) {
 			api.JoinTokens:    newJoinTokens(c),
 			api.Nodes:         nodeDocuments{c},
 		},
+		Always: []*unstructured.Unstructured{gatewayClass()},
 	})
 	if err != nil {
 		return err

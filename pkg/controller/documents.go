@@ -201,7 +201,7 @@ func (e endpointSlices) List(ctx context.Context) ([]*unstructured.Unstructured,
 	for _, in := range instances {
 		service, err := exchange.ParseServiceName(in.GetService())
 		address, aerr := netip.ParseAddrPort(in.GetLaneAddress())
-		if errors.Join(err, aerr) != nil {
+		if errors.Join(err, aerr) != nil || len(in.GetPorts()) == 0 { // a gateway is no endpoint
 			continue
 		}
 		// A service's name holds no dot, so that no two pairs of service and node have one name.

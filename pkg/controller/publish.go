@@ -8,7 +8,6 @@ import (
 	"slices"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
@@ -73,13 +72,14 @@ func (c *Controller) inputsRead(ctx context.Context) error {
 }
 
 func (c *Controller) compile(ctx context.Context) error {
-	services, routes, policies, resources, err := c.documents(ctx)
+	in, resources, err := c.documents(ctx)
 	if err != nil {
 		return err
 	}
 	instances, lost, sequence := c.instances()
 	c.forget(lost)
-	out := compile.Compile(compile.Input{Services: services, Routes: routes, Quotas: policies, Instances: instances, Lost: lost})
+	in.Instances, in.Lost = instances, lost
+	out := compile.Compile(in)
 
 	configs, err := c.nodeConfigs()
 	if err != nil {
@@ -91,7 +91,7 @@ func (c *Controller) compile(ctx context.Context) error {
 	}
 	c.quotas.SetLimits(out.Limits) // before nodes ask for them
 	c.publisher.Publish(set)
-	return errors.Join(c.writeStatuses(ctx, routes, out), c.writeQuotaStatuses(ctx, policies, out))
+	return errors.Join(c.writeStatuses(ctx, in.Routes, out), c.writeQuotaStatuses(ctx, in.Quotas, out), c.writeGatewayStatuses(ctx, in, out))
 }
 
 // encode adds bodies as they are published.
@@ -158,24 +158,30 @@ func (c *Controller) forget(lost map[string]bool) {
 // documents returns what is compiled, as it was at one sequence of the log: what a snapshot says of its origin is
 // compared with the log when a controller starts, and must not lag behind what is in it. Under a stream of changes
 // that never leaves a moment between the reads it is the oldest of them.
-func (c *Controller) documents(ctx context.Context) (services []*corev1.Service, routes []*gatewayv1.HTTPRoute, policies []*api.QuotaPolicy, at uint64, err error) {
+func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64, err error) {
 	const tries = 8
 	for range tries {
-		var later, last uint64
-		if services, at, err = documents(ctx, c, api.Service, &c.services); err != nil {
-			return nil, nil, nil, 0, err
+		var sequences [6]uint64
+		in = compile.Input{}
+		in.Services, sequences[0], err = documents(ctx, c, api.Service, &c.services)
+		errs := []error{err}
+		in.Routes, sequences[1], err = documents(ctx, c, api.HTTPRoute, &c.routes)
+		errs = append(errs, err)
+		in.Quotas, sequences[2], err = documents(ctx, c, api.QuotaPolicies, &c.policies)
+		errs = append(errs, err)
+		in.Gateways, sequences[3], err = documents(ctx, c, api.Gateway, &c.gateways)
+		errs = append(errs, err)
+		in.Classes, sequences[4], err = documents(ctx, c, api.GatewayClass, &c.classes)
+		errs = append(errs, err)
+		in.Namespaces, sequences[5], err = documents(ctx, c, api.Namespace, &c.spaces)
+		if err := errors.Join(append(errs, err)...); err != nil {
+			return compile.Input{}, 0, err
 		}
-		if routes, later, err = documents(ctx, c, api.HTTPRoute, &c.routes); err != nil {
-			return nil, nil, nil, 0, err
-		}
-		if policies, last, err = documents(ctx, c, api.QuotaPolicies, &c.policies); err != nil {
-			return nil, nil, nil, 0, err
-		}
-		if later == at && last == at {
+		if at = sequences[0]; slices.Max(sequences[:]) == at {
 			break
 		}
 	}
-	return services, routes, policies, at, nil
+	return in, at, nil
 }
 
 // decoded holds documents of a kind by what they were decoded from, which never changes.

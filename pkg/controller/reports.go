@@ -29,7 +29,15 @@ func (c *Controller) withReports(rest http.Handler, guard func(http.Handler) htt
 	mux := http.NewServeMux()
 	handle := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, guard(h)) }
 	handle("GET "+report.PathWait, c.wait)
-	handle("GET "+report.PathStatus, func(w http.ResponseWriter, _ *http.Request) { socket.WriteJSON(w, c.Status()) })
+	handle("GET "+report.PathStatus, func(w http.ResponseWriter, r *http.Request) {
+		status := c.Status()
+		if gateways, err := c.gatewayReports(r.Context()); err != nil {
+			status.Warnings = append(status.Warnings, "gateways are not shown: "+err.Error())
+		} else {
+			status.Gateways = gateways
+		}
+		socket.WriteJSON(w, status)
+	})
 	handle("GET "+report.PathEdges, c.edges)
 	handle("GET "+report.PathQuota, c.quotaUsage)
 	handle("POST "+report.PathNodes+"{name}/allow", c.allow)
@@ -162,7 +170,7 @@ func (c *Controller) progress(pending []bus.Pending, published bool) report.Prog
 func (c *Controller) Status() report.Cluster {
 	s := report.Cluster{
 		Cluster: c.cfg.Cluster, TrustDomain: c.cfg.TrustDomain, Version: release.Version(), Controller: c.cfg.Name,
-		Nodes: []report.Member{}, Warnings: []string{},
+		Nodes: []report.Member{}, Gateways: []report.Gateways{}, Warnings: []string{},
 	}
 	applied := c.publisher.Applied()
 	newest := applied.Newest()

@@ -61,14 +61,26 @@ const (
 
 // Cluster is what a controller knows of its cluster.
 type Cluster struct {
-	Cluster     string   `json:"cluster"`
-	TrustDomain string   `json:"trustDomain"`
-	Version     string   `json:"version"`    // of the controller's program
-	Controller  string   `json:"controller"` // its name
-	Epoch       uint64   `json:"epoch"`
-	Revision    uint64   `json:"revision"` // of the newest snapshot
-	Nodes       []Member `json:"nodes"`
-	Warnings    []string `json:"warnings"`
+	Cluster     string     `json:"cluster"`
+	TrustDomain string     `json:"trustDomain"`
+	Version     string     `json:"version"`    // of the controller's program
+	Controller  string     `json:"controller"` // its name
+	Epoch       uint64     `json:"epoch"`
+	Revision    uint64     `json:"revision"` // of the newest snapshot
+	Nodes       []Member   `json:"nodes"`
+	Gateways    []Gateways `json:"gateways"`
+	Warnings    []string   `json:"warnings"`
+}
+
+// Gateways is what nodes make of one Gateway.
+type Gateways struct {
+	Name      string   `json:"name"` // "namespace/name"
+	Class     string   `json:"class"`
+	Addresses []string `json:"addresses"`
+	Listeners []string `json:"listeners"` // "name:port/protocol(attached routes)"
+	Routes    int      `json:"routes"`    // that are attached to listeners
+	State     string   `json:"state"`     // "Programmed", or the reason why it is not
+	Problem   string   `json:"problem,omitempty"`
 }
 
 // Member is one node of a cluster.

@@ -1,0 +1,215 @@
+package compile
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// GatewayControllerName is what a GatewayClass names whose Gateways Sennit runs, and what says in the status of a route
+// that Sennit wrote about a Gateway.
+const GatewayControllerName gatewayv1.GatewayController = "sennit.dev/gateway-controller"
+
+// Gateways are the Gateways of an input whose class is Sennit's.
+type gateways struct {
+	byName     map[exchange.ServiceName]*gateway
+	foreign    map[exchange.ServiceName]bool   // of a class that somebody else runs
+	classless  map[exchange.ServiceName]string // the class of others, which is not there
+	namespaces map[string]labels.Set
+	services   *catalog // as those outside may reach it
+}
+
+// A gateway is one Gateway, with what its routes say.
+type gateway struct {
+	document  *gatewayv1.Gateway
+	name      exchange.ServiceName
+	listeners []*listener
+	nodes     []*snapshot.Instance // that run it and live, ordered by node
+	refused   v1.Condition         // Accepted, where it is False
+}
+
+type listener struct {
+	document *gatewayv1.Listener
+	hostname string // in lower case
+	kinds    []gatewayv1.RouteGroupKind
+	badKinds string // why some of allowedRoutes.kinds mean nothing; may be empty
+	refused  string // why it is not Accepted, and the reason; may be empty
+	reason   gatewayv1.ListenerConditionReason
+	conflict gatewayv1.ListenerConditionReason // with another listener; may be empty
+	allowed  func(namespace string) bool
+
+	attached map[types.NamespacedName]bool
+	hosts    map[string][]*entry // by the hostnames that routes and listener have in common
+}
+
+func (l *listener) valid() bool { return l.refused == "" && l.conflict == "" }
+
+// newGateways finds out which Gateways are Sennit's to run, and puts into out what became of the classes.
+func newGateways(in Input, services *catalog, out *Output) *gateways {
+	outside := *services
+	outside.outside = true
+	gs := &gateways{
+		byName: map[exchange.ServiceName]*gateway{}, foreign: map[exchange.ServiceName]bool{}, classless: map[exchange.ServiceName]string{},
+		namespaces: map[string]labels.Set{}, services: &outside,
+	}
+	for _, n := range in.Namespaces {
+		gs.namespaces[n.Name] = n.Labels
+	}
+	classes := map[string]*gatewayv1.GatewayClass{}
+	for _, c := range in.Classes {
+		classes[c.Name] = c
+		if c.Spec.ControllerName == GatewayControllerName {
+			out.Classes[c.Name] = observed(c.Generation, classCondition(c))
+		}
+	}
+	for _, document := range in.Gateways {
+		name := exchange.ServiceName{Namespace: document.Namespace, Name: document.Name}
+		class := classes[string(document.Spec.GatewayClassName)]
+		switch {
+		case class == nil:
+			gs.classless[name] = string(document.Spec.GatewayClassName)
+		case class.Spec.ControllerName != GatewayControllerName:
+			gs.foreign[name] = true
+		default:
+			gs.byName[name] = newGateway(document, class, gs)
+		}
+	}
+	for _, instance := range in.Instances {
+		name, err := exchange.ParseServiceName(instance.Service)
+		if g := gs.byName[name]; err == nil && g != nil && instance.Gateway != nil && !instance.Unhealthy && !in.Lost[instance.Node] {
+			g.nodes = append(g.nodes, instance)
+		}
+	}
+	for _, g := range gs.byName {
+		slices.SortStableFunc(g.nodes, func(a, b *snapshot.Instance) int {
+			return cmp.Or(strings.Compare(a.Node, b.Node), strings.Compare(a.Instance, b.Instance))
+		})
+		g.nodes = slices.CompactFunc(g.nodes, func(a, b *snapshot.Instance) bool { return a.Node == b.Node })
+	}
+	return gs
+}
+
+func classCondition(c *gatewayv1.GatewayClass) v1.Condition {
+	accepted := v1.Condition{
+		Type: string(gatewayv1.GatewayClassConditionStatusAccepted), Status: v1.ConditionTrue,
+		Reason: string(gatewayv1.GatewayClassReasonAccepted), Message: "nodes run the Gateways of this class",
+	}
+	if c.Spec.ParametersRef != nil {
+		accepted.Status, accepted.Reason = v1.ConditionFalse, string(gatewayv1.GatewayClassReasonInvalidParameters)
+		accepted.Message = "spec.parametersRef: this class has no parameters"
+	}
+	return accepted
+}
+
+func newGateway(document *gatewayv1.Gateway, class *gatewayv1.GatewayClass, gs *gateways) *gateway {
+	g := &gateway{document: document, name: exchange.ServiceName{Namespace: document.Namespace, Name: document.Name}}
+	reason, problem := refusedGateway(document)
+	if class.Spec.ParametersRef != nil {
+		reason, problem = gatewayv1.GatewayReasonPending, fmt.Sprintf("class %s is not accepted", class.Name)
+	}
+	if problem != "" {
+		g.refused = v1.Condition{Type: string(gatewayv1.GatewayConditionAccepted), Status: v1.ConditionFalse, Reason: string(reason), Message: problem}
+	}
+	for i := range document.Spec.Listeners {
+		g.listeners = append(g.listeners, newListener(&document.Spec.Listeners[i], document.Namespace, gs.namespaces))
+	}
+	for i, a := range g.listeners {
+		for _, b := range g.listeners[:i] {
+			switch {
+			case a.document.Port != b.document.Port:
+			case a.document.Protocol != b.document.Protocol:
+				a.conflict, b.conflict = gatewayv1.ListenerReasonProtocolConflict, gatewayv1.ListenerReasonProtocolConflict
+			case a.hostname == b.hostname:
+				a.conflict, b.conflict = gatewayv1.ListenerReasonHostnameConflict, gatewayv1.ListenerReasonHostnameConflict
+			}
+		}
+	}
+	return g
+}
+
+// refusedGateway says what a Gateway asks for as a whole that no node gives it.
+func refusedGateway(g *gatewayv1.Gateway) (gatewayv1.GatewayConditionReason, string) {
+	for i, a := range g.Spec.Addresses {
+		if a.Value != "" {
+			return gatewayv1.GatewayReasonUnsupportedAddress, fmt.Sprintf("spec.addresses[%d]: the addresses of a gateway are said in services.d, on the hosts that run it", i)
+		}
+	}
+	if i := g.Spec.Infrastructure; i != nil && i.ParametersRef != nil {
+		return gatewayv1.GatewayReasonInvalidParameters, "spec.infrastructure.parametersRef: gateways of this class have no parameters"
+	}
+	if g.Spec.TLS != nil {
+		return gatewayv1.GatewayReasonInvalid, "spec.tls is not supported in this version"
+	}
+	return "", ""
+}
+
+func newListener(document *gatewayv1.Listener, namespace string, namespaces map[string]labels.Set) *listener {
+	l := &listener{document: document, attached: map[types.NamespacedName]bool{}, hosts: map[string][]*entry{}, allowed: func(string) bool { return false }}
+	if document.Hostname != nil {
+		l.hostname = strings.ToLower(string(*document.Hostname))
+	}
+	if document.Protocol != gatewayv1.HTTPProtocolType {
+		l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedProtocol, fmt.Sprintf("protocol %s is not supported in this version; HTTP is", document.Protocol)
+		return l
+	}
+	l.supportKinds(document.AllowedRoutes)
+	from, selector := gatewayv1.NamespacesFromSame, labels.Nothing()
+	if a := document.AllowedRoutes; a != nil && a.Namespaces != nil && a.Namespaces.From != nil {
+		from = *a.Namespaces.From
+		if from == gatewayv1.NamespacesFromSelector {
+			var err error
+			if selector, err = v1.LabelSelectorAsSelector(a.Namespaces.Selector); err != nil {
+				l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedValue, fmt.Sprintf("allowedRoutes.namespaces.selector: %v", err)
+				return l
+			}
+		}
+	}
+	l.allowed = func(of string) bool {
+		switch from {
+		case gatewayv1.NamespacesFromSame:
+			return of == namespace
+		case gatewayv1.NamespacesFromAll:
+			return true
+		case gatewayv1.NamespacesFromSelector:
+			return selector.Matches(namespaces[of])
+		}
+		return false
+	}
+	return l
+}
+
+// supportKinds finds out which kinds of routes may attach.
+func (l *listener) supportKinds(allowed *gatewayv1.AllowedRoutes) {
+	group := gatewayv1.Group(gatewayv1.GroupName)
+	http := gatewayv1.RouteGroupKind{Group: &group, Kind: "HTTPRoute"}
+	if allowed == nil || len(allowed.Kinds) == 0 {
+		l.kinds = []gatewayv1.RouteGroupKind{http}
+		return
+	}
+	for _, k := range allowed.Kinds {
+		if k.Kind == http.Kind && (k.Group == nil || *k.Group == group) {
+			l.kinds = []gatewayv1.RouteGroupKind{http}
+		} else if l.badKinds == "" {
+			l.badKinds = fmt.Sprintf("allowedRoutes.kinds: a listener of protocol HTTP takes HTTPRoute and not %s", k.Kind)
+		}
+	}
+}
+
+// sorted lists the gateways by name.
+func (gs *gateways) sorted() []*gateway {
+	all := make([]*gateway, 0, len(gs.byName))
+	for _, g := range gs.byName {
+		all = append(all, g)
+	}
+	slices.SortFunc(all, func(a, b *gateway) int { return compareNames(a.name, b.name) })
+	return all
+}

@@ -1,0 +1,168 @@
+package compile
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// parentGateway is the Gateway that a parentRef names, where it names one.
+func parentGateway(route *gatewayv1.HTTPRoute, ref gatewayv1.ParentReference) (exchange.ServiceName, bool) {
+	if ref.Group != nil && *ref.Group != gatewayv1.GroupName || ref.Kind != nil && *ref.Kind != "Gateway" {
+		return exchange.ServiceName{}, false
+	}
+	name := exchange.ServiceName{Namespace: route.Namespace, Name: string(ref.Name)}
+	if ref.Namespace != nil && *ref.Namespace != "" {
+		name.Namespace = string(*ref.Namespace)
+	}
+	return name, true
+}
+
+// An outsideRoute is a route as it is for those outside: what its rules may refer to is not what it may be in the mesh.
+type outsideRoute struct {
+	*gatewayv1.HTTPRoute
+
+	refusal string // why it is not in effect anywhere; may be empty
+	entries []*entry
+	refs    *refProblems
+}
+
+// attach adds a route to the listeners that a parentRef of it selects, and returns its status there; nil where that
+// is somebody else's to write.
+func (gs *gateways) attach(route *outsideRoute, index int, ref gatewayv1.ParentReference, name exchange.ServiceName) *gatewayv1.RouteParentStatus {
+	if gs.foreign[name] {
+		return nil
+	}
+	if route.refs == nil {
+		route.entries, route.refs = compileRules(route.HTTPRoute, gs.services)
+	}
+	accepted := v1.Condition{Type: string(gatewayv1.RouteConditionAccepted), Status: v1.ConditionFalse}
+	reason, problem := gs.attachTo(route, ref, name)
+	switch {
+	case problem != "":
+		accepted.Reason, accepted.Message = string(reason), fmt.Sprintf("spec.parentRefs[%d]: %s", index, problem)
+	case route.refusal != "":
+		accepted.Reason, accepted.Message = string(gatewayv1.RouteReasonUnsupportedValue), route.refusal+"; the route is not in effect"
+	default:
+		accepted.Status, accepted.Reason, accepted.Message = v1.ConditionTrue, string(gatewayv1.RouteReasonAccepted), "the route is in effect"
+	}
+	return &gatewayv1.RouteParentStatus{
+		ParentRef: ref, ControllerName: GatewayControllerName,
+		Conditions: observed(route.Generation, accepted, route.refs.condition()),
+	}
+}
+
+// attachTo adds a route to listeners of a gateway, or says why none takes it.
+func (gs *gateways) attachTo(route *outsideRoute, ref gatewayv1.ParentReference, name exchange.ServiceName) (gatewayv1.RouteConditionReason, string) {
+	g := gs.byName[name]
+	if g == nil {
+		if class, ok := gs.classless[name]; ok {
+			return gatewayv1.RouteReasonNoMatchingParent, fmt.Sprintf("Gateway %s is of class %s, which is not there (write gatewayClassName: sennit)", name, class)
+		}
+		return gatewayv1.RouteReasonNoMatchingParent, fmt.Sprintf("there is no Gateway %s", name)
+	}
+	selected, allowed, attached := false, false, false
+	for _, l := range g.listeners {
+		if ref.SectionName != nil && *ref.SectionName != "" && *ref.SectionName != l.document.Name || ref.Port != nil && *ref.Port != l.document.Port {
+			continue
+		}
+		selected = true
+		if len(l.kinds) == 0 || !l.allowed(route.Namespace) {
+			continue
+		}
+		allowed = true
+		common := commonHostnames(route.Spec.Hostnames, l.hostname)
+		if len(common) == 0 {
+			continue
+		}
+		attached = true
+		at := types.NamespacedName{Namespace: route.Namespace, Name: route.Name}
+		if l.attached[at] || route.refusal != "" {
+			l.attached[at] = true
+			continue // by another of its parentRefs
+		}
+		l.attached[at] = true
+		for _, h := range common {
+			l.hosts[h] = append(l.hosts[h], route.entries...)
+		}
+	}
+	switch {
+	case !selected:
+		return gatewayv1.RouteReasonNoMatchingParent, fmt.Sprintf("Gateway %s has no listener that sectionName and port select", name)
+	case !allowed:
+		return gatewayv1.RouteReasonNotAllowedByListeners, fmt.Sprintf("no listener of Gateway %s takes HTTPRoutes of namespace %s (see its allowedRoutes)", name, route.Namespace)
+	case !attached:
+		return gatewayv1.RouteReasonNoMatchingListenerHostname, fmt.Sprintf("spec.hostnames has none in common with the listeners of Gateway %s", name)
+	}
+	return "", ""
+}
+
+// ingress is what the nodes that run a gateway need; nil where it has no listener that can be opened.
+func (g *gateway) ingress(limits *quotas) *snapshot.Ingress {
+	if g.refused.Type != "" {
+		return nil
+	}
+	body := &snapshot.Ingress{}
+	positions := map[*snapshot.Rule]uint32{}
+	for _, l := range g.listeners {
+		if !l.valid() {
+			continue
+		}
+		listener := &snapshot.IngressListener{Name: string(l.document.Name), Port: uint32(l.document.Port), Hostname: l.hostname}
+		for _, hostname := range slices.Sorted(maps.Keys(l.hosts)) {
+			host := &snapshot.IngressHost{Hostname: hostname}
+			entries := l.hosts[hostname]
+			routes := make(map[*snapshot.Rule]*gatewayv1.HTTPRoute, len(entries))
+			for _, e := range entries {
+				routes[e.rule] = e.route
+			}
+			for _, rule := range inPrecedence(entries) {
+				at, known := positions[rule]
+				if !known {
+					at = uint32(len(body.Rules))
+					positions[rule] = at
+					body.Rules = append(body.Rules, limits.limitIngress(body, rule, routes[rule]))
+				}
+				host.Rules = append(host.Rules, at)
+			}
+			listener.Hosts = append(listener.Hosts, host)
+		}
+		body.Listeners = append(body.Listeners, listener)
+	}
+	if len(body.Listeners) == 0 {
+		return nil
+	}
+	return body
+}
+
+// limitIngress has a rule name the limits of its route, and of every service that it sends requests to: each of them
+// counts all requests of the rule, so that none lets more pass than it allows.
+func (q *quotas) limitIngress(body *snapshot.Ingress, rule *snapshot.Rule, route *gatewayv1.HTTPRoute) *snapshot.Rule {
+	limits := slices.Clone(q.routes[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}])
+	for _, b := range rule.Backends {
+		limits = append(limits, q.services[exchange.ServiceName{Namespace: b.Namespace, Name: b.Service}]...)
+	}
+	if len(limits) == 0 {
+		return rule
+	}
+	rule = proto.Clone(rule).(*snapshot.Rule)
+	for _, l := range limits {
+		at := slices.Index(body.Limits, l)
+		if at < 0 {
+			at = len(body.Limits)
+			body.Limits = append(body.Limits, l)
+		}
+		if !slices.Contains(rule.Limits, uint32(at)) {
+			rule.Limits = append(rule.Limits, uint32(at))
+		}
+	}
+	return rule
+}
