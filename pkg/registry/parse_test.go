@@ -15,7 +15,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
-var equal = []cmp.Option{cmpopts.EquateComparable(netip.AddrPort{}), cmp.AllowUnexported(Check{}), cmpopts.IgnoreFields(Instance{}, "Origin")}
+var equal = []cmp.Option{cmpopts.EquateComparable(netip.AddrPort{}, netip.Addr{}), cmp.AllowUnexported(Check{}), cmpopts.IgnoreFields(Instance{}, "Origin")}
 
 const ordersFile = `service: default/orders
 instance: orders-1
@@ -49,7 +49,7 @@ func TestParseReadsEveryField(t *testing.T) {
 }
 
 func TestWrittenInstancesAreReadBack(t *testing.T) {
-	instances, err := Parse("a.yaml", []byte(ordersFile+"---\nservice: default/db\nports: [{port: 5432, address: '[::1]:5432'}]\nhealth: {tcp: {port: 5432}}\n"), "web1")
+	instances, err := Parse("a.yaml", []byte(ordersFile+"---\nservice: default/db\nports: [{port: 5432, address: '[::1]:5432'}]\nhealth: {tcp: {port: 5432}}\n---\nservice: default/edge\ngateway: {address: 192.0.2.1}\n"), "web1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,6 +101,9 @@ func TestMistakesNameFileLineAndField(t *testing.T) {
 		{"a negative uid", "service: orders\nlisteners: [{as: orders, to: payments:80, address: '127.0.0.1:1', uid: -1}]\n", `f.yaml:2: listeners[0].uid: must be from 0`},
 		{"a path as a unit", "service: orders\nlisteners: [{as: orders, to: payments:80, address: '127.0.0.1:1', unit: /a.service}]\n", `f.yaml:2: listeners[0].unit: must be a unit`},
 		{"two listeners of one address", "service: orders\nlisteners:\n- {as: orders, to: payments:80, address: '127.0.0.1:1'}\n- {as: orders, to: billing:80, address: '127.0.0.1:1'}\n", `two listeners have the address 127.0.0.1:1`},
+		{"a gateway without an address", "service: edge\ngateway: {}\n", `f.yaml:2: gateway.address: is missing`},
+		{"a gateway with a port", "service: edge\ngateway: {address: '0.0.0.0:80'}\n", `f.yaml:2: gateway.address: must be an IP address of this host without a port`},
+		{"a gateway with a process", "service: edge\n" + port + "gateway: {address: 0.0.0.0}\n", `f.yaml:1: gateway: stands beside ports or health`},
 		{"an empty instance", "service: orders\ninstance: ''\n" + port, `f.yaml:2: instance: must be`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

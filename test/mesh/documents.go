@@ -20,6 +20,7 @@ import (
 // collections are the API's paths of the kinds that tests apply.
 var collections = map[string]string{
 	"Service":     "/api/v1/namespaces/%s/services/%s",
+	"Gateway":     "/apis/gateway.networking.k8s.io/v1/namespaces/%s/gateways/%s",
 	"HTTPRoute":   "/apis/gateway.networking.k8s.io/v1/namespaces/%s/httproutes/%s",
 	"QuotaPolicy": "/apis/sennit.dev/v1alpha1/namespaces/%s/quotapolicies/%s",
 }
@@ -69,6 +70,12 @@ func parse(text string) (path string, document json.RawMessage, err error) {
 		return "", nil, fmt.Errorf("no path for documents of kind %q", of.Kind)
 	}
 	return fmt.Sprintf(pattern, cmp.Or(of.Metadata.Namespace, "default"), of.Metadata.Name), encoded, nil
+}
+
+// Read reads a document of a kind that tests apply; name is "namespace/name".
+func (m *Mesh) Read(kind, name string, into any) error {
+	namespace, name, _ := strings.Cut(name, "/")
+	return launch.Call(m.t.Context(), m.Socket(), http.MethodGet, fmt.Sprintf(collections[kind], namespace, name), nil, into)
 }
 
 // MustApply is Documents, and ends the test where that fails.

@@ -43,6 +43,7 @@ func (t Tally) String() string {
 // A LoadConfig says what a Load sends.
 type LoadConfig struct {
 	Node, Address string // where from, and to which listener
+	Host          string // empty: Address
 	Connections   int
 	// Methods of the requests, in turn; none: GET. Others than GET have a body.
 	Methods []string
@@ -55,6 +56,9 @@ type LoadConfig struct {
 func (m *Mesh) Load(cfg LoadConfig) *Load {
 	if len(cfg.Methods) == 0 {
 		cfg.Methods = []string{http.MethodGet}
+	}
+	if cfg.Host == "" {
+		cfg.Host = cfg.Address
 	}
 	if cfg.Pace == 0 {
 		cfg.Pace = 2 * time.Millisecond
@@ -105,7 +109,7 @@ func (l *Load) connection(ctx context.Context, dial func() (net.Conn, error), cf
 	reader := bufio.NewReader(conn)
 	for i := range cfg.PerConnection {
 		method := cfg.Methods[i%len(cfg.Methods)]
-		answer, keep, err := exchange(conn, reader, method, cfg.Address, i)
+		answer, keep, err := exchange(conn, reader, method, cfg.Host, i)
 		l.count(answer, err)
 		if err != nil || !keep {
 			return
