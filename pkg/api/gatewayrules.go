@@ -2,9 +2,22 @@ package api
 
 import (
 	"fmt"
+	"net/netip"
 	"regexp"
 	"strings"
+
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
+
+// gateway checks what the schema says in alternatives, which the walker does not look at.
+func (w *walker) gateway(u *unstructured.Unstructured) {
+	for i, a := range items(u.Object["spec"], "addresses") {
+		value := str(a, "value")
+		if _, err := netip.ParseAddr(value); str(a, "type") == "IPAddress" && value != "" && err != nil {
+			w.add(field(index("spec.addresses", i), "value"), Invalid, "must be an IP address, is %q", value)
+		}
+	}
+}
 
 // What Gateway API's rules for Gateways need (rules).
 

@@ -29,6 +29,8 @@ func Check(k *Kind, u *unstructured.Unstructured) []Problem {
 		w.joinToken(u)
 	case QuotaPolicies:
 		w.quotaPolicy(u)
+	case Gateway:
+		w.gateway(u)
 	}
 	if len(w.problems) == 0 {
 		if err := As(u, k.New()); err != nil {
@@ -116,7 +118,7 @@ func (w *walker) meta(k *Kind, u *unstructured.Unstructured) {
 	name, generate := u.GetName(), u.GetGenerateName()
 	form := subdomain
 	switch k {
-	case Namespace:
+	case Namespace, Gateway: // whose name is that of the identity that runs it
 		form = label
 	case Service:
 		form = hostLabel

@@ -59,6 +59,9 @@ func newOpenAPI(version string) *openAPI {
 	for _, k := range api.Kinds() {
 		closure(definitions, k.Model())
 	}
+	for name, s := range definitions {
+		definitions[name] = plainSchema(s)
+	}
 	v2 := mustJSON(map[string]any{"swagger": "2.0", "info": info, "paths": all, "definitions": definitions})
 	o.v2 = []byte(strings.ReplaceAll(string(v2), "#/components/schemas/", "#/definitions/"))
 	if doc, err := openapi_v2.ParseDocument(o.v2); err == nil {
@@ -103,6 +106,26 @@ func closure(into map[string]*spec.Schema, name string) {
 		}
 	}
 	walk(s)
+}
+
+// plainSchema is a schema in the words of OpenAPI v2, which has no alternatives: they are left out, and what they forbid
+// is refused all the same. Nothing is changed in s.
+func plainSchema(s *spec.Schema) *spec.Schema {
+	plain := *s
+	plain.AnyOf, plain.OneOf, plain.Not = nil, nil, nil
+	if s.Properties != nil {
+		plain.Properties = make(map[string]spec.Schema, len(s.Properties))
+		for name, p := range s.Properties {
+			plain.Properties[name] = *plainSchema(&p)
+		}
+	}
+	if s.Items != nil && s.Items.Schema != nil {
+		plain.Items = &spec.SchemaOrArray{Schema: plainSchema(s.Items.Schema)}
+	}
+	if s.AdditionalProperties != nil && s.AdditionalProperties.Schema != nil {
+		plain.AdditionalProperties = &spec.SchemaOrBool{Allows: true, Schema: plainSchema(s.AdditionalProperties.Schema)}
+	}
+	return &plain
 }
 
 // pathsOf describes what the paths of a kind answer to.

@@ -38,10 +38,16 @@ func TestRoutes(t *testing.T) {
 				t.Fatal(`there is no line "requests"`)
 			}
 			table := tableOf(t, documents)
-			callee, port, asked := exchange.ServiceName{}, uint16(0), 0
+			callee, port, outside, asked := exchange.ServiceName{}, uint16(0), false, 0
 			for i, line := range strings.Split(requests, "\n") {
 				where := fmt.Sprintf("%s:%d: %s", file, strings.Count(documents, "\n")+i+3, line)
-				if to, ok := strings.CutPrefix(line, "to "); ok {
+				to, ok := strings.CutPrefix(line, "to ")
+				if at, through := strings.CutPrefix(line, "at "); through {
+					to, ok, outside = at, true, true
+				} else if ok {
+					outside = false
+				}
+				if ok {
 					name, number, _ := strings.Cut(to, ":")
 					n, err := strconv.ParseUint(number, 10, 16)
 					if err != nil {
@@ -49,7 +55,7 @@ func TestRoutes(t *testing.T) {
 					}
 					callee, port = service(t, name), uint16(n)
 				} else if line != "" && !strings.HasPrefix(line, "#") {
-					ask(t, table, where, line, callee, port)
+					ask(t, table, where, line, callee, port, outside)
 					asked++
 				}
 			}
@@ -61,7 +67,7 @@ func TestRoutes(t *testing.T) {
 }
 
 // ask routes the request of one line and compares the outcome.
-func ask(t *testing.T, table *routing.Table, where, line string, callee exchange.ServiceName, port uint16) {
+func ask(t *testing.T, table *routing.Table, where, line string, callee exchange.ServiceName, port uint16, outside bool) {
 	t.Helper()
 	request, want, found := strings.Cut(line, "->")
 	words := strings.Fields(request)
@@ -75,10 +81,20 @@ func ask(t *testing.T, table *routing.Table, where, line string, callee exchange
 	req := &exchange.Request{Method: words[0], Scheme: "http", Authority: callee.Name, Path: words[1]}
 	for _, word := range words[2:] {
 		name, value, _ := strings.Cut(word, "=")
+		if outside && name == "Host" {
+			req.Authority = value
+			continue
+		}
 		req.Fields = append(req.Fields, exchange.Field{Name: name, Value: value})
 	}
 	var d routing.Decision
-	table.Pick(&routing.Call{Caller: caller, Callee: callee, Port: port, Now: time.Unix(1, 0), Random: rand.NewPCG(1, 1)}, req, &d)
+	call := &routing.Call{Caller: caller, Callee: callee, Port: port, Now: time.Unix(1, 0), Random: rand.NewPCG(1, 1)}
+	if outside {
+		call.Caller = callee
+		table.PickIngress(call, req, &d)
+	} else {
+		table.Pick(call, req, &d)
+	}
 	defer d.Done()
 	got := d.Service.Name
 	if d.Status != 0 && d.Reason != exchange.NoInstance {
@@ -117,6 +133,12 @@ func tableOf(t *testing.T, documents string) *routing.Table {
 		case "HTTPRoute":
 			in.Routes = append(in.Routes, &gatewayv1.HTTPRoute{})
 			into = in.Routes[len(in.Routes)-1]
+		case "Gateway":
+			in.Gateways = append(in.Gateways, &gatewayv1.Gateway{})
+			into = in.Gateways[len(in.Gateways)-1]
+		case "GatewayClass":
+			in.Classes = append(in.Classes, &gatewayv1.GatewayClass{})
+			into = in.Classes[len(in.Classes)-1]
 		default:
 			t.Fatalf("unknown kind %q", kind.Kind)
 		}
@@ -127,8 +149,8 @@ func tableOf(t *testing.T, documents string) *routing.Table {
 	table := routing.New()
 	compiled := compile.Compile(in)
 	for subject, body := range compiled.Bodies {
-		if names, err := snapshot.ParseSubject(subject); err != nil || names.Kind == snapshot.KindIn {
-			continue
+		if names, err := snapshot.ParseSubject(subject); err != nil {
+			t.Fatal(names, err)
 		}
 		if _, err := table.Apply(subject, snapshot.Version{Revision: 1}, body); err != nil {
 			t.Fatal(err)
