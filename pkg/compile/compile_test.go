@@ -34,6 +34,18 @@ func mesh(t testing.TB, documents string) Input {
 			r := &gatewayv1.HTTPRoute{}
 			must(t, yaml.UnmarshalStrict([]byte(text), r))
 			in.Routes = append(in.Routes, r)
+		case "Gateway":
+			g := &gatewayv1.Gateway{}
+			must(t, yaml.UnmarshalStrict([]byte(text), g))
+			in.Gateways = append(in.Gateways, g)
+		case "GatewayClass":
+			c := &gatewayv1.GatewayClass{}
+			must(t, yaml.UnmarshalStrict([]byte(text), c))
+			in.Classes = append(in.Classes, c)
+		case "Namespace":
+			n := &corev1.Namespace{}
+			must(t, yaml.UnmarshalStrict([]byte(text), n))
+			in.Namespaces = append(in.Namespaces, n)
 		case "":
 		default:
 			t.Fatalf("unknown kind %q", kind.Kind)
