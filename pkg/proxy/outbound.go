@@ -44,6 +44,7 @@ type Outbound struct {
 	// TraceShare is the share, from 0 to 1, of the traces that begin here that are sampled; 0 begins none.
 	TraceShare float64
 	Limits     http1.Limits
+	Outside    Patience // with those who come to a gateway
 	Log        *slog.Logger
 
 	callers sync.Map     // *caller → nothing: those of HTTP, for Run to look after

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"net"
@@ -16,17 +17,24 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/routing"
 )
 
-// How long those outside may keep a connection waiting: a gateway has so many, and whoever sends nothing gives its own
-// up.
-const (
-	idleOutside = 60 * time.Second // between two requests
-	headOutside = 10 * time.Second // for the first byte of a connection, and from the first byte of a head to its end
-	bodyOutside = 30 * time.Second // for more of a request's body
-)
+// Patience is how long those outside may keep a connection waiting: a gateway has so many, and whoever sends nothing
+// gives its own up. 0 is the default.
+type Patience struct {
+	Idle time.Duration // between two requests; 60 s
+	Head time.Duration // for the first byte of a connection, and from the first byte of a head to its end; 10 s
+	Body time.Duration // for more of a request's body; 30 s
+}
+
+func (p Patience) withDefaults() Patience {
+	return Patience{
+		Idle: cmp.Or(p.Idle, 60*time.Second), Head: cmp.Or(p.Head, 10*time.Second), Body: cmp.Or(p.Body, 30*time.Second),
+	}
+}
 
 // An outsider is what a caller is beside that where it comes from outside, to a gateway: nobody knows it, and what it
 // says of itself, or of others, counts for nothing.
 type outsider struct {
+	patience  Patience
 	from      string       // its IP address
 	forwarded string       // the same, as Forwarded has it
 	waits     atomic.Int64 // since when more of a body is read, in Unix nanoseconds; 0: none is
@@ -39,19 +47,19 @@ func (o *Outbound) serveOutside(ctx context.Context, conn *net.TCPConn, l captur
 	if !ok {
 		return
 	}
-	limits := o.Limits
-	limits.HeadTimeout = headOutside
+	limits, patience := o.Limits, o.Outside.withDefaults()
+	limits.HeadTimeout = patience.Head
 	c := &caller{
-		Outbound: o, conn: conn, drains: ctx.Done(), guard: guard{conn: conn}, idle: headOutside,
+		Outbound: o, conn: conn, drains: ctx.Done(), guard: guard{conn: conn}, idle: patience.Head,
 		call: routing.Call{Caller: l.As, Callee: l.As, Port: l.Port, Random: rand.NewPCG(rand.Uint64(), rand.Uint64())},
-		http: http1.NewServerConn(conn, limits), observer: o.Observe(), outside: newOutsider(far.AddrPort().Addr()),
+		http: http1.NewServerConn(conn, limits), observer: o.Observe(), outside: newOutsider(far.AddrPort().Addr(), patience),
 	}
 	c.drive(ctx)
 }
 
-func newOutsider(from netip.Addr) *outsider {
+func newOutsider(from netip.Addr, patience Patience) *outsider {
 	from = from.Unmap().WithZone("")
-	o := &outsider{from: from.String()}
+	o := &outsider{patience: patience, from: from.String()}
 	if o.forwarded = o.from; from.Is6() {
 		o.forwarded = `"[` + o.from + `]"` // RFC 7239 §6
 	}
@@ -64,7 +72,7 @@ func (c *caller) pick() {
 		c.Table.Pick(&c.call, &c.request, &c.decision)
 		return
 	}
-	c.idle = idleOutside
+	c.idle = c.outside.patience.Idle
 	c.Table.PickIngress(&c.call, &c.request, &c.decision)
 	if service := c.decision.Service; !service.IsZero() {
 		c.seen.Callee = service
@@ -152,7 +160,7 @@ func (c *caller) watch(now time.Time) {
 	if c.outside == nil {
 		return
 	}
-	if since := c.outside.waits.Load(); since != 0 && now.UnixNano()-since > bodyOutside.Nanoseconds() {
+	if since := c.outside.waits.Load(); since != 0 && now.UnixNano()-since > c.outside.patience.Body.Nanoseconds() {
 		c.conn.SetReadDeadline(time.Unix(1, 0))
 	}
 }
