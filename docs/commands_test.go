@@ -21,6 +21,7 @@ var inOrder = []string{
 	"tutorial/first-mesh.md",
 	"how-to/join-a-host.md",
 	"how-to/split-traffic.md",
+	"how-to/let-outside-in.md",
 	"how-to/limit-requests.md",
 	"how-to/debug-a-request.md",
 	"how-to/watch-the-mesh.md",
@@ -262,10 +263,17 @@ func (r *reader) logs(t *testing.T) {
 	}
 }
 
-var loopback = regexp.MustCompile(`127\.0\.0\.1:(\d{2,5})\b`)
+var (
+	loopback = regexp.MustCompile(`127\.0\.0\.1:(\d{2,5})\b`)
+	listened = regexp.MustCompile(`\bport: (\d{2,5}), protocol: HTTP\b`) // of a Gateway, which is reached at loopback
+)
 
 // mapped replaces the ports of the text by free ones, so that this runs beside whatever else there is.
 func (r *reader) mapped(t *testing.T, text string) string {
+	text = listened.ReplaceAllStringFunc(text, func(listener string) string {
+		at := r.mapped(t, "127.0.0.1:"+listened.FindStringSubmatch(listener)[1])
+		return "port: " + strings.TrimPrefix(at, "127.0.0.1:") + ", protocol: HTTP"
+	})
 	return loopback.ReplaceAllStringFunc(text, func(address string) string {
 		if r.ports[address] == "" {
 			free, err := launch.FreePorts(1)

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/ca"
 	"github.com/sennit-mesh/sennit/pkg/capture"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/registry"
@@ -27,6 +28,9 @@ func (n *Node) listen() {
 		taken[l.Address] = true
 	}
 	for _, in := range n.gateways() {
+		if !n.identifiedAs(in.Service) {
+			continue // who came now would be answered with 503
+		}
 		for _, number := range n.table.IngressPorts(in.Service) {
 			at := netip.AddrPortFrom(in.Gateway, number)
 			if !taken[at] { // else gatewayPorts says so
@@ -40,6 +44,11 @@ func (n *Node) listen() {
 		n.capture.Apply(wanted)
 		n.registrar.Wake() // ports of gateways are told
 	}
+}
+
+// identifiedAs reports whether this node has a certificate of a service. Being allowed to run it, it gets one soon.
+func (n *Node) identifiedAs(service exchange.ServiceName) bool {
+	return slices.ContainsFunc(n.identity.Status().Certificates, func(c ca.CertificateStatus) bool { return serviceOf(c.SPIFFEID) == service.String() })
 }
 
 // gateways are those that services.d declares, each once, by name.
@@ -70,6 +79,8 @@ func (n *Node) gatewayPorts(gateway exchange.ServiceName) []registry.GatewayPort
 		port := registry.GatewayPort{Number: number}
 		s, known := open[netip.AddrPortFrom(at, number)]
 		switch {
+		case !n.identifiedAs(gateway):
+			port.Problem = fmt.Sprintf("this node has no certificate of %s yet", gateway)
 		case !known:
 			port.Problem = "is not open yet"
 		case !s.Listener.Gateway:

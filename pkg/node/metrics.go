@@ -26,24 +26,29 @@ func (n *Node) serveMetrics(ctx context.Context) error {
 type scraped struct{ node *Node }
 
 var (
-	infoDesc          = prometheus.NewDesc("sennit_node_info", "1, with the node's name and the version of its program.", []string{"node", "version"}, nil)
-	connectedDesc     = prometheus.NewDesc("sennit_bus_connected", "1 while the node is connected to the bus.", nil, nil)
-	staleDesc         = prometheus.NewDesc("sennit_bus_stale_seconds", "For how long the controllers' beats have not come; 0 while they do.", nil, nil)
-	beatDesc          = prometheus.NewDesc("sennit_bus_beat", "Number of the newest beat that came.", nil, nil)
-	missingDesc       = prometheus.NewDesc("sennit_config_missing_subjects", "Subjects that are needed and of which nothing has come yet.", nil, nil)
-	refusedDesc       = prometheus.NewDesc("sennit_config_refused_subjects", "Subjects whose newest configuration needs a newer node.", nil, nil)
-	appliedDesc       = prometheus.NewDesc("sennit_config_applied_total", "Snapshots that were taken into force.", nil, nil)
-	unusableDesc      = prometheus.NewDesc("sennit_config_unusable_total", "Snapshots that could not be used: what was in force before stayed.", nil, nil)
-	expiryDesc        = prometheus.NewDesc("sennit_certificate_expiry_timestamp_seconds", "When a certificate ends, as Unix time; without a service: the node's own.", []string{"service"}, nil)
-	healthyDesc       = prometheus.NewDesc("sennit_instance_healthy", "1 while an instance on this host is healthy.", []string{"service", "instance"}, nil)
-	laneLabels        = []string{"direction", "source", "destination", "peer"}
-	laneConnsDesc     = prometheus.NewDesc("sennit_lane_connections", "Connections of a lane; the peer of an inbound one is not told by its certificate, and empty.", laneLabels, nil)
-	laneRunningDesc   = prometheus.NewDesc("sennit_lane_exchanges", "Exchanges that run on a lane.", laneLabels, nil)
-	laneIdleDesc      = prometheus.NewDesc("sennit_lane_idle_streams", "Streams of a lane that wait for an exchange.", laneLabels, nil)
-	laneCrowdedDesc   = prometheus.NewDesc("sennit_lane_crowded_connections", "Connections of a lane on which many streams stall.", laneLabels, nil)
-	laneRTTDesc       = prometheus.NewDesc("sennit_lane_rtt_seconds", "Smoothed round-trip time; the longest of a lane's connections.", laneLabels, nil)
-	logDroppedDesc    = prometheus.NewDesc("sennit_access_log_dropped_total", "Lines of the access log that were dropped, by reason: the queue was full, or writing failed.", []string{"reason"}, nil)
-	verificationsDesc = prometheus.NewDesc("sennit_config_verifications_total", "Signatures of configuration that were verified.", nil, nil)
+	infoDesc           = prometheus.NewDesc("sennit_node_info", "1, with the node's name and the version of its program.", []string{"node", "version"}, nil)
+	connectedDesc      = prometheus.NewDesc("sennit_bus_connected", "1 while the node is connected to the bus.", nil, nil)
+	staleDesc          = prometheus.NewDesc("sennit_bus_stale_seconds", "For how long the controllers' beats have not come; 0 while they do.", nil, nil)
+	beatDesc           = prometheus.NewDesc("sennit_bus_beat", "Number of the newest beat that came.", nil, nil)
+	missingDesc        = prometheus.NewDesc("sennit_config_missing_subjects", "Subjects that are needed and of which nothing has come yet.", nil, nil)
+	refusedDesc        = prometheus.NewDesc("sennit_config_refused_subjects", "Subjects whose newest configuration needs a newer node.", nil, nil)
+	appliedDesc        = prometheus.NewDesc("sennit_config_applied_total", "Snapshots that were taken into force.", nil, nil)
+	unusableDesc       = prometheus.NewDesc("sennit_config_unusable_total", "Snapshots that could not be used: what was in force before stayed.", nil, nil)
+	expiryDesc         = prometheus.NewDesc("sennit_certificate_expiry_timestamp_seconds", "When a certificate ends, as Unix time; without a service: the node's own.", []string{"service"}, nil)
+	healthyDesc        = prometheus.NewDesc("sennit_instance_healthy", "1 while an instance on this host is healthy.", []string{"service", "instance"}, nil)
+	laneLabels         = []string{"direction", "source", "destination", "peer"}
+	laneConnsDesc      = prometheus.NewDesc("sennit_lane_connections", "Connections of a lane; the peer of an inbound one is not told by its certificate, and empty.", laneLabels, nil)
+	laneRunningDesc    = prometheus.NewDesc("sennit_lane_exchanges", "Exchanges that run on a lane.", laneLabels, nil)
+	laneIdleDesc       = prometheus.NewDesc("sennit_lane_idle_streams", "Streams of a lane that wait for an exchange.", laneLabels, nil)
+	laneCrowdedDesc    = prometheus.NewDesc("sennit_lane_crowded_connections", "Connections of a lane on which many streams stall.", laneLabels, nil)
+	laneRTTDesc        = prometheus.NewDesc("sennit_lane_rtt_seconds", "Smoothed round-trip time; the longest of a lane's connections.", laneLabels, nil)
+	logDroppedDesc     = prometheus.NewDesc("sennit_access_log_dropped_total", "Lines of the access log that were dropped, by reason: the queue was full, or writing failed.", []string{"reason"}, nil)
+	gatewayLabels      = []string{"gateway", "address"}
+	gatewayOpenDesc    = prometheus.NewDesc("sennit_gateway_open", "1 while a port of a gateway is open for those outside.", gatewayLabels, nil)
+	gatewayConnsDesc   = prometheus.NewDesc("sennit_gateway_connections", "Connections from outside that are open. At 4,096 more wait in the kernel's queue.", gatewayLabels, nil)
+	gatewayTakenDesc   = prometheus.NewDesc("sennit_gateway_accepted_total", "Connections from outside that were accepted since the port was opened.", gatewayLabels, nil)
+	gatewayRefusedDesc = prometheus.NewDesc("sennit_gateway_refused_total", "Connections from outside that were reset because their source had too many.", gatewayLabels, nil)
+	verificationsDesc  = prometheus.NewDesc("sennit_config_verifications_total", "Signatures of configuration that were verified.", nil, nil)
 )
 
 // Describe names the metrics (prometheus.Collector).
@@ -51,6 +56,7 @@ func (m scraped) Describe(out chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		infoDesc, connectedDesc, staleDesc, beatDesc, missingDesc, refusedDesc, appliedDesc, unusableDesc, verificationsDesc, expiryDesc,
 		healthyDesc, laneConnsDesc, laneRunningDesc, laneIdleDesc, laneCrowdedDesc, laneRTTDesc, logDroppedDesc,
+		gatewayOpenDesc, gatewayConnsDesc, gatewayTakenDesc, gatewayRefusedDesc,
 	} {
 		out <- desc
 	}
@@ -92,6 +98,12 @@ func (m scraped) Collect(out chan<- prometheus.Metric) {
 		full, unwritten := n.access.Dropped()
 		counter(logDroppedDesc, full, "queue-full")
 		counter(logDroppedDesc, unwritten, "write-failed")
+	}
+	for _, g := range n.gatewayStatus() {
+		gauge(gatewayOpenDesc, oneIf(g.Error == ""), g.Gateway, g.Address)
+		gauge(gatewayConnsDesc, float64(g.Connections), g.Gateway, g.Address)
+		counter(gatewayTakenDesc, g.Accepted, g.Gateway, g.Address)
+		counter(gatewayRefusedDesc, g.Refused, g.Gateway, g.Address)
 	}
 	for lane, of := range lanesOf(n.lanes.Connections()) {
 		labels := []string{lane.direction, lane.source, lane.destination, lane.peer}

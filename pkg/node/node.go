@@ -358,6 +358,9 @@ func (n *Node) rotated(r ca.Rotation) {
 		}
 	}
 	n.registrar.Resend()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.listen() // a gateway may have its identity now
 }
 
 func (n *Node) close() error {
