@@ -1,11 +1,15 @@
 package mesh
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -31,8 +35,9 @@ const storefronts = `{apiVersion: v1, kind: Service, metadata: {name: storefront
 {apiVersion: v1, kind: Service, metadata: {name: storefront-v2}, spec: {ports: [{port: 80, appProtocol: http}], selector: {sennit.dev/service: storefront, version: v2}}}
 `
 
-func startEdge(t *testing.T) *edge {
-	e := &edge{Mesh: Start(t, Config{Services: []string{"default/edge", "default/storefront"}, Flags: []string{"--access-log-share", "1"}})}
+// startEdge starts it where every node may run services, or with the gateway only declared where it is not among them.
+func startEdge(t *testing.T, services ...string) *edge {
+	e := &edge{Mesh: Start(t, Config{Services: services, Flags: []string{"--access-log-share", "1"}})}
 	e.Serve("two", Service{Name: "default/storefront", Version: "v1"})
 	e.Serve("three", Service{Name: "default/storefront", Version: "v2"})
 	e.Write("one", "service: default/edge\ngateway: {address: 127.0.0.1}\n")
@@ -40,7 +45,9 @@ func startEdge(t *testing.T) *edge {
 	e.MustApply(storefronts)
 	e.listeners(e.port)
 	e.route("storefront-v1")
-	e.awaitHost("shop.example", http.StatusOK, "v1")
+	if slices.Contains(services, "default/edge") {
+		e.awaitHost("shop.example", http.StatusOK, "v1")
+	}
 	return e
 }
 
@@ -135,7 +142,7 @@ func (e *edge) awaitListener(port int, says string) (status gatewayv1.GatewaySta
 // TestGateway asks from outside for what is behind a gateway while its routes and listeners change.
 func TestGateway(t *testing.T) {
 	t.Parallel()
-	e := startEdge(t)
+	e := startEdge(t, "default/edge", "default/storefront")
 	status := e.awaitListener(e.port, "True Programmed")
 	if len(status.Addresses) != 1 || status.Addresses[0].Value != "127.0.0.1" || status.Listeners[0].AttachedRoutes != 1 {
 		t.Errorf("%+v", status)
@@ -206,6 +213,79 @@ func TestGateway(t *testing.T) {
 		}
 		return fmt.Errorf("%+v", edges)
 	})
+}
+
+// TestGatewayNeedsPermission: a node that may not run the gateway opens nothing and learns nothing; once it may, it
+// does, and when it stops it answers what runs.
+func TestGatewayNeedsPermission(t *testing.T) {
+	t.Parallel()
+	e := startEdge(t, "default/storefront")
+	address := fmt.Sprintf("127.0.0.1:%d", e.port)
+	e.Eventually("the node says that it may not", func(context.Context) error {
+		status, err := e.Status("one")
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(strings.Join(status.Problems, "\n"), "default/edge/one is not registered") {
+			return fmt.Errorf("%q", status.Problems)
+		}
+		if len(status.Gateways) != 1 || status.Gateways[0].Error == "" {
+			return fmt.Errorf("%+v", status.Gateways)
+		}
+		return nil
+	})
+	if conn, err := e.Dial(t.Context(), "two", address); err == nil {
+		conn.Close()
+		t.Error("a gateway is open that the node may not run")
+	}
+	e.awaitListener(e.port, "False Pending no living node runs the gateway")
+	e.must("allow", e.Allow("one", "default/edge"))
+	first := 0
+	e.Eventually("the port opens", func(ctx context.Context) (err error) {
+		first, _, err = e.ask(ctx, e.port, "shop.example")
+		return err
+	})
+	if first != http.StatusOK {
+		t.Errorf("the first request was answered with %d: the port was open too early", first)
+	}
+
+	conn, err := e.Dial(t.Context(), "two", address)
+	e.must("dial", err)
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(ready))
+	const size = 100_000
+	fmt.Fprintf(conn, "POST /take HTTP/1.1\r\nHost: shop.example\r\nContent-Length: %d\r\n\r\n%s", size, make([]byte, size/2))
+	e.Eventually("the request runs", func(context.Context) error {
+		status, err := e.Status("one")
+		if err != nil {
+			return err
+		}
+		for _, l := range status.Lanes {
+			if l.From == "default/edge" && l.State == "1 running" {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", status.Lanes)
+	})
+	ended := make(chan error, 1)
+	one := e.Node("one")
+	go func() { ended <- one.Stop(ready) }()
+	e.Eventually("the port is closed", func(ctx context.Context) error {
+		late, err := e.Dial(ctx, "two", address)
+		if err != nil {
+			return nil
+		}
+		late.Close()
+		return errors.New("it is open")
+	})
+	_, err = conn.Write(make([]byte, size/2))
+	e.must("send the rest", err)
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	e.must("read the answer", err)
+	if text, err := io.ReadAll(response.Body); err != nil || string(text) != strconv.Itoa(size) || !response.Close {
+		t.Errorf("%s %q %v, closes: %v", response.Status, text, err, response.Close)
+	}
+	e.must("stop", <-ended)
 }
 
 func isTimeout(err error) bool {
