@@ -95,6 +95,7 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 		return failed(err), false
 	}
 	defer stream.Release()
+	c.seen.Lane = stream.Carrier()
 	if limit > 0 {
 		limit = max(limit-time.Since(began), 1)
 	}

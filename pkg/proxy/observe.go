@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
 // An Observation is what is known of an exchange when it has ended, at the caller's node, or where Inbound is set at
@@ -18,6 +19,7 @@ type Observation struct {
 	Backend        exchange.ServiceName // zero where none was chosen
 	Version        string               // the instance's label
 	Node, Instance string               // where it was served; empty where nowhere
+	Lane           transport.Carrier    // what the last one that was had ran over; Auto: there was none
 	Rule           string
 	Method, Path   string
 	Host           string // as the caller named the service

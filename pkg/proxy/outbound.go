@@ -180,6 +180,7 @@ func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Ca
 			continue
 		}
 		defer stream.Release()
+		seen.Lane = stream.Carrier()
 		seen.Err = stream.WriteRequest(&exchange.Request{Kind: exchange.TCP, Target: d.Target})
 		if seen.Err == nil {
 			seen.Sent, seen.Received, seen.Err = tunnel(conn, stream, nil)

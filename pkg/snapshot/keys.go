@@ -23,6 +23,7 @@ type Domain string
 const (
 	batchDomain  Domain = "sennit batch v1\x00"
 	AnswerDomain Domain = "sennit answer v1\x00" // answers to one node's request
+	TapDomain    Domain = "sennit tap v1\x00"    // who taps one node, in answer to its request
 )
 
 // A Signer is a controller's signing key. ID is SigningKeyID of its public part.

@@ -24,6 +24,8 @@ type Access struct {
 	Method   string
 	Path     string // with or without the query, which is never logged: it may hold secrets
 	Host     string // as the caller named it
+	Rule     string // that routing applied
+	Lane     string // "quic" or "tcp"; empty where no lane was used
 	Trace    exchange.Trace
 }
 
@@ -130,6 +132,8 @@ func (l *AccessLog) encode(b []byte, a *Access) []byte {
 	b = field(b, "http.request.method", a.Method)
 	b = field(b, "server.address", a.Host)
 	b = field(b, "url.path", withoutQuery(a.Path))
+	b = field(b, "sennit.rule", a.Rule)
+	b = field(b, "sennit.lane", a.Lane)
 	if status := a.Sample.Outcome.Status; status != 0 {
 		b = number(b, "http.response.status_code", uint64(max(status, 0)))
 	}

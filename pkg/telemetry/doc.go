@@ -11,6 +11,9 @@
 // A sampled exchange becomes a span in OTLP (span.go), which waits on the node (spans.go) and, once it came over the
 // bus, on the controller for a receiver (otlp.go); both are bounded, and count what they drop.
 //
+// Taps show exchanges as they end to who looks, and cost a load where nobody does (tap.go); who may is in an answer that a
+// controller signs (tapped.go).
+//
 // The package carries no reports and opens no port: it is handed what it writes to.
 // Start reading at edges.go, then graph.go, metrics.go and accesslog.go.
 package telemetry

@@ -27,10 +27,7 @@ func (t *Transport) Connections() []ConnectionState {
 	conns := t.conns()
 	states := make([]ConnectionState, 0, len(conns))
 	for _, c := range conns {
-		state := ConnectionState{Carrier: QUIC, Class: c.class, Addr: c.addr, Expires: c.expires, RTT: c.link.rtt()}
-		if c.solo {
-			state.Carrier = TCP
-		}
+		state := ConnectionState{Carrier: c.carrier(), Class: c.class, Addr: c.addr, Expires: c.expires, RTT: c.link.rtt()}
 		if c.lane != nil {
 			state.Key, state.Why = c.lane.key, t.why(c)
 		} else {
@@ -43,6 +40,14 @@ func (t *Transport) Connections() []ConnectionState {
 		states = append(states, state)
 	}
 	return states
+}
+
+// carrier is what the connection runs over.
+func (c *conn) carrier() Carrier {
+	if c.solo {
+		return TCP
+	}
+	return QUIC
 }
 
 // Datagrams counts what went over the node's UDP socket since it was opened, and in how many system calls: the

@@ -108,6 +108,9 @@ func (s *Stream) Peer() exchange.ServiceName { return s.conn.peer }
 // Local is the service that this end speaks as: the caller's own, or at the other end the called one.
 func (s *Stream) Local() exchange.ServiceName { return s.conn.local }
 
+// Carrier is what its connection runs over: QUIC or TCP.
+func (s *Stream) Carrier() Carrier { return s.conn.carrier() }
+
 // Done is closed when the peer no longer wants what this end writes, and when the lane is gone: who waits
 // for something else in the middle of an exchange watches it.
 func (s *Stream) Done() <-chan struct{} { return s.done }
