@@ -22,10 +22,11 @@ const (
 	VerbAlive     = "alive"
 	VerbQuota     = "quota"
 	VerbTelemetry = "telemetry"
+	VerbTap       = "tap"
 )
 
 // nodeVerbs are what a node that joined may ask. Joining is not among them: a node that joined renews.
-var nodeVerbs = []string{VerbRenew, VerbRegister, VerbCatchup, VerbApplied, VerbAlive, VerbQuota, VerbTelemetry}
+var nodeVerbs = []string{VerbRenew, VerbRegister, VerbCatchup, VerbApplied, VerbAlive, VerbQuota, VerbTelemetry, VerbTap}
 
 const (
 	nodePrefix = "sennit.node."

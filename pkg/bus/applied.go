@@ -122,6 +122,25 @@ func printable(text string) string {
 	}, text)
 }
 
+// Followers lists the nodes that follow a subject for which follows is true, and were not removed; in no order.
+func (a *Applied) Followers(follows func(subject string) bool) []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var nodes []string
+	for node, followed := range a.nodes {
+		if a.removed(node) {
+			continue
+		}
+		for subject := range followed {
+			if follows(subject) {
+				nodes = append(nodes, node)
+				break
+			}
+		}
+	}
+	return nodes
+}
+
 // Forget drops a node that is lost or was deleted: nobody waits for it.
 func (a *Applied) Forget(node string) {
 	a.change(func() { delete(a.nodes, node) })

@@ -195,7 +195,9 @@ func TestAttackPublishing(t *testing.T) {
 	for _, subject := range []string{
 		// as another node, or as one that has yet to join
 		"sennit.node.web2.register", "sennit.node.web2.alive", "sennit.node.web2.applied", "sennit.node.web1.join", "sennit.node.web1.other",
-		"sennit.node.web1", "sennit.node.web1.register.x",
+		"sennit.node.web1", "sennit.node.web1.register.x", "sennit.node.web2.tap",
+		// make another node ask who taps it
+		"sennit.live.tap.web2", "sennit.live.tap.web1",
 		// configuration, where it is stored and where it is republished
 		configSubject, "sennit.config.in.default.orders.0", snapshot.BeatSubject, snapshot.RosterSubject,
 		"sennit.live.in.default.orders", "sennit.live.in.default.orders.0", "sennit.live.beat", "sennit.live.roster", "sennit.live.node.web2",
@@ -252,6 +254,7 @@ func TestAttackSubscribing(t *testing.T) {
 		">", "*", "*.>", "sennit.>", "sennit.live.>", "sennit.*.>", "sennit.resource.>", secretSubject, "sennit.registry.>", tokenSubject,
 		"sennit.config.>", "sennit.instance.>", "sennit.status.>",
 		"sennit.live.in.>", "sennit.live.in.*.*", "sennit.live.in.default.payments", "sennit.live.in.default.payments.>", "sennit.live.node.>", "sennit.live.node.web2",
+		"sennit.live.tap.>", "sennit.live.tap.*", "sennit.live.tap.web2",
 		"sennit.node.>", "sennit.node.*.*", "sennit.node.*.register", "sennit.node.web2.register", "sennit.node.web1.register",
 		"_INBOX.>", "_INBOX.node.>", "_INBOX.node.*.*", "_INBOX.node.web2.>", "_INBOX.controller.>", "_INBOX.join.web1.>", "_R_.>",
 		"$JS.>", "$JS.API.>", "$JS.EVENT.>", "$SYS.>", "$SRV.>", "$JSC.>",
@@ -632,7 +635,7 @@ func TestAttackWithOtherUsers(t *testing.T) {
 				t.Errorf("%s: publishing to %s was not refused", tt.name, subject)
 			}
 		}
-		for _, subject := range []string{"sennit.live.beat", "sennit.live.out.>", "sennit.live.endpoints.>", "sennit.live.node.web3", "_INBOX.node.web2.>"} {
+		for _, subject := range []string{"sennit.live.beat", "sennit.live.out.>", "sennit.live.endpoints.>", "sennit.live.node.web3", "sennit.live.tap.web3", "_INBOX.node.web2.>"} {
 			if _, err := conn.SubscribeSync(subject); err != nil {
 				t.Fatal(err)
 			}

@@ -54,7 +54,7 @@ func (a *Accounts) NodeUser(node string, services []string, key string, expires 
 	claims.Sub.Allow.Add(
 		snapshot.Live(snapshot.BeatSubject), snapshot.Live(snapshot.BeatSubject)+".>",
 		snapshot.Live(snapshot.RosterSubject), snapshot.Live(snapshot.RosterSubject)+".>",
-		snapshot.LivePrefix+"out.>", snapshot.LivePrefix+"endpoints.>",
+		snapshot.LivePrefix+"out.>", snapshot.LivePrefix+"endpoints.>", nudgeSubject(node),
 		snapshot.Live(snapshot.NodeSubject(node)), snapshot.Live(snapshot.NodeSubject(node))+".>",
 	)
 	for _, service := range services {
