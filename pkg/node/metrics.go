@@ -48,6 +48,8 @@ var (
 	gatewayConnsDesc   = prometheus.NewDesc("sennit_gateway_connections", "Connections from outside that are open. At 4,096 more wait in the kernel's queue.", gatewayLabels, nil)
 	gatewayTakenDesc   = prometheus.NewDesc("sennit_gateway_accepted_total", "Connections from outside that were accepted since the port was opened.", gatewayLabels, nil)
 	gatewayRefusedDesc = prometheus.NewDesc("sennit_gateway_refused_total", "Connections from outside that were reset because their source had too many.", gatewayLabels, nil)
+	tapsDesc           = prometheus.NewDesc("sennit_taps", "Taps that are open: commands that look at exchanges as they end.", nil, nil)
+	tapDroppedDesc     = prometheus.NewDesc("sennit_tap_dropped_total", "Exchanges that a tap wanted and did not get: there were more than it takes.", nil, nil)
 	verificationsDesc  = prometheus.NewDesc("sennit_config_verifications_total", "Signatures of configuration that were verified.", nil, nil)
 )
 
@@ -56,7 +58,7 @@ func (m scraped) Describe(out chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		infoDesc, connectedDesc, staleDesc, beatDesc, missingDesc, refusedDesc, appliedDesc, unusableDesc, verificationsDesc, expiryDesc,
 		healthyDesc, laneConnsDesc, laneRunningDesc, laneIdleDesc, laneCrowdedDesc, laneRTTDesc, logDroppedDesc,
-		gatewayOpenDesc, gatewayConnsDesc, gatewayTakenDesc, gatewayRefusedDesc,
+		gatewayOpenDesc, gatewayConnsDesc, gatewayTakenDesc, gatewayRefusedDesc, tapsDesc, tapDroppedDesc,
 	} {
 		out <- desc
 	}
@@ -94,6 +96,8 @@ func (m scraped) Collect(out chan<- prometheus.Metric) {
 	for _, in := range n.registered() {
 		gauge(healthyDesc, oneIf(in.Healthy), in.Service, in.Instance)
 	}
+	gauge(tapsDesc, float64(n.taps.Len()))
+	counter(tapDroppedDesc, n.taps.Dropped())
 	if n.access != nil {
 		full, unwritten := n.access.Dropped()
 		counter(logDroppedDesc, full, "queue-full")

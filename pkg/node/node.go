@@ -59,6 +59,7 @@ type Node struct {
 	quota     *quota.Spender
 	edges     *telemetry.Edges
 	spans     *telemetry.Spans
+	taps      telemetry.Taps
 	access    *telemetry.AccessLog // nil: none
 	logFile   io.Closer
 	applied   atomic.Uint64 // snapshots taken into force
@@ -262,6 +263,7 @@ func (n *Node) Run(ctx context.Context) error {
 	part("telemetry", func(ctx context.Context) error { return n.words.reportEdges(ctx, n.edges) })
 	part("quota", n.quota.Run)
 	part("traces", func(ctx context.Context) error { return n.words.reportSpans(ctx, n.spans) })
+	part("taps", n.serveTaps)
 	part("socket", n.serveSocket)
 	part("reload", n.reloadOnHangup)
 	if n.access != nil {

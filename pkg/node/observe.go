@@ -3,20 +3,22 @@ package node
 import (
 	"github.com/sennit-mesh/sennit/pkg/proxy"
 	"github.com/sennit-mesh/sennit/pkg/telemetry"
+	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
-// An observer turns what the proxy saw on one connection into edge summaries, access-log lines and spans. What it
+// An observer turns what the proxy saw on one connection into edge summaries, access-log lines and spans, and shows it to taps. What it
 // hands on stands in it, so that an exchange allocates nothing.
 type observer struct {
 	recorder telemetry.Recorder
 	log      *telemetry.AccessLog // nil: none is written
 	spans    *telemetry.Spans
+	taps     *telemetry.Taps
 	span     telemetry.Span // the access that is logged is part of it
 }
 
 // observe makes the observer of one connection.
 func (n *Node) observe() proxy.Observer {
-	return &observer{recorder: telemetry.Recorder{Edges: n.edges}, log: n.access, spans: n.spans}
+	return &observer{recorder: telemetry.Recorder{Edges: n.edges}, log: n.access, spans: n.spans, taps: &n.taps}
 }
 
 // Ended records one exchange.
@@ -30,6 +32,7 @@ func (o *observer) Ended(seen *proxy.Observation) {
 	if seen.Trace.Sampled {
 		o.spans.Record(&o.span)
 	}
+	o.taps.See(a)
 }
 
 // traced records the spans of exchanges that other nodes bring here.
@@ -55,7 +58,16 @@ func fill(span *telemetry.Span, seen *proxy.Observation) {
 				Version: seen.Version, Node: seen.Node, Protocol: seen.Kind,
 			},
 			Instance: seen.Instance, Method: seen.Method, Path: seen.Path, Host: seen.Host, Trace: seen.Trace,
+			Rule: seen.Rule, Lane: laneOf(seen.Lane),
 		},
 		Parent: seen.Parent, Attempts: seen.Attempts,
 	}
+}
+
+// laneOf names what a lane ran over; "" where there was none.
+func laneOf(c transport.Carrier) string {
+	if c == transport.Auto {
+		return ""
+	}
+	return c.String()
 }

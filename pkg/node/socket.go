@@ -35,6 +35,7 @@ func (n *Node) serveSocket(ctx context.Context) error {
 	mux.HandleFunc("GET "+report.PathServices, func(w http.ResponseWriter, _ *http.Request) { socket.WriteJSON(w, n.registered()) })
 	mux.HandleFunc("DELETE "+report.PathServices+"/{namespace}/{name}/{instance}", n.deleteService)
 	mux.HandleFunc("GET "+report.PathNodeStatus, func(w http.ResponseWriter, _ *http.Request) { socket.WriteJSON(w, n.Status()) })
+	mux.HandleFunc("GET "+report.PathNodeTap, n.localTap)
 	return socket.Serve(ctx, l, mux)
 }
 

@@ -29,7 +29,7 @@ type AuditEvent struct {
 	Time         time.Time           `json:"time"`
 	Controller   string              `json:"controller"` // whose chain it is in
 	Number       uint64              `json:"number"`     // in that chain
-	Kind         string              `json:"kind"`       // "change", "join", "issuance", "refusal"
+	Kind         string              `json:"kind"`       // "change", "join", "issuance", "reading", "refusal"
 	Who          string              `json:"who"`        // an operator, a node, or system:controller
 	From         string              `json:"from,omitempty"`
 	Verb         string              `json:"verb"`

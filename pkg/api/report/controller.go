@@ -15,6 +15,9 @@ const (
 	PathNodes = "/sennit/v1/nodes/"
 	// PathEdges (GET, ?by=version) answers the live graph of who calls whom: a list of telemetry's GraphEdge.
 	PathEdges = "/sennit/v1/edges"
+	// PathTap (GET, ?node=NAME and a filter: from=SERVICE&to=SERVICE&method=GET&path=/PREFIX&code=5xx) answers
+	// telemetry's TapLine, a line of JSON for each, until the caller goes.
+	PathTap = "/sennit/v1/tap"
 	// PathQuota (GET) answers a list of Quota.
 	PathQuota = "/sennit/v1/quota"
 	// PathKubeconfig (GET) answers a kubeconfig in YAML. It holds a secret.

@@ -9,6 +9,9 @@ const (
 	PathServices = "/v1/services"
 	// PathNodeStatus (GET) answers Node.
 	PathNodeStatus = "/v1/status"
+	// PathNodeTap (GET, a filter as of PathTap) answers telemetry's TapLine, a line of JSON for each, until the caller
+	// goes.
+	PathNodeTap = "/v1/tap"
 )
 
 // Declared names an instance that a node has taken on.
