@@ -18,6 +18,7 @@ const (
 	Change   = "change"   // of a document, a node or a token
 	Join     = "join"     // a host was let in; the issuance of its certificates follows
 	Issuance = "issuance" // of certificates to a node, or of a token to an operator
+	Reading  = "reading"  // of traffic: an operator looks at exchanges as they happen
 	Damage   = "damage"   // a controller found that records of the audit itself are missing
 	Refusal  = "refusal"  // of a host's request to join or renew, or of an operator's
 )

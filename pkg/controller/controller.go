@@ -56,6 +56,7 @@ type Controller struct {
 	exporter   *telemetry.Exporter // nil: traces go nowhere
 	operators  *operators
 	quotas     *quota.Owner
+	taps       taps
 	recorder   *recorder
 	issued     chan ca.Issued // certificates of this controller's own listeners, to be recorded
 	rebuild    chan struct{}  // something that goes into snapshots has changed

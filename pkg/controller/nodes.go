@@ -28,7 +28,8 @@ func (c *Controller) verbs() iter.Seq2[string, bus.Handler] {
 			yield(bus.VerbRegister, c.register) &&
 			yield(bus.VerbAlive, c.alive) &&
 			yield(bus.VerbQuota, c.lease) &&
-			yield(bus.VerbTelemetry, c.telemetry)
+			yield(bus.VerbTelemetry, c.telemetry) &&
+			yield(bus.VerbTap, c.tapped)
 	}
 }
 

@@ -39,6 +39,7 @@ func (c *Controller) withReports(rest http.Handler, guard func(http.Handler) htt
 		socket.WriteJSON(w, status)
 	})
 	handle("GET "+report.PathEdges, c.edges)
+	handle("GET "+report.PathTap, c.tap)
 	handle("GET "+report.PathQuota, c.quotaUsage)
 	handle("POST "+report.PathNodes+"{name}/allow", c.allow)
 	handle("POST "+report.PathNodes+"{name}/accept", c.accept)
