@@ -114,7 +114,7 @@ func TestOutside(t *testing.T) {
 		{"another host", "GET / HTTP/1.1\r\nHost: other.example\r\nConnection: close\r\n\r\n", "404", "no-route"},
 		{"no host", "GET / HTTP/1.0\r\n\r\n", "404", "no-route"},
 		{"two lengths", "POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", "400", "malformed"},
-		{"a tunnel", "CONNECT shop.example:80 HTTP/1.1\r\nHost: shop.example:80\r\n\r\n", "501", "no-route"},
+		{"a tunnel", "CONNECT shop.example:80 HTTP/1.1\r\nHost: shop.example:80\r\nConnection: close\r\n\r\n", "501", "no-route"},
 	} {
 		if got := raw(t, address, tt.request); !strings.HasPrefix(got, "HTTP/1.1 "+tt.status+" ") || !strings.Contains(got, "sennit-reason: "+tt.reason) {
 			t.Errorf("%s: %q", tt.name, got)
@@ -194,13 +194,24 @@ func TestOutsideTakesItsTime(t *testing.T) {
 		<-tick.C
 	}
 	close(release)
-	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	if err != nil {
-		t.Fatal(err)
+	reader := bufio.NewReader(conn)
+	answered := func(want string) {
+		t.Helper()
+		response, err := http.ReadResponse(reader, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err := io.ReadAll(response.Body); err != nil || string(text) != want {
+			t.Errorf("%s %q, %v", response.Status, text, err)
+		}
 	}
-	if text, err := io.ReadAll(response.Body); err != nil || string(text) != "100000" {
-		t.Errorf("%q, %v", text, err)
+	answered("100000")
+	io.WriteString(conn, "GET / HTTP/1.1\r\n") // the body before it is forgotten
+	for range 4 {
+		<-tick.C
 	}
+	io.WriteString(conn, "Host: shop.example\r\n\r\n")
+	answered("0")
 }
 
 func TestWhereOutsidersComeFrom(t *testing.T) {
