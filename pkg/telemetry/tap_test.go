@@ -99,7 +99,11 @@ func TestTapShowsNoQueryAndNoControlCharacters(t *testing.T) {
 	a.Host = "pay\x1b[2Jments\u202e"
 	a.Method = strings.Repeat("M", 5000)
 	taps.See(a)
-	e := (<-tap.Seen()).Shown("host1")
+	seen := <-tap.Seen()
+	if seen.GetPath() != "/charge/7" {
+		t.Errorf("the node tells of %q", seen.GetPath())
+	}
+	e := seen.Shown("host1")
 	if e.Path != "/charge/7" || e.Lane != "quic" || e.Rule != "default/split/0" || e.Status != 404 || e.ServedBy != "host2" || e.TraceID == "" || e.Duration != 0.003 {
 		t.Errorf("shown: %+v", e)
 	}
