@@ -32,6 +32,7 @@ type Config struct {
 	AccessLog  string  // file for the access log; "-": standard output; empty: none
 	LogShare   float64 // share of the exchanges without failure that are logged, 0 to 1
 	TraceShare float64 // share of the traces that begin here that are sampled, 0 to 1; 0: none begin here
+	NoEdges    bool    // count nothing of who calls whom
 	Metrics    string  // TCP address at which Prometheus scrapes, without TLS; empty: none
 	// SourceConnections bounds the open connections of one address outside to one port of a gateway; 0: 1,024.
 	SourceConnections int
@@ -62,6 +63,7 @@ func (c *Config) Flags(flags *flag.FlagSet) {
 	flags.StringVar(&c.AccessLog, "access-log", "-", "file for the access log; - is standard output, empty is none")
 	flags.Float64Var(&c.LogShare, "access-log-share", 0.01, "share of the requests without failure that are logged; failures always are")
 	flags.Float64Var(&c.TraceShare, "trace-share", 0.01, "share of the requests without a traceparent that begin a sampled trace; 0 begins none. Traces that a caller began are carried on as it wants")
+	flags.BoolVar(&c.NoEdges, "no-edges", false, "count nothing of who calls whom: sennit graph does not show what is called from here, and there are no metrics of requests")
 	flags.StringVar(&c.Metrics, "metrics", "", "TCP address, as 127.0.0.1:9464, where Prometheus scrapes /metrics; whoever reaches it may read. Empty is none")
 	flags.IntVar(&c.SourceConnections, "gateway-source-connections", 1024, "how many connections one address outside may have open to one port of a gateway")
 	flags.DurationVar(&c.DrainTime, "drain-time", 15*time.Second, "how long running requests may take when the node stops")

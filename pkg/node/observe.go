@@ -9,7 +9,7 @@ import (
 // An observer turns what the proxy saw on one connection into edge summaries, access-log lines and spans, and shows it to taps. What it
 // hands on stands in it, so that an exchange allocates nothing.
 type observer struct {
-	recorder telemetry.Recorder
+	recorder telemetry.Recorder   // without Edges: none are counted
 	log      *telemetry.AccessLog // nil: none is written
 	spans    *telemetry.Spans
 	taps     *telemetry.Taps
@@ -18,14 +18,23 @@ type observer struct {
 
 // observe makes the observer of one connection.
 func (n *Node) observe() proxy.Observer {
-	return &observer{recorder: telemetry.Recorder{Edges: n.edges}, log: n.access, spans: n.spans, taps: &n.taps}
+	o := &observer{log: n.access, spans: n.spans, taps: &n.taps}
+	if !n.cfg.NoEdges {
+		o.recorder.Edges = n.edges
+	}
+	return o
 }
 
 // Ended records one exchange.
 func (o *observer) Ended(seen *proxy.Observation) {
+	if o.recorder.Edges == nil && o.log == nil && !seen.Trace.Sampled && o.taps.Len() == 0 {
+		return // nobody wants to know
+	}
 	fill(&o.span, seen)
 	a := &o.span.Access
-	o.recorder.Record(a.Edge, &a.Sample)
+	if o.recorder.Edges != nil {
+		o.recorder.Record(a.Edge, &a.Sample)
+	}
 	if o.log != nil {
 		o.log.Log(a)
 	}

@@ -1,0 +1,54 @@
+package node
+
+import (
+	"testing"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/proxy"
+	"github.com/sennit-mesh/sennit/pkg/telemetry"
+	"github.com/sennit-mesh/sennit/pkg/transport"
+)
+
+// What is switched off is not done, and a tap sees exchanges all the same.
+func TestObservingWhatIsSwitchedOn(t *testing.T) {
+	t.Parallel()
+	seen := &proxy.Observation{
+		Caller: exchange.ServiceName{Namespace: "default", Name: "web"}, Callee: exchange.ServiceName{Namespace: "default", Name: "orders"},
+		Method: "GET", Path: "/", Rule: "r", Lane: transport.TCP, Start: time.Now(),
+	}
+	for _, tt := range []struct {
+		name    string
+		noEdges bool
+		tapped  bool
+		edges   int
+		filled  bool
+	}{
+		{"as it is by default", false, false, 1, true},
+		{"all off", true, false, 0, false},
+		{"all off, and somebody taps", true, true, 0, true},
+	} {
+		n := &Node{cfg: Config{NoEdges: tt.noEdges}, edges: telemetry.NewEdges(time.Now()), spans: telemetry.NewSpans()}
+		o := n.observe().(*observer)
+		var tap *telemetry.Tap
+		if tt.tapped {
+			var err error
+			if tap, err = n.taps.Open(&telemetry.TapFilter{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		o.Ended(seen)
+		if got := len(n.edges.Report(time.Now()).GetEdges()); got != tt.edges {
+			t.Errorf("%s: %d edges are counted", tt.name, got)
+		}
+		if filled := o.span.Method != ""; filled != tt.filled {
+			t.Errorf("%s: prepared for somebody: %v", tt.name, filled)
+		}
+		if tt.tapped {
+			batch := tap.Take(2)
+			if len(batch.GetExchanges()) != 1 || batch.GetExchanges()[0].GetLane() != "tcp" || batch.GetExchanges()[0].GetRule() != "r" {
+				t.Errorf("%s: the tap sees %v", tt.name, batch)
+			}
+		}
+	}
+}
