@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/sennit-mesh/sennit/bench/peer"
 	"github.com/sennit-mesh/sennit/bench/report"
@@ -61,6 +62,9 @@ func (b *bench) start(ctx context.Context) error {
 	}
 	b.systems = append(b.systems, direct)
 	for _, starter := range b.starters {
+		if !b.wanted(starter) {
+			continue
+		}
 		if s := b.startOne(ctx, starter, filepath.Join(b.dir, starter.Name)); s != nil {
 			b.systems = append(b.systems, s)
 		}
@@ -69,6 +73,23 @@ func (b *bench) start(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// wanted reports whether any workload of the run measures a system beside the others.
+func (b *bench) wanted(s peer.Starter) bool {
+	return s.Workloads == nil || slices.ContainsFunc(b.cfg.workloads, func(w workload) bool {
+		return slices.ContainsFunc(s.Workloads, func(row string) bool { return row == w.name || strings.HasPrefix(row, w.name+"-") })
+	})
+}
+
+// measures reports whether a system has rows in a workload.
+func (b *bench) measures(system, row string) bool {
+	for _, s := range b.starters {
+		if s.Name == system {
+			return s.Workloads == nil || slices.Contains(s.Workloads, row)
+		}
+	}
+	return true
 }
 
 func (b *bench) startDirect(ctx context.Context, dir string) (*peer.System, error) {

@@ -22,11 +22,12 @@ func TestFlags(t *testing.T) {
 		round      time.Duration
 		bad        string
 	}{
-		{"nothing is everything", "", names(plan), "sennit envoy haproxy", 5, 3 * time.Second, ""},
-		{"two workloads, in the order of the plan", "-only tcp,http1", "http1, tcp", "sennit envoy haproxy", 5, 3 * time.Second, ""},
-		{"quick", "-only http1 -quick", "http1", "sennit envoy haproxy", 3, time.Second, ""},
-		{"what is given wins over quick", "-only http1 -quick -rounds 1 -round 20ms", "http1", "sennit envoy haproxy", 1, 20 * time.Millisecond, ""},
+		{"nothing is everything", "", names(plan), "sennit sennit-tcp envoy haproxy", 5, 3 * time.Second, ""},
+		{"two workloads, in the order of the plan", "-only tcp,http1", "http1, tcp", "sennit sennit-tcp envoy haproxy", 5, 3 * time.Second, ""},
+		{"quick", "-only http1 -quick", "http1", "sennit sennit-tcp envoy haproxy", 3, time.Second, ""},
+		{"what is given wins over quick", "-only http1 -quick -rounds 1 -round 20ms", "http1", "sennit sennit-tcp envoy haproxy", 1, 20 * time.Millisecond, ""},
 		{"some systems", "-systems haproxy,sennit", names(plan), "sennit haproxy", 5, 3 * time.Second, ""},
+		{"lanes over TCP", "-only bulk -systems envoy,sennit-tcp", "bulk", "sennit-tcp envoy", 5, 3 * time.Second, ""},
 		{"no such workload", "-only http3", "", "", 0, 0, "no workload \"http3\" (there are memory, declared"},
 		{"no such system", "-systems nginx", "", "", 0, 0, "no system \"nginx\""},
 		{"no rounds", "-rounds 0", "", "", 0, 0, "measure nothing"},

@@ -63,7 +63,7 @@ func (b *bench) freshLanes(ctx context.Context) (report.Round, error) {
 	if err != nil {
 		return report.Round{}, err
 	}
-	s, err := peer.StartSennit(peer.Grid{Callers: callersOfLanes, Callees: callersOfLanes}, "").Start(ctx, dir, b.origin)
+	s, err := peer.StartSennit(peer.Variant{Grid: peer.Grid{Callers: callersOfLanes, Callees: callersOfLanes}}).Start(ctx, dir, b.origin)
 	var c costed
 	if err == nil {
 		c, err = cost(s, func() load.Sample { return load.Each(ctx, s.NewLanes, arriving) })

@@ -63,7 +63,7 @@ type config struct {
 func parse(args []string) (c config, err error) {
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	only := flags.String("only", "", "workloads to run, with commas between them: "+names(plan)+"; empty: all")
-	systems := flags.String("systems", "", "systems to measure beside the direct connection, with commas between them: sennit, envoy, haproxy, ztunnel; empty: all")
+	systems := flags.String("systems", "", "systems to measure beside the direct connection, with commas between them: sennit, sennit-tcp (its lanes over TCP), envoy, haproxy, ztunnel; empty: all")
 	flags.BoolVar(&c.quick, "quick", false, "few short rounds and few loads: --only http1 ends within a minute")
 	flags.BoolVar(&c.asJSON, "json", false, "print JSON and no table")
 	flags.IntVar(&c.rounds, "rounds", 5, "rounds of each system and load; with --quick 3")
@@ -91,8 +91,8 @@ func parse(args []string) (c config, err error) {
 		return c, err
 	}
 	for _, name := range split(*systems) {
-		if !slices.Contains([]string{peer.Direct, peer.Sennit, peer.Envoy, peer.HAProxy, peer.Ztunnel}, name) {
-			return c, fmt.Errorf("no system %q (there are sennit, envoy, haproxy, ztunnel)", name)
+		if !slices.Contains([]string{peer.Direct, peer.Sennit, peer.SennitTCP, peer.Envoy, peer.HAProxy, peer.Ztunnel}, name) {
+			return c, fmt.Errorf("no system %q (there are sennit, sennit-tcp, envoy, haproxy, ztunnel)", name)
 		}
 		c.systems = append(c.systems, name)
 	}
@@ -108,7 +108,14 @@ func split(list string) []string {
 
 // starters are the systems that the run measures beside the direct connection.
 func (c config) starters() []peer.Starter {
-	all := []peer.Starter{peer.StartSennit(peer.Grid{}, c.profiles), peer.StartEnvoy(), peer.StartHAProxy()}
+	all := []peer.Starter{
+		peer.StartSennit(peer.Variant{Profiles: c.profiles}),
+		peer.StartSennit(peer.Variant{
+			Name: peer.SennitTCP, Profiles: c.profiles, NodeFlags: []string{"--lane", "tcp"},
+			Workloads: []string{"tcp", report.BulkHTTP, report.BulkTCP},
+		}),
+		peer.StartEnvoy(), peer.StartHAProxy(),
+	}
 	if c.ztunnel != "" {
 		all = append(all, peer.StartZtunnel(c.ztunnel))
 	}

@@ -29,6 +29,9 @@ func (b *bench) memory(ctx context.Context) error {
 	for n := range rounds {
 		b.say("memory: round %d of %d", n+1, rounds)
 		for _, starter := range b.starters {
+			if !b.measures(starter.Name, "memory") {
+				continue
+			}
 			err := b.fresh(ctx, starter, fmt.Sprintf("memory-%s-%d", starter.Name, n), func(s *peer.System) error {
 				before, after, err := remember(ctx, s)
 				if err == nil {

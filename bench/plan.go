@@ -21,6 +21,7 @@ var plan = []workload{
 	{"declared", (*bench).declared, true},
 	{"start", (*bench).startAgain, true},
 	{"soak", (*bench).soak, true},
+	{"telemetry", (*bench).telemetry, true},
 	{"http1", (*bench).http1, false},
 	{"latency", (*bench).latency, false},
 	{"tcp", (*bench).tcp, false},

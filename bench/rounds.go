@@ -66,10 +66,13 @@ func at(load string) string {
 	return ", at " + load
 }
 
-// each makes a cell for every system.
+// each makes a cell for every system that is measured in the row's workload.
 func (b *bench) each(row report.Row, round func(ctx context.Context, s *peer.System) (report.Round, error)) []cell {
 	var cells []cell
 	for _, s := range b.systems {
+		if !b.measures(s.Name, row.Workload) {
+			continue
+		}
 		row.System = s.Name
 		cells = append(cells, cell{row: row, system: s, round: func(ctx context.Context) (report.Round, error) { return round(ctx, s) }})
 	}

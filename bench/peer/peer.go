@@ -36,6 +36,9 @@ const (
 	Envoy   = "envoy"
 	HAProxy = "haproxy"
 	Ztunnel = "ztunnel"
+
+	SennitTCP   = "sennit-tcp"   // with lanes over TCP
+	SennitQuiet = "sennit-quiet" // without any telemetry
 )
 
 // An Origin is where the requests of a system end.
@@ -44,6 +47,8 @@ type Origin struct{ HTTP, TCP string }
 // A Starter starts one system.
 type Starter struct {
 	Name string
+	// Workloads are the ones that it is measured in, by the names of rows; nil: all.
+	Workloads []string
 	// Find returns the version of the system's program, or an error that wraps ErrMissing.
 	Find func(ctx context.Context) (version string, err error)
 	// Start starts the system in front of an origin, with its files in dir, which is there. What it returns is to
@@ -61,6 +66,8 @@ type System struct {
 	WebOverTCP load.Dial
 	// NewLanes dials, one after the other, what has no lane yet, each for a lane of its own; Sennit only.
 	NewLanes []load.Dial
+	// Metrics are where Prometheus would scrape the nodes; Sennit only, where it is asked for.
+	Metrics []string
 	// Mesh is the controller and the nodes, by their names FrontNode and BackNode; Sennit only.
 	Mesh *launch.Mesh
 	// Front and Back are the proxies, the first being the one that applications connect to. Their CPU and memory

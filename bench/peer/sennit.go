@@ -1,12 +1,14 @@
 package peer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -28,15 +30,27 @@ const (
 // not made yet (System.NewLanes). They are not one caller for each lane, because a node runs few services.
 type Grid struct{ Callers, Callees int }
 
-// StartSennit starts a controller, a node with the callers' listeners and a node in front of the origin, as they
-// are without a flag; the two nodes are what counts. They are cmd/node, built from the working copy, as hosts run
-// it. Where profiles names a folder for their CPU profiles, they are this program started again.
-func StartSennit(grid Grid, profiles string) Starter {
+// A Variant is what is different in a mesh of Sennit's. The zero Variant is a mesh as it is without a flag.
+type Variant struct {
+	Name     string // "": Sennit
+	Grid     Grid
+	Profiles string // folder for CPU profiles of the nodes; "": none
+	// Flags of both nodes, and of the controller.
+	NodeFlags, ControllerFlags []string
+	Metrics                    bool // the nodes are scraped at System.Metrics
+	Workloads                  []string
+}
+
+// StartSennit starts a controller, a node with the callers' listeners and a node in front of the origin; the two nodes
+// are what counts. They are cmd/node, built from the working copy, as hosts run it. Where there are to be CPU profiles,
+// they are this program started again.
+func StartSennit(v Variant) Starter {
+	v.Name = cmp.Or(v.Name, Sennit)
 	return Starter{
-		Name: Sennit,
+		Name: v.Name, Workloads: v.Workloads,
 		Find: func(ctx context.Context) (string, error) { return revision(ctx), nil },
 		Start: func(ctx context.Context, dir string, origin Origin) (*System, error) {
-			return startSennit(ctx, dir, origin, grid, profiles)
+			return startSennit(ctx, dir, origin, v)
 		},
 	}
 }
@@ -50,26 +64,35 @@ func revision(ctx context.Context) string {
 	return firstLine(out)
 }
 
-func startSennit(ctx context.Context, dir string, origin Origin, grid Grid, profiles string) (*System, error) {
+func startSennit(ctx context.Context, dir string, origin Origin, v Variant) (*System, error) {
+	grid := v.Grid
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	a, err := loopback(4 + (1+grid.Callers)*grid.Callees)
+	a, err := loopback(6 + (1+grid.Callers)*grid.Callees)
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Setenv(profileVariable, profiles); err != nil { // the daemons inherit it
+	if err := os.Setenv(profileVariable, v.Profiles); err != nil { // the daemons inherit it
 		return nil, err
 	}
-	m := &launch.Mesh{Dir: dir, Program: []string{self}}
-	if profiles == "" {
+	m := &launch.Mesh{Dir: dir, Program: []string{self}, Flags: map[string][]string{
+		"controller": v.ControllerFlags, FrontNode: v.NodeFlags, BackNode: v.NodeFlags,
+	}}
+	s := &System{Name: v.Name, HTTP: load.To(a[0]), TCP: load.To(a[1]), Mesh: m, finish: m.Stop, lanes: a[3]}
+	if v.Metrics {
+		for node, address := range map[string]string{FrontNode: a[4], BackNode: a[5]} {
+			m.Flags[node] = append(slices.Clone(v.NodeFlags), "--metrics", address)
+			s.Metrics = append(s.Metrics, "http://"+address+"/metrics")
+		}
+	}
+	if v.Profiles == "" {
 		m.NodeProgram = []string{filepath.Join(dir, "node")}
 		if err := buildNode(ctx, m.NodeProgram[0]); err != nil {
 			return nil, err
 		}
 	}
-	s := &System{Name: Sennit, HTTP: load.To(a[0]), TCP: load.To(a[1]), Mesh: m, finish: m.Stop, lanes: a[3]}
 	if err := m.StartController(ctx); err != nil {
 		return s, err
 	}
@@ -96,7 +119,7 @@ func startSennit(ctx context.Context, dir string, origin Origin, grid Grid, prof
 	}
 	// The first caller has a listener for everything, and waits until all callees can be reached.
 	s.known = []load.Dial{s.HTTP}
-	free := a[4:]
+	free := a[6:]
 	files.Reset()
 	fmt.Fprintf(&files, "service: bench/client\nlisteners:\n- {as: bench/client, to: \"bench/origin:80\", address: %q}\n- {as: bench/client, to: \"bench/origin:7\", address: %q}\n", a[0], a[1])
 	for i, caller := range callers {

@@ -3,9 +3,13 @@ package report
 import "fmt"
 
 // Whose figures are divided by whose.
-const ours = "sennit"
+const (
+	ours      = "sennit"
+	oursOnTCP = "sennit-tcp" // with lanes over TCP
+	oursQuiet = "sennit-quiet"
+)
 
-var others = []string{"envoy", "haproxy", "ztunnel"}
+var others = []string{"envoy", "haproxy", "ztunnel", oursQuiet}
 
 // The loads of the open loop.
 const (
@@ -20,10 +24,13 @@ const (
 //
 //	latency/64/80% of envoy/p99  Sennit's at the rate that is 80 % of Envoy's saturation, by Envoy's there
 //	bulk-http1/1/cpu_per_gb/l4   Sennit's for HTTP/1.1 bodies by Envoy's for raw TCP
+//
+// Those of Sennit with lanes over TCP have "sennit-tcp/" before them. "telemetry/64/cpu/sennit-quiet" is what all
+// telemetry costs, by none.
 func (r *Result) SetRatios() {
 	r.Ratios = map[string]float64{}
 	for _, row := range r.Runs {
-		if row.System != ours {
+		if row.System != ours && row.System != oursOnTCP {
 			continue
 		}
 		for _, other := range others {
@@ -52,10 +59,7 @@ const (
 )
 
 func (r *Result) divide(row, theirs Row, suffix string) {
-	prefix := fmt.Sprintf("%s/%d/", row.Workload, row.Concurrency)
-	if row.Load != "" {
-		prefix += row.Load + "/"
-	}
+	prefix := row.ratios() + "/"
 	for _, f := range Figures {
 		mine, ok1 := row.Figures[f.Name]
 		other, ok2 := theirs.Figures[f.Name]
@@ -64,4 +68,16 @@ func (r *Result) divide(row, theirs Row, suffix string) {
 			r.Ratios[prefix+f.Short+suffix] = rounded(mine.Median / other.Median)
 		}
 	}
+}
+
+// ratios is how the names of a row's ratios begin.
+func (r Row) ratios() string {
+	name := fmt.Sprintf("%s/%d", r.Workload, r.Concurrency)
+	if r.Load != "" {
+		name += "/" + r.Load
+	}
+	if r.System != ours {
+		name = r.System + "/" + name
+	}
+	return name
 }

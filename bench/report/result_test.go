@@ -67,6 +67,9 @@ func TestRatios(t *testing.T) {
 		Row{Workload: BulkHTTP, Concurrency: 1, System: "sennit"}.Summarize(rounds(CPUPerGB, 6)),
 		Row{Workload: BulkHTTP, Concurrency: 1, System: "envoy"}.Summarize(rounds(CPUPerGB, 3)),
 		Row{Workload: BulkTCP, Concurrency: 1, System: "envoy"}.Summarize(rounds(CPUPerGB, 1.5)),
+		Row{Workload: BulkTCP, Concurrency: 1, System: "sennit-tcp"}.Summarize(rounds(CPUPerGB, 1.8)),
+		Row{Workload: "telemetry", Concurrency: 64, System: "sennit"}.Summarize(rounds(CPU, 21)),
+		Row{Workload: "telemetry", Concurrency: 64, System: "sennit-quiet"}.Summarize(rounds(CPU, 20)),
 	}}
 	r.SetRatios()
 	for name, want := range map[string]float64{
@@ -77,6 +80,9 @@ func TestRatios(t *testing.T) {
 		"latency/64/80% of envoy/p99": 0.5,
 		"bulk-http1/1/cpu_per_gb":     2,
 		"bulk-http1/1/cpu_per_gb/l4":  4,
+
+		"sennit-tcp/bulk-tcp/1/cpu_per_gb": 1.2,
+		"telemetry/64/cpu/sennit-quiet":    1.05,
 	} {
 		if r.Ratios[name] != want {
 			t.Errorf("%s is %v, want %v", name, r.Ratios[name], want)
@@ -89,7 +95,7 @@ func TestRatios(t *testing.T) {
 	}
 	var text strings.Builder
 	r.Print(&text)
-	for _, want := range []string{"latency", "80% of envoy", "40.0 (30.0–50.0)", "0.50"} {
+	for _, want := range []string{"latency", "80% of envoy", "40.0 (30.0–50.0)", "0.50", "sennit without telemetry", "sennit-tcp/bulk-tcp/1"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("%q is not in\n%s", want, text.String())
 		}

@@ -113,7 +113,8 @@ func (r *Result) Print(w io.Writer) {
 // comparisons are the ratios of CPU, p50, p99 and rate, one line a load and other system, below a line of titles.
 func (r *Result) comparisons() [][]string {
 	suffixes := []struct{ name, title string }{{"", "envoy"}, {"/haproxy", "haproxy"}, {"/ztunnel", "ztunnel"},
-		{"/l4", "envoy, raw TCP"}, {"/l4/haproxy", "haproxy, raw TCP"}, {"/l4/ztunnel", "ztunnel, raw TCP"}}
+		{"/l4", "envoy, raw TCP"}, {"/l4/haproxy", "haproxy, raw TCP"}, {"/l4/ztunnel", "ztunnel, raw TCP"},
+		{"/" + oursQuiet, "sennit without telemetry"}}
 	lines := [][]string{{"load", "beside"}}
 	for _, f := range Figures {
 		if f.Name != Offered {
@@ -121,13 +122,10 @@ func (r *Result) comparisons() [][]string {
 		}
 	}
 	for _, row := range r.Runs {
-		if row.System != ours {
+		if row.System != ours && row.System != oursOnTCP {
 			continue
 		}
-		name := fmt.Sprintf("%s/%d", row.Workload, row.Concurrency)
-		if row.Load != "" {
-			name += "/" + row.Load
-		}
+		name := row.ratios()
 		for _, suffix := range suffixes {
 			line, some := []string{name, suffix.title}, false
 			for _, f := range Figures {

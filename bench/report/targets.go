@@ -35,6 +35,8 @@ var targets = []target{
 	{"p50 by Envoy's, 1 connection", 1, ratio("http1/1/p50")},
 	{"p99 by Envoy's, both at 80 % of Envoy's saturation", 1, ratio("latency/64/" + LoadOfEnvoy + "/p99")},
 	{"CPU per GB of HTTP/1.1 bodies by Envoy's for raw TCP", 4, ratio("bulk-http1/1/cpu_per_gb/l4")},
+	{"CPU per GB of raw TCP by Envoy's, lanes over TCP", 1.3, ratio(oursOnTCP + "/bulk-tcp/1/cpu_per_gb")},
+	{"CPU per HTTP/1.1 request with all telemetry, by none, 64 connections", 1.08, ratio("telemetry/64/cpu/" + oursQuiet)},
 	{"resident memory of an idle node, MB", 30, figure("memory", 0, RSSFront)},
 	{"what an idle connection adds to a node, KB", 12, figure("memory", 1000, PerConnOne)},
 	{"resident memory of a node that calls 10 of 1,000 services, MB", 60, figure("declared", 1000, RSSFront)},
