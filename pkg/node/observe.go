@@ -6,8 +6,8 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
-// An observer turns what the proxy saw on one connection into edge summaries, access-log lines and spans, and shows it to taps. What it
-// hands on stands in it, so that an exchange allocates nothing.
+// An observer turns what the proxy saw on one connection into edge summaries, access-log lines and spans, and shows it
+// to taps. What it hands on stands in it, so that an exchange allocates nothing.
 type observer struct {
 	recorder telemetry.Recorder   // without Edges: none are counted
 	log      *telemetry.AccessLog // nil: none is written
