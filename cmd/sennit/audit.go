@@ -60,7 +60,7 @@ and after it; -o json prints one event a line.`,
 	f.StringVar(&l.want.Kind, "kind", "", "only events of this kind (change, join, issuance, refusal), or of a kind of documents")
 	f.StringVar(&l.want.Name, "name", "", "only events of what has this name, or NAMESPACE/NAME")
 	f.BoolVarP(&l.want.Watch, "watch", "w", false, "go on with every event")
-	_ = cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"change", "join", "issuance", "refusal"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("kind", cobra.FixedCompletions([]string{"change", "join", "issuance", "refusal", "backup", "restore"}, cobra.ShellCompDirectiveNoFileComp))
 	l.out = outputFlag(cmd, "wide")
 	l.flags(cmd)
 	return cmd

@@ -30,6 +30,7 @@ cluster there, with a root certificate of its own.`,
 		},
 	}
 	addFlags(cmd, cfg.Flags)
+	cmd.AddCommand(backupCommand(), restoreCommand())
 	return cmd
 }
 

@@ -21,6 +21,8 @@ const (
 	Reading  = "reading"  // of traffic: an operator looks at exchanges as they happen
 	Damage   = "damage"   // a controller found that records of the audit itself are missing
 	Refusal  = "refusal"  // of a host's request to join or renew, or of an operator's
+	Backup   = "backup"   // somebody took a copy of everything
+	Restore  = "restore"  // a controller's state was made from a backup; what was behind it is lost
 )
 
 const domain snapshot.Domain = "sennit audit v1\x00"

@@ -107,7 +107,8 @@ type CatchupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // 16 random bytes
 	Wants         []*Want                `protobuf:"bytes,2,rep,name=wants,proto3" json:"wants,omitempty"`
-	All           bool                   `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"` // wants are all that the node follows
+	All           bool                   `protobuf:"varint,3,opt,name=all,proto3" json:"all,omitempty"`      // wants are all that the node follows
+	Roster        []byte                 `protobuf:"bytes,4,opt,name=roster,proto3" json:"roster,omitempty"` // the newest that the node has, where the last answer was of an older epoch: signed by the root
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -161,6 +162,13 @@ func (x *CatchupRequest) GetAll() bool {
 		return x.All
 	}
 	return false
+}
+
+func (x *CatchupRequest) GetRoster() []byte {
+	if x != nil {
+		return x.Roster
+	}
+	return nil
 }
 
 // Want is one subject and what the node holds of it. For the roster, revision is its serial.
@@ -666,11 +674,12 @@ const file_config_proto_rawDesc = "" +
 	"controller\x12\x1a\n" +
 	"\binstance\x18\x03 \x01(\fR\binstance\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x17\n" +
-	"\aunix_ms\x18\x05 \x01(\x03R\x06unixMs\"c\n" +
+	"\aunix_ms\x18\x05 \x01(\x03R\x06unixMs\"{\n" +
 	"\x0eCatchupRequest\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\x12)\n" +
 	"\x05wants\x18\x02 \x03(\v2\x13.sennit.bus.v1.WantR\x05wants\x12\x10\n" +
-	"\x03all\x18\x03 \x01(\bR\x03all\"\xcc\x01\n" +
+	"\x03all\x18\x03 \x01(\bR\x03all\x12\x16\n" +
+	"\x06roster\x18\x04 \x01(\fR\x06roster\"\xcc\x01\n" +
 	"\x04Want\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +

@@ -16,6 +16,13 @@ func (a *Authority) Roster() []byte {
 	return a.signedRoster
 }
 
+// Epoch is the history that this controller goes on with: 0 in a new cluster, the time of the last restore after one.
+func (a *Authority) Epoch() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.roster.GetEpoch()
+}
+
 // UpdateRoster signs what change makes of a copy of the newest roster, with the next serial, and returns
 // it as it is to be published. change may add and remove keys, roots and revocations and set a newer epoch.
 // Nothing is stored where it fails.

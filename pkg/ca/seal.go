@@ -27,6 +27,7 @@ const (
 // data, so that values cannot be swapped.
 type sealer struct {
 	aead   cipher.AEAD
+	mac    []byte // the key of MACs over what is kept elsewhere
 	source string // where the key came from, for messages
 }
 
@@ -43,7 +44,11 @@ func newSealer(secret []byte, source string) (*sealer, error) {
 		return nil, err
 	}
 	aead, err := cipher.NewGCMWithRandomNonce(block)
-	return &sealer{aead, source}, err
+	if err != nil {
+		return nil, err
+	}
+	mac, err := hkdf.Key(sha256.New, secret, nil, "sennit backup mac v1", 32)
+	return &sealer{aead, mac, source}, err
 }
 
 func (s *sealer) seal(purpose string, plain []byte) []byte {

@@ -87,6 +87,9 @@ func New(cfg Config) (c *Controller, err error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	if err := checkRestored(cfg.StateDir); err != nil {
+		return nil, err
+	}
 	c = &Controller{
 		cfg: cfg, log: cmp.Or(cfg.Log, slog.Default()), rebuild: make(chan struct{}, 1), inputs: make(chan struct{}),
 		issued: make(chan ca.Issued, maxIssuedQueue), graph: telemetry.NewGraph(edgeWindow), quotas: quota.NewOwner(),

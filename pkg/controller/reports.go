@@ -45,6 +45,7 @@ func (c *Controller) withReports(rest http.Handler, guard func(http.Handler) htt
 	handle("POST "+report.PathNodes+"{name}/accept", c.accept)
 	handle("POST "+report.PathNodes+"{name}/remove", c.remove)
 	handle("GET "+report.PathKubeconfig, c.kubeconfig)
+	handle("GET "+report.PathBackup, c.backup)
 	c.auditReports(handle)
 	mux.Handle("/", rest)
 	return mux

@@ -3,7 +3,7 @@ package report
 import "time"
 
 // Paths of the controller's API that are not of Kubernetes' shapes. They are served on its unix socket, and over TLS
-// to operators who show a bearer token; PathKubeconfig on the unix socket only.
+// to operators who show a bearer token; PathKubeconfig and PathBackup on the unix socket only.
 const (
 	// PathWait (GET, ?resourceVersion=N&timeout=30s) answers Progress, a line of JSON each time it changes; the
 	// last line says whether it is done.
@@ -22,7 +22,12 @@ const (
 	PathQuota = "/sennit/v1/quota"
 	// PathKubeconfig (GET) answers a kubeconfig in YAML. It holds a secret.
 	PathKubeconfig = "/sennit/v1/kubeconfig"
+	// PathBackup (GET) answers a backup (see package backup). It holds every document, and the authority's file, sealed.
+	PathBackup = "/sennit/v1/backup"
 )
+
+// HeaderSealingKey names, in the answer with a backup, the file of the key that a restore needs beside it.
+const HeaderSealingKey = "Sennit-Sealing-Key"
 
 // What the edges of the graph tell apart; ByVersion where nothing is asked for.
 const (

@@ -1,0 +1,197 @@
+package controller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/audit"
+	"github.com/sennit-mesh/sennit/pkg/backup"
+	"github.com/sennit-mesh/sennit/pkg/bus"
+	"github.com/sennit-mesh/sennit/pkg/ca"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// restoringFile is in a state directory while it is restored, or where that was cut short: a controller that started on
+// it would make a cluster of its own.
+const restoringFile = "restoring"
+
+// RestoreConfig says what to restore, and where to.
+type RestoreConfig struct {
+	From     string           // the backup's file
+	StateDir string           // empty or missing
+	Key      string           // a copy of ca.key; empty: systemd's credential
+	Actor    string           // who does it, for the audit
+	Now      func() time.Time // nil: time.Now
+	Log      *slog.Logger     // nil: slog.Default
+}
+
+// A Restored says what was restored.
+type Restored struct {
+	backup.Manifest
+	NewEpoch uint64 // that the controller goes on with
+}
+
+// Restore makes the state of a controller from a backup, in an epoch of its own that is newer than the backup's: nodes
+// follow it from then on, and no other controller of an older one. No controller may run on the state directory. Where
+// it fails, what it has written is gone, and the state directory empty.
+func Restore(ctx context.Context, cfg RestoreConfig) (r Restored, err error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	file, err := os.Open(cfg.From)
+	if err != nil {
+		return r, fmt.Errorf("restore: %w", err)
+	}
+	defer file.Close()
+	info, err := file.Stat()
+	if err != nil {
+		return r, fmt.Errorf("restore: %w", err)
+	}
+	if !info.Mode().IsRegular() {
+		return r, fmt.Errorf("restore: %s is no file that `sennit controller backup` made", cfg.From)
+	}
+	from, err := backup.Open(file, info.Size())
+	if err != nil {
+		return r, fmt.Errorf("restore %s: %w", cfg.From, err)
+	}
+	key, err := ca.ReadSealingKey(cfg.Key)
+	if err != nil {
+		return r, fmt.Errorf("restore %s: %w", cfg.From, err)
+	}
+	if key.Fingerprint() != from.Manifest.Key {
+		return r, fmt.Errorf("restore %s: the sealing key that was given is %s, and the backup needs %s (it is ca/ca.key in the state directory of the controller that was backed up)", cfg.From, key.Fingerprint(), from.Manifest.Key)
+	}
+	if err := from.Authentic(key.MAC); err != nil {
+		return r, fmt.Errorf("restore %s: %w", cfg.From, err)
+	}
+	clear, err := claim(cfg.StateDir)
+	if err != nil {
+		return r, fmt.Errorf("restore: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("restore %s: %w", cfg.From, err), clear())
+		}
+	}()
+	r.Manifest = from.Manifest
+	if err := ca.RestoreFiles(filepath.Join(cfg.StateDir, "ca"), key, from.Authority); err != nil {
+		return r, err
+	}
+	if r.NewEpoch, err = restoreInto(ctx, cfg, from); err != nil {
+		return r, err
+	}
+	return r, os.Remove(filepath.Join(cfg.StateDir, restoringFile))
+}
+
+// claim makes sure that a state directory is empty, and that no controller starts on it before the file restoringFile is
+// gone. clear empties it again.
+func claim(dir string) (clear func() error, err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	there, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(there) > 0 {
+		return nil, fmt.Errorf("%s is not empty, it holds %s (choose another with --state-dir, or move away what is there)", dir, there[0].Name())
+	}
+	clear = func() error {
+		all, err := os.ReadDir(dir)
+		for _, one := range all {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, one.Name())))
+		}
+		return err
+	}
+	return clear, os.WriteFile(filepath.Join(dir, restoringFile), nil, 0o600)
+}
+
+// checkRestored refuses a state directory whose restore was cut short.
+func checkRestored(dir string) error {
+	path := filepath.Join(dir, restoringFile)
+	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s is there: a restore into this state directory was cut short, or still runs (empty the directory, and restore again)", path)
+	}
+	return nil
+}
+
+// restoreInto puts the streams into place beside the authority's files, begins the new epoch and records it.
+func restoreInto(ctx context.Context, cfg RestoreConfig, from *backup.File) (epoch uint64, err error) {
+	m := from.Manifest
+	c := &Controller{log: cfg.Log, cfg: Config{
+		StateDir: cfg.StateDir, Cluster: m.Cluster, TrustDomain: m.TrustDomain, Name: m.Controller,
+		Bus: netip.MustParseAddrPort("127.0.0.1:0"), Now: cfg.Now,
+	}}
+	if c.log == nil {
+		c.log = slog.Default()
+	}
+	c.authority, err = ca.NewAuthority(ca.AuthorityConfig{
+		Dir: filepath.Join(cfg.StateDir, "ca"), Cluster: m.Cluster, TrustDomain: m.TrustDomain, Name: m.Controller, Now: cfg.Now,
+	})
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, c.authority.Close()) }()
+	epoch = nextEpoch(cfg.Now(), c.authority.Epoch())
+	if _, err := c.authority.UpdateRoster(func(roster *snapshot.Roster) { roster.Epoch = epoch }); err != nil {
+		return 0, err
+	}
+	if err := c.openBus(); err != nil {
+		return 0, err
+	}
+	running, stop := context.WithCancelCause(ctx)
+	ended := make(chan error, 1)
+	go func() {
+		err := c.server.Run(running)
+		stop(err) // whoever waits for it is told why
+		ended <- err
+	}()
+	defer func() {
+		stop(nil)
+		err = errors.Join(err, <-ended)
+	}()
+	conn, err := c.server.Controller(running, c.log)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	for _, s := range m.Streams {
+		err := conn.Records(bus.Stream(s.Name)).Restore(running, bus.Copied{Messages: s.Messages, Last: s.Last}, func(put func([]byte) error) error {
+			return from.Parts(s.Name, put)
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	if err := conn.EnsureStreams(running, 1); err != nil {
+		return 0, err
+	}
+	return epoch, c.recordRestore(running, conn, cfg, m, epoch)
+}
+
+// nextEpoch is the time, or where that is not newer, because a clock was set back or the backup is of this very second,
+// the next number.
+func nextEpoch(now time.Time, before uint64) uint64 { return max(uint64(max(now.Unix(), 0)), before+1) }
+
+// recordRestore goes on with the chain of the controller that was backed up.
+func (c *Controller) recordRestore(ctx context.Context, conn *bus.Conn, cfg RestoreConfig, m backup.Manifest, epoch uint64) error {
+	writer := audit.NewWriter(audit.WriterConfig{
+		Store: conn.Records(bus.StreamAudit), Cluster: m.Cluster, Writer: m.Controller, Signer: c.authority.Signer(), Log: c.log, Now: cfg.Now,
+	})
+	writing, stop := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- writer.Run(writing) }()
+	_, err := writer.Record(ctx, &audit.Event{
+		Kind: audit.Restore, Actor: cfg.Actor, From: "this host", Verb: "restore",
+		Detail: fmt.Sprintf("from a backup of %s, of epoch %d, into epoch %d", m.Made.Format(time.RFC3339), m.Epoch, epoch),
+	})
+	stop()
+	return errors.Join(err, <-ended)
+}

@@ -1,0 +1,203 @@
+package controller
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/audit"
+	"github.com/sennit-mesh/sennit/pkg/backup"
+	"github.com/sennit-mesh/sennit/pkg/bus"
+	"github.com/sennit-mesh/sennit/pkg/ca"
+)
+
+// backUp makes a backup of a running controller, and returns its file.
+func backUp(t *testing.T, c *Controller) string {
+	t.Helper()
+	var out bytes.Buffer
+	if err := c.writeBackup(t.Context(), &out); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "backup")
+	if err := os.WriteFile(file, out.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func restoreConfig(t *testing.T, c *Controller, file, dir string) RestoreConfig {
+	return RestoreConfig{
+		From: file, StateDir: filepath.Join(dir, "state"), Key: filepath.Join(c.cfg.StateDir, "ca", "ca.key"), Actor: "tester",
+		Log: slog.New(slog.DiscardHandler),
+	}
+}
+
+func entries(t *testing.T, c *Controller, stream bus.Stream) (all []bus.Entry) {
+	t.Helper()
+	records := c.conn.Records(stream)
+	last, err := records.Last(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readTo(t.Context(), records, last, func(e bus.Entry) error { all = append(all, e); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+func same(a, b bus.Entry) bool {
+	return a.Subject == b.Subject && a.Sequence == b.Sequence && a.Time.Equal(b.Time) && bytes.Equal(a.Data, b.Data)
+}
+
+// TestRestore restores a backup that was taken from a controller while it ran: all is there, in a newer epoch, and the
+// audit verifies, with the restore in it.
+func TestRestore(t *testing.T) {
+	c, stop := start(t, t.TempDir())
+	record(t, c, "orders", "web1")
+	if _, err := c.registrar.CreateToken(t.Context(), ca.TokenRequest{Node: "web2"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.recorder.writer.Checkpoint(t.Context(), c.recorder.heads, c.recorder.keep); err != nil {
+		t.Fatal(err)
+	}
+	file := backUp(t, c)
+	was := map[bus.Stream][]bus.Entry{}
+	for _, stream := range backedUp {
+		was[stream] = entries(t, c, stream)
+	}
+	root := c.authority.RootHash()
+
+	dir, before := t.TempDir(), uint64(time.Now().Unix())
+	restored, err := Restore(t.Context(), restoreConfig(t, c, file, dir))
+	stop()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if restored.NewEpoch < before || restored.Epoch != 0 {
+		t.Errorf("from epoch %d into %d at %d", restored.Epoch, restored.NewEpoch, before)
+	}
+	again, _ := start(t, dir)
+	if again.authority.RootHash() != root || again.authority.Epoch() != restored.NewEpoch {
+		t.Error("another root or epoch than was restored")
+	}
+	for _, stream := range []bus.Stream{bus.StreamRegistry, bus.StreamInstance, bus.StreamResource} {
+		if got := entries(t, again, stream); len(got) == 0 || !slices.EqualFunc(got, was[stream], same) {
+			t.Errorf("%s: %d records were restored as %d others", stream, len(was[stream]), len(got))
+		}
+	}
+	events := entries(t, again, bus.StreamAudit)
+	if n := len(was[bus.StreamAudit]); len(events) < n || !slices.EqualFunc(events[:n], was[bus.StreamAudit], same) {
+		t.Errorf("the audit had %d records, and has %d others", n, len(events))
+	}
+	told := slices.ContainsFunc(events, func(e bus.Entry) bool {
+		entry, err := audit.Open(e.Data)
+		return err == nil && entry.GetEvent().GetKind() == audit.Restore && entry.GetEvent().GetActor() == "tester"
+	})
+	found, err := again.verifyAudit(t.Context(), nil)
+	if err != nil || len(found.Problems) > 0 || !told {
+		t.Errorf("the audit of what was restored: %q, %v; it tells of the restore: %t", found.Problems, err, told)
+	}
+}
+
+// TestRestoreRefuses takes what must not be restored, and leaves nothing behind.
+func TestRestoreRefuses(t *testing.T) {
+	c, _ := start(t, t.TempDir())
+	file := backUp(t, c)
+	whole, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, data []byte) string {
+		path := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	full := t.TempDir()
+	if err := os.WriteFile(filepath.Join(full, "mine"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	for _, tt := range []struct {
+		name  string
+		ctx   context.Context
+		spoil func(*RestoreConfig)
+		want  error // nil: any
+		left  int   // files in the state directory
+	}{
+		{name: "a byte in the middle", want: backup.ErrDamaged, spoil: func(r *RestoreConfig) {
+			spoilt := bytes.Clone(whole)
+			spoilt[len(spoilt)/2] ^= 1
+			r.From = write("spoilt", spoilt)
+		}},
+		{name: "the last byte", want: backup.ErrDamaged, spoil: func(r *RestoreConfig) {
+			spoilt := bytes.Clone(whole)
+			spoilt[len(spoilt)-1] ^= 1
+			r.From = write("spoilt", spoilt)
+		}},
+		{name: "cut off", want: backup.ErrDamaged, spoil: func(r *RestoreConfig) { r.From = write("cut", whole[:len(whole)-4096]) }},
+		{name: "another key", spoil: func(r *RestoreConfig) { r.Key = write("ca.key", bytes.Repeat([]byte("k"), 52)) }},
+		{name: "a key that others can read", want: ca.ErrPermissions, spoil: func(r *RestoreConfig) {
+			r.Key = write("ca.key", bytes.Repeat([]byte("k"), 52))
+			if err := os.Chmod(r.Key, 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}},
+		{name: "no key", spoil: func(r *RestoreConfig) { r.Key = "" }},
+		{name: "a folder that is in use", left: 1, spoil: func(r *RestoreConfig) { r.StateDir = full }},
+		{name: "interrupted", ctx: ended, spoil: func(*RestoreConfig) {}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			ctx := t.Context()
+			if tt.ctx != nil {
+				ctx = tt.ctx
+			}
+			cfg := restoreConfig(t, c, file, t.TempDir())
+			tt.spoil(&cfg)
+			if _, err := Restore(ctx, cfg); err == nil || tt.want != nil && !errors.Is(err, tt.want) {
+				t.Errorf("%v, want %v", err, tt.want)
+			}
+			if there, _ := os.ReadDir(cfg.StateDir); len(there) != tt.left {
+				t.Errorf("left behind: %v", there)
+			}
+		})
+	}
+}
+
+// TestCutShort starts a controller where a restore ended in the middle.
+func TestCutShort(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := claim(dir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := New(Config{StateDir: dir, Cluster: "test", TrustDomain: "test.local", Name: "controller"}); err == nil {
+		t.Fatal("a controller makes a cluster of its own where a restore was cut short")
+	}
+}
+
+func TestNextEpoch(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		now  int64
+		had  uint64
+		want uint64
+	}{
+		{"first restore", 1_800_000_000, 0, 1_800_000_000},
+		{"a backup of a restored controller", 1_800_000_000, 1_700_000_000, 1_800_000_000},
+		{"in the same second", 1_800_000_000, 1_800_000_000, 1_800_000_001},
+		{"a clock that was set back", 1_600_000_000, 1_800_000_000, 1_800_000_001},
+		{"a clock of before 1970", -5, 0, 1},
+	} {
+		if got := nextEpoch(time.Unix(tt.now, 0), tt.had); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
+	}
+}
