@@ -258,9 +258,20 @@ func (s *Server) current(ctx context.Context) error {
 
 const epochStep = 1_000_000_000
 
+// Version is the number that is the resourceVersion of a sequence in an epoch.
+func Version(epoch, sequence uint64) uint64 { return epoch*epochStep + sequence }
+
+// Sequence is the sequence that a version stands for; not ok: it is of before the epoch.
+func Sequence(epoch, version uint64) (sequence uint64, ok bool) {
+	if version < epoch*epochStep {
+		return 0, false
+	}
+	return version - epoch*epochStep, true
+}
+
 // version is the resourceVersion of a sequence.
 func (s *Server) version(sequence uint64) string {
-	return strconv.FormatUint(s.cfg.Epoch*epochStep+sequence, 10)
+	return strconv.FormatUint(Version(s.cfg.Epoch, sequence), 10)
 }
 
 // sequence is the sequence that a resourceVersion stands for. One of an older epoch is too old (410).
@@ -269,10 +280,11 @@ func (s *Server) sequence(version string) (uint64, error) {
 	if err != nil {
 		return 0, badRequest("resourceVersion must be a number, is %q", version)
 	}
-	if n < s.cfg.Epoch*epochStep {
+	sequence, ok := Sequence(s.cfg.Epoch, n)
+	if !ok {
 		return 0, expired("resourceVersion %s is of before the restore; list again", version)
 	}
-	return n - s.cfg.Epoch*epochStep, nil
+	return sequence, nil
 }
 
 // Handler answers operators who show a bearer token, over TLS.

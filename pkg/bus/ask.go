@@ -101,6 +101,9 @@ func (f *follow) sendAsk(now time.Time) {
 		return
 	}
 	request.All = len(asked.subjects) == len(f.subjects)
+	if f.outdated {
+		request.Roster = f.trust.Raw()
+	}
 	payload, err := proto.Marshal(request)
 	if err != nil {
 		f.problem("ask to catch up", err)
@@ -128,6 +131,7 @@ func (f *follow) answer(now time.Time, nonce, payload []byte, err error) {
 		return
 	}
 	f.ask = nil
+	f.outdated = answer.GetEpoch() < f.trust.Roster().GetEpoch()
 	at := position{Epoch: answer.GetEpoch(), Revision: answer.GetBeat()}
 	progress := false
 	for _, result := range answer.GetResults() {

@@ -60,6 +60,7 @@ type follow struct {
 	moveAt   time.Time
 
 	ask      *ask      // outstanding
+	outdated bool      // the last answer was of an older epoch than what is known: who gives them is shown the roster
 	askAt    time.Time // when the next may go out; zero: nothing to ask
 	failures int
 	allAt    time.Time

@@ -61,6 +61,9 @@ type wantedBody struct {
 // takeOver begins a term, or makes sure that its own goes on, and reads the stream to its end. It returns
 // ErrDeposed where this leader had the term and lost it.
 func (l *leader) takeOver(ctx context.Context, now time.Time) error {
+	if newest := l.mirror.epoch(); newest > l.epoch {
+		return fmt.Errorf("take over the term in epoch %d, and the root signed a roster of epoch %d: %w", l.epoch, newest, ErrEpoch)
+	}
 	if !l.mirror.lists(l.signer) {
 		return fmt.Errorf("take over the term: %w (the root signs a new roster that lists key %q)", snapshot.ErrKey, l.signer.ID)
 	}
@@ -174,6 +177,9 @@ func (l *leader) store(ctx context.Context, batch []snapshot.Raw) error {
 // step does what is due: it makes sure of the term where a write was in doubt, publishes one batch, and
 // beats where a beat is due. It reports whether a beat went out.
 func (l *leader) step(ctx context.Context, now time.Time, beatDue bool) (beat bool, err error) {
+	if newest := l.mirror.epoch(); newest > l.epoch {
+		return false, fmt.Errorf("publish in epoch %d, and the root signed a roster of epoch %d: %w", l.epoch, newest, ErrEpoch)
+	}
 	if l.doubt || l.fence == 0 {
 		if err := l.takeOver(ctx, now); err != nil {
 			return false, err

@@ -283,6 +283,13 @@ func (m *mirror) lastBeat() position {
 	return m.beat
 }
 
+// epoch is that of the newest roster.
+func (m *mirror) epoch() uint64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.trust.Roster().GetEpoch()
+}
+
 // beatsOf returns the number of the last beat of an epoch; 0 before the first.
 func (m *mirror) beatsOf(epoch uint64) uint64 {
 	m.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,7 +45,13 @@ type PublisherConfig struct {
 	MayRun func(node, namespace, service string) bool
 	// Removed says whether a node was removed from the cluster: nobody waits for it. nil: none was.
 	Removed func(node string) bool
-	Log     *slog.Logger
+	// Shown says whether what the node proves of itself is known in this epoch. One of which that is not so is told the
+	// roster and nothing else: what it was allowed before a restore would be absent to it. nil: it is of all.
+	Shown func(node string) bool
+	// Superseded is told once of a newer epoch, in which this controller does not lead any more, with the roster that
+	// the root signed. May be nil.
+	Superseded func(epoch uint64, roster []byte)
+	Log        *slog.Logger
 }
 
 // A Publisher is a controller's side of configuration. The one that leads publishes, numbers, signs and
@@ -54,6 +61,7 @@ type Publisher struct {
 	mirror  *mirror
 	applied *Applied
 	leading atomic.Bool
+	newer   atomic.Uint64 // epoch that ended this controller's; 0: none
 	wake    chan struct{}
 
 	mu  sync.Mutex
@@ -88,7 +96,7 @@ func (p *Publisher) Publish(set Set) {
 }
 
 // PublishRoster believes a roster that the root signed, and stores it when this controller leads. An older
-// one changes nothing.
+// one changes nothing; one of a newer epoch ends that this controller leads.
 func (p *Publisher) PublishRoster(roster []byte) error {
 	if err := p.mirror.believe(roster); err != nil {
 		return fmt.Errorf("publish roster: %w", err)
@@ -99,6 +107,12 @@ func (p *Publisher) PublishRoster(roster []byte) error {
 
 // Leading reports whether this controller has the term.
 func (p *Publisher) Leading() bool { return p.leading.Load() }
+
+// Superseded is the newer epoch in which this controller does not lead any more; 0: there is none.
+func (p *Publisher) Superseded() uint64 { return p.newer.Load() }
+
+// Begun reports whether anything was ever published in this controller's epoch. It is known once the controller leads.
+func (p *Publisher) Begun() bool { return p.mirror.beatsOf(p.cfg.Epoch) > 0 }
 
 // Applied knows what nodes have applied.
 func (p *Publisher) Applied() *Applied { return p.applied }
@@ -115,6 +129,14 @@ func (p *Publisher) Catchup(_ context.Context, node string, payload []byte) ([]b
 	request := new(CatchupRequest)
 	if err := proto.Unmarshal(payload, request); err != nil {
 		return nil, &Error{ErrorCode_ERROR_CODE_INVALID, ErrCatchup.Error()}
+	}
+	if len(request.GetRoster()) > 0 { // of a newer epoch, perhaps: it proves itself
+		if err := p.PublishRoster(request.GetRoster()); err != nil {
+			p.cfg.Log.Debug("a node showed a roster that is none", "node", node, "err", err)
+		}
+	}
+	if p.cfg.Shown != nil && !p.cfg.Shown(node) {
+		request.Wants = slices.DeleteFunc(request.GetWants(), func(w *Want) bool { return w.GetSubject() != snapshot.RosterSubject })
 	}
 	reply, err := p.mirror.answer(p.cfg.Signer, node, request, func(subject string) bool { return p.mayRead(node, subject) })
 	if errors.Is(err, ErrCatchup) {
@@ -148,8 +170,8 @@ func (p *Publisher) Report(_ context.Context, node string, payload []byte) ([]by
 	return nil, p.cfg.Conn.nc.Publish(appliedPrefix+snapshot.Escape(node), payload)
 }
 
-// Run reads the stream, and leads where it is this controller's turn, until ctx ends. It fails where the
-// stream holds a newer epoch (ErrEpoch).
+// Run reads the stream, and leads where it is this controller's turn, until ctx ends, or until a newer epoch than its
+// own has begun: it reads on then, and does not lead.
 func (p *Publisher) Run(ctx context.Context) error {
 	reports, err := p.cfg.Conn.nc.Subscribe(appliedPrefix+"*", func(m *nats.Msg) {
 		node, err := snapshot.Unescape(m.Subject[len(appliedPrefix):])
@@ -190,7 +212,8 @@ func (p *Publisher) lead(ctx context.Context) error {
 		switch {
 		case ctx.Err() != nil:
 		case errors.Is(err, ErrEpoch):
-			return err
+			p.supersede(err)
+			return nil
 		case errors.Is(err, ErrDeposed):
 			p.cfg.Log.Info("another controller leads", "err", err)
 		default:
@@ -201,6 +224,18 @@ func (p *Publisher) lead(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// supersede says once that a newer epoch has begun.
+func (p *Publisher) supersede(err error) {
+	p.mirror.mu.Lock()
+	epoch, roster := p.mirror.trust.Roster().GetEpoch(), p.mirror.trust.Raw()
+	p.mirror.mu.Unlock()
+	p.newer.Store(max(epoch, p.cfg.Epoch+1)) // of a stream's term alone, the number is not known to be the root's
+	p.cfg.Log.Error("this controller does not lead any more", "err", err)
+	if p.cfg.Superseded != nil {
+		p.cfg.Superseded(p.newer.Load(), roster)
+	}
 }
 
 // turn waits until the term is this controller's to take: nobody's, its own before a restart, or of one that

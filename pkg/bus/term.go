@@ -21,8 +21,9 @@ const termSubject = snapshot.ConfigPrefix + "term"
 var (
 	// ErrDeposed is returned when another controller has taken the term over.
 	ErrDeposed = errors.New("another controller leads")
-	// ErrEpoch is returned where the stream holds a newer epoch than this controller's.
-	ErrEpoch = errors.New("the configuration stream holds a newer epoch than this controller's (was it restored from an old backup?)")
+	// ErrEpoch is returned where a newer epoch than this controller's has begun: the root signed a roster of it, or the
+	// stream holds a term of it.
+	ErrEpoch = errors.New("another controller was restored into a newer epoch than this one's")
 	// errRefused is returned for a write whose condition on the term did not hold. Whoever gets it reads the
 	// term before it believes that it was deposed.
 	errRefused = errors.New("write was refused")

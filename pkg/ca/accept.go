@@ -56,6 +56,9 @@ func (i *Identity) take(key *ecdsa.PrivateKey, keys map[string]*ecdsa.PrivateKey
 	if err != nil {
 		return rotation, fmt.Errorf("%w: receipt: %w", ErrUntrusted, err)
 	}
+	if known := b.roster.GetEpoch(); receipt.GetEpoch() < known {
+		return rotation, refuse(ErrOldEpoch, "its registry is of epoch %d, and a controller was restored into epoch %d since; stop the older one", receipt.GetEpoch(), known)
+	}
 	public, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err != nil {
 		return rotation, err

@@ -21,6 +21,7 @@ var (
 	ErrAbsent         = errors.New("this node was away for longer than the limit")
 	ErrRemoved        = errors.New("this node was removed from the cluster")
 	ErrBadRequest     = errors.New("the controller cannot read the request")
+	ErrOldEpoch       = errors.New("a controller of an older epoch answers")
 	ErrTryAgain       = errors.New("the controller cannot answer now")
 	ErrUntrusted      = errors.New("the answer is not from this cluster's controllers")
 	ErrNotJoined      = errors.New("this host has not joined a cluster")

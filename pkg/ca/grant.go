@@ -27,14 +27,14 @@ func (r *Registrar) grant(ctx context.Context, verb string, record *NodeRecord, 
 	now, node, authority := r.cfg.Now(), record.GetNode(), r.cfg.Authority
 	receipt, err := proto.Marshal(&Receipt{
 		Cluster: authority.Cluster(), Node: node, PublicKey: record.GetPublicKey(), Generation: record.GetGeneration(),
-		Services: record.GetServices(), IssuedUnixMs: now.UnixMilli(),
+		Services: record.GetServices(), IssuedUnixMs: now.UnixMilli(), Epoch: authority.Epoch(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	signer := authority.Signer()
 	record.Receipt = &SignedReceipt{Receipt: receipt, KeyId: signer.ID, Signature: signer.Sign(receiptDomain, receipt)}
-	record.RenewedUnixMs = now.UnixMilli()
+	record.RenewedUnixMs, record.Epoch = now.UnixMilli(), authority.Epoch()
 	if address, err := netip.ParseAddrPort(wanted.GetAddress()); err == nil {
 		record.Address = address.String()
 	} else if wanted.GetAddress() != "" {

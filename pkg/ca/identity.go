@@ -56,6 +56,7 @@ type Identity struct {
 	cfg     IdentityConfig
 	db      *bbolt.DB
 	refresh chan struct{} // Run is to ask for certificates now
+	woken   chan struct{} // Run looks again at what is due
 
 	renewing sync.Mutex // one request at a time; held while the bus is waited for
 	writing  sync.Mutex // held from reading the state until its successor is stored; inside renewing
@@ -66,6 +67,7 @@ type Identity struct {
 	lastErr   error
 	skew      time.Duration // of this host's clock, ahead of the controller's
 	rotatesAt time.Time
+	showAt    time.Time // when the receipt is shown to a registry that was restored
 
 	certificates atomic.Pointer[map[exchange.ServiceName]*tls.Certificate]
 	own          atomic.Pointer[tls.Certificate] // the node's
@@ -93,7 +95,7 @@ func NewIdentity(cfg IdentityConfig) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	i := &Identity{cfg: cfg, db: db, refresh: make(chan struct{}, 1)}
+	i := &Identity{cfg: cfg, db: db, refresh: make(chan struct{}, 1), woken: make(chan struct{}, 1)}
 	if err := i.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the node's identity %s: %w; %s", path, err, remedy), db.Close())
 	}

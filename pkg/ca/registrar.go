@@ -118,12 +118,13 @@ type Node struct {
 	Rival           string // frozen: fingerprint of the other host's key
 	Address         string // where its lanes are dialled
 	Joined, Renewed time.Time
+	Epoch           uint64 // in which it showed its receipt last; what it had before a later restore may not be known here
 }
 
 func (r *NodeRecord) node() Node {
 	n := Node{
 		Name: r.GetNode(), Why: r.GetWhy(), Generation: r.GetGeneration(), Key: fingerprint(r.GetPublicKey()), Address: r.GetAddress(),
-		Joined: time.UnixMilli(r.GetJoinedUnixMs()), Renewed: time.UnixMilli(r.GetRenewedUnixMs()),
+		Joined: time.UnixMilli(r.GetJoinedUnixMs()), Renewed: time.UnixMilli(r.GetRenewedUnixMs()), Epoch: r.GetEpoch(),
 	}
 	n.Services, _ = parseServices(r.GetServices()) // they were checked when they were stored
 	switch r.GetState() {

@@ -24,6 +24,9 @@ const (
 	retryFirst = time.Second
 	retryMost  = 5 * time.Minute
 
+	// showSpread is how long nodes wait at most, each as long as it likes, to show their receipts after a restore.
+	showSpread = 2 * time.Second
+
 	// wakeMost bounds one sleep. A timer does not run while a host is suspended; the wall clock does.
 	wakeMost = 30 * time.Second
 
@@ -52,8 +55,8 @@ func retryDelay(n int) time.Duration {
 }
 
 // Run keeps the certificates fresh until ctx ends, and returns nil then. It renews when the rotation point
-// has come, when Refresh is called, when the registry allows a service that the node has no certificate of,
-// and repeats what fails. What is held stays in use until it ends, whatever fails.
+// has come, when Refresh is called, when the registry allows a service that the node has no certificate of, when a
+// controller was restored, which may not know what this node's receipt says, and repeats what fails. What is held stays in use until it ends, whatever fails.
 func (i *Identity) Run(ctx context.Context, conn Requester) error {
 	failures := 0
 	var notBefore time.Time // of the next request, after a failure
@@ -61,6 +64,9 @@ func (i *Identity) Run(ctx context.Context, conn Requester) error {
 	for {
 		now := i.wall()
 		due := i.rotates()
+		if i.unshown() {
+			due = i.shows()
+		}
 		if asked || len(i.missing()) > 0 || i.current().GetPendingKey() != nil {
 			due = now
 		}
@@ -75,6 +81,8 @@ func (i *Identity) Run(ctx context.Context, conn Requester) error {
 				return nil
 			case <-i.refresh:
 				asked = true
+				timer.Stop()
+			case <-i.woken:
 				timer.Stop()
 			case <-timer.C:
 			}
@@ -101,6 +109,19 @@ func (i *Identity) rotates() time.Time {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.rotatesAt.Round(0)
+}
+
+// unshown reports whether the receipt is of before the restore that the newest roster tells of.
+func (i *Identity) unshown() bool {
+	believed := i.believed.Load()
+	return believed != nil && i.receipt().GetEpoch() < believed.roster.GetEpoch()
+}
+
+// shows is when the receipt is shown to a registry that was restored.
+func (i *Identity) shows() time.Time {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.showAt
 }
 
 // missing are services that the registry allows and that the node has no certificate of.

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -121,6 +122,15 @@ func (i *Identity) UpdateRoster(raw []byte) (bool, error) {
 		return false, err
 	}
 	i.believed.Store(b)
+	if i.unshown() {
+		i.mu.Lock()
+		i.showAt = i.wall().Add(rand.N(showSpread))
+		i.mu.Unlock()
+		select {
+		case i.woken <- struct{}{}:
+		default:
+		}
+	}
 	return true, nil
 }
 

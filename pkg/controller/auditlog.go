@@ -120,7 +120,7 @@ func (r *recorder) serveLog(w http.ResponseWriter, q *http.Request) {
 	w.Header().Set("Content-Type", "application/json")
 	out := json.NewEncoder(w)
 	show := func(entry *audit.Entry) error {
-		event := shownEvent(entry)
+		event := shownEvent(entry, r.authority.Epoch())
 		if !wanted.wants(event) {
 			return nil
 		}
@@ -190,12 +190,19 @@ func (r *recorder) serveLog(w http.ResponseWriter, q *http.Request) {
 	}
 }
 
-func shownEvent(entry *audit.Entry) report.AuditEvent {
+// shownEvent shows an event. Revisions are numbered as the API does it in this epoch.
+func shownEvent(entry *audit.Entry, epoch uint64) report.AuditEvent {
 	e := entry.GetEvent()
+	number := func(r *audit.Revision) uint64 {
+		if r == nil {
+			return 0
+		}
+		return apiserver.Version(epoch, r.GetSequence())
+	}
 	shown := report.AuditEvent{
 		Time: time.Unix(0, entry.GetUnixNs()).UTC(), Controller: entry.GetWriter(), Number: entry.GetNumber(), Kind: e.GetKind(), Who: e.GetActor(),
 		From: e.GetFrom(), Verb: e.GetVerb(), Resource: e.GetResource(), Namespace: e.GetNamespace(), Name: e.GetName(), Result: report.Done,
-		Detail: e.GetDetail(), Revision: e.GetAfter().GetSequence(), Was: e.GetBefore().GetSequence(), Unrecorded: e.GetUnrecorded(),
+		Detail: e.GetDetail(), Revision: number(e.GetAfter()), Was: number(e.GetBefore()), Unrecorded: e.GetUnrecorded(),
 	}
 	if e.GetAfter() != nil { // it may be recorded later, at the next start
 		shown.Time = time.Unix(0, e.GetAfter().GetUnixNs()).UTC()
@@ -218,7 +225,8 @@ func shownEvent(entry *audit.Entry) report.AuditEvent {
 
 // addDocuments adds what a document was and is.
 func (r *recorder) addDocuments(ctx context.Context, event *report.AuditEvent) error {
-	for sequence, into := range map[uint64]*json.RawMessage{event.Was: &event.Before, event.Revision: &event.After} {
+	for version, into := range map[uint64]*json.RawMessage{event.Was: &event.Before, event.Revision: &event.After} {
+		sequence, _ := apiserver.Sequence(r.authority.Epoch(), version)
 		if sequence == 0 {
 			continue
 		}
@@ -329,7 +337,7 @@ func (r *recorder) serveRevisions(w http.ResponseWriter, q *http.Request) {
 			if e.Time.After(at) {
 				return errRead
 			}
-			point = report.PointInTime{Revision: e.Sequence, Time: e.Time}
+			point = report.PointInTime{Revision: apiserver.Version(r.authority.Epoch(), e.Sequence), Time: e.Time}
 			return nil
 		})
 	}

@@ -61,6 +61,7 @@ type Controller struct {
 	issued     chan ca.Issued // certificates of this controller's own listeners, to be recorded
 	rebuild    chan struct{}  // something that goes into snapshots has changed
 	bell       bell           // nodes or instances have changed
+	gathering  atomic.Bool    // since a restore, nothing is published yet
 	inputs     chan struct{}  // closed when all that was stored before this start is in memory
 	compiled                  // the compile loop's
 	sent       sentTimes
@@ -237,8 +238,8 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	}
 	c.api, err = apiserver.New(apiserver.Config{
 		Resources: c.conn.Records(bus.StreamResource), Status: c.conn.Records(bus.StreamStatus),
-		Authenticate: c.operators.authenticate, Version: release.Version(), Log: c.log,
-		Hook: c.recorder.hook, Refused: c.recorder.refused,
+		Epoch: c.authority.Epoch(), Authenticate: c.operators.authenticate, Version: release.Version(), Log: c.log,
+		Hook: c.hook, Refused: c.recorder.refused,
 		Virtual: map[*api.Kind]apiserver.Virtual{
 			api.EndpointSlice: endpointSlices{c},
 			api.JoinTokens:    newJoinTokens(c),
@@ -251,14 +252,21 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	}
 	c.publisher, err = bus.NewPublisher(bus.PublisherConfig{
 		Conn: c.conn, Cluster: c.cfg.Cluster, Controller: c.cfg.Name, Root: c.authority.RootHash(),
-		Roster: c.authority.Roster(), Signer: c.authority.Signer(), Log: c.log,
-		Removed: c.members.wasRemoved,
+		Epoch: c.authority.Epoch(), Roster: c.authority.Roster(), Signer: c.authority.Signer(), Log: c.log,
+		Removed: c.members.wasRemoved, Shown: c.shown, Superseded: c.superseded,
 		MayRun: func(node, namespace, service string) bool {
 			return c.members.allowed(node, exchange.ServiceName{Namespace: namespace, Name: service})
 		},
 	})
+	if err != nil {
+		return err
+	}
+	if err := c.knowSuperseded(); err != nil {
+		return err
+	}
+	c.gathering.Store(c.authority.Epoch() > 0)
 	c.requests = bus.NewRequests(bus.RequestsConfig{Conn: c.conn, Limits: bus.DefaultLimits, CutOff: c.server.CutOff, Log: c.log})
-	return err
+	return nil
 }
 
 // start runs every part.
@@ -283,6 +291,7 @@ func (c *Controller) start(ctx context.Context, group *errgroup.Group) {
 	part("resources", c.api.Run)
 	part("publishing", c.publisher.Run)
 	part("compiling", c.compileLoop)
+	part("nodes after a restore", c.gather)
 	part("liveness", c.watchNodes)
 	part("quotas", c.ownQuotas)
 	part("API", c.serveAPI)
@@ -294,7 +303,7 @@ func (c *Controller) start(ctx context.Context, group *errgroup.Group) {
 		part("metrics", c.serveMetrics)
 	}
 	for verb, handler := range c.verbs() {
-		part("requests to "+verb, func(ctx context.Context) error { return c.requests.Serve(ctx, verb, handler) })
+		part("requests to "+verb, func(ctx context.Context) error { return c.requests.Serve(ctx, verb, c.guarded(handler)) })
 	}
 }
 

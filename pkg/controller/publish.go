@@ -90,7 +90,9 @@ func (c *Controller) compile(ctx context.Context) error {
 		return err
 	}
 	c.quotas.SetLimits(out.Limits) // before nodes ask for them
-	c.publisher.Publish(set)
+	if !c.gathering.Load() {
+		c.publisher.Publish(set)
+	}
 	return errors.Join(c.writeStatuses(ctx, in.Routes, out), c.writeQuotaStatuses(ctx, in.Quotas, out), c.writeGatewayStatuses(ctx, in, out))
 }
 

@@ -67,7 +67,8 @@ const waitStep = 100 * time.Millisecond
 
 // wait streams how far a change has come, until every node that uses it has applied it or the time is over.
 func (c *Controller) wait(w http.ResponseWriter, r *http.Request) {
-	sequence, err := strconv.ParseUint(r.URL.Query().Get("resourceVersion"), 10, 64)
+	version, err := strconv.ParseUint(r.URL.Query().Get("resourceVersion"), 10, 64)
+	sequence, _ := apiserver.Sequence(c.authority.Epoch(), version) // of before a restore: nothing to wait for
 	timeout, terr := time.ParseDuration(r.URL.Query().Get("timeout"))
 	if err := errors.Join(err, terr); err != nil || timeout <= 0 || timeout > time.Hour {
 		socket.WriteFailure(w, http.StatusBadRequest, errors.New("want resourceVersion=NUMBER and timeout=DURATION of at most 1h"))
@@ -176,13 +177,18 @@ func (c *Controller) Status() report.Cluster {
 	}
 	applied := c.publisher.Applied()
 	newest := applied.Newest()
-	s.Revision, s.Epoch = newest.Revision, newest.Epoch
+	s.Revision, s.Epoch = newest.Revision, c.authority.Epoch()
 	for _, p := range applied.Pending() {
 		if p.Problem != "" {
 			s.Warnings = append(s.Warnings, p.Node+": "+p.Subject+": "+p.Problem)
 		}
 	}
-	if !c.publisher.Leading() {
+	switch err := c.ended(); {
+	case err != nil:
+		s.Warnings = append(s.Warnings, err.Error())
+	case c.gathering.Load():
+		s.Warnings = append(s.Warnings, "this controller was restored, and waits for what nodes show before it publishes, at most "+gatherMost.String())
+	case !c.publisher.Leading():
 		s.Warnings = append(s.Warnings, "this controller does not lead; changes are published by the one that does")
 	}
 	standings := applied.Standings()
@@ -283,8 +289,13 @@ func (c *Controller) remove(w http.ResponseWriter, r *http.Request) {
 func (c *Controller) actOnNode(w http.ResponseWriter, r *http.Request, verb, detail string, do func(ctx context.Context, node string) error) {
 	node := r.PathValue("name")
 	event := &audit.Event{Verb: verb, Resource: api.Nodes.GroupResource().String(), Name: node, Detail: detail}
-	err := c.recorder.act(r, event, func() error { return do(r.Context(), node) })
+	err := c.ended()
+	if err == nil {
+		err = c.recorder.act(r, event, func() error { return do(r.Context(), node) })
+	}
 	switch {
+	case errors.Is(err, errSuperseded):
+		socket.WriteFailure(w, http.StatusServiceUnavailable, err)
 	case errors.Is(err, ca.ErrUnknownNode):
 		socket.WriteFailure(w, http.StatusNotFound, err)
 	case err != nil:
