@@ -30,6 +30,8 @@ type authority struct {
 	root   [32]byte
 	roster []byte
 	signer snapshot.Signer
+	// rosterOf signs the roster of another epoch.
+	rosterOf func(epoch uint64) []byte
 }
 
 func newAuthority(t testing.TB) authority {
@@ -52,9 +54,14 @@ func newAuthority(t testing.TB) authority {
 		t.Fatal(err)
 	}
 	a := authority{root: snapshot.RootHash(certificate), signer: snapshot.NewSigner(signing)}
-	if a.roster, err = snapshot.SealRoster(key, certificate, &snapshot.Roster{Cluster: "shop", Serial: 1, Keys: []*snapshot.SigningKey{a.signer.Public()}}); err != nil {
-		t.Fatal(err)
+	a.rosterOf = func(epoch uint64) []byte {
+		roster, err := snapshot.SealRoster(key, certificate, &snapshot.Roster{Cluster: "shop", Epoch: epoch, Serial: 1, Keys: []*snapshot.SigningKey{a.signer.Public()}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return roster
 	}
+	a.roster = a.rosterOf(0)
 	return a
 }
 

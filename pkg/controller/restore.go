@@ -139,7 +139,11 @@ func restoreInto(ctx context.Context, cfg RestoreConfig, from *backup.File) (epo
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, c.authority.Close()) }()
-	epoch = nextEpoch(cfg.Now(), c.authority.Epoch())
+	before, err := c.newestEpoch()
+	if err != nil {
+		return 0, err
+	}
+	epoch = nextEpoch(cfg.Now(), before)
 	if _, err := c.authority.UpdateRoster(func(roster *snapshot.Roster) { roster.Epoch = epoch }); err != nil {
 		return 0, err
 	}

@@ -8,9 +8,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/apiserver"
 	"github.com/sennit-mesh/sennit/pkg/audit"
 	"github.com/sennit-mesh/sennit/pkg/backup"
 	"github.com/sennit-mesh/sennit/pkg/bus"
@@ -199,5 +205,59 @@ func TestNextEpoch(t *testing.T) {
 		if got := nextEpoch(time.Unix(tt.now, 0), tt.had); got != tt.want {
 			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
 		}
+	}
+}
+
+// TestSuperseded shows a controller the roster of another that was restored from its backup: it changes nothing any
+// more, says so, and knows it after a restart.
+func TestSuperseded(t *testing.T) {
+	dir := t.TempDir()
+	c, stop := start(t, dir)
+	file, other := backUp(t, c), t.TempDir()
+	restored, err := Restore(t.Context(), restoreConfig(t, c, file, other))
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer, err := ca.NewAuthority(ca.AuthorityConfig{Dir: filepath.Join(other, "state", "ca"), Cluster: "test", TrustDomain: "test.local", Name: "controller"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	roster := newer.Roster()
+	if err := newer.Close(); err != nil {
+		t.Fatal(err)
+	}
+	request, err := proto.Marshal(&bus.CatchupRequest{Nonce: make([]byte, 16), Roster: roster})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.ended(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.publisher.Catchup(t.Context(), "web1", request); err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"when a node tells it", "after a restart"} {
+		for deadline := time.Now().Add(20 * time.Second); c.ended() == nil && time.Now().Before(deadline); {
+			time.Sleep(10 * time.Millisecond)
+		}
+		begun := uint64(0)
+		asked := false
+		_, answered := c.guarded(func(context.Context, string, []byte) ([]byte, error) { asked = true; return nil, nil })(t.Context(), "web1", nil)
+		changed := c.hook(t.Context(), apiserver.Change{Kind: api.Service, Verb: "create", Begun: &begun})
+		if !errors.Is(c.ended(), errSuperseded) || !errors.Is(changed, errSuperseded) || answered == nil || asked || c.publisher.Leading() {
+			t.Errorf("%s: %v; a change: %v; a node's request: %v, leads: %v", when, c.ended(), changed, answered, c.publisher.Leading())
+		}
+		if warnings := c.Status().Warnings; len(warnings) == 0 || !strings.Contains(warnings[0], strconv.FormatUint(restored.NewEpoch, 10)) {
+			t.Errorf("%s: warnings %q", when, warnings)
+		}
+		stop()
+		c, stop = start(t, dir)
+	}
+
+	// It can be what the cluster goes on with, if that is what its operator wants: above the newer epoch.
+	cfg := restoreConfig(t, c, backUp(t, c), t.TempDir())
+	cfg.Now = func() time.Time { return time.Unix(1, 0) } // a clock that was set back
+	if again, err := Restore(t.Context(), cfg); err != nil || again.NewEpoch <= restored.NewEpoch {
+		t.Errorf("a backup of it is restored into epoch %d, and %d was known: %v", again.NewEpoch, restored.NewEpoch, err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/apiserver"
 	"github.com/sennit-mesh/sennit/pkg/bus"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // supersededSecret is where the authority keeps the roster of a newer epoch, so that this controller does not lead
@@ -31,6 +32,19 @@ func (c *Controller) knowSuperseded() error {
 		return err
 	}
 	return c.publisher.PublishRoster(kept)
+}
+
+// newestEpoch is the newest that this controller has known, its own or one that ended its own.
+func (c *Controller) newestEpoch() (uint64, error) {
+	kept, err := c.authority.Secret(supersededSecret)
+	if err != nil || kept == nil {
+		return c.authority.Epoch(), err
+	}
+	roster, err := snapshot.OpenRoster(c.cfg.Cluster, c.authority.RootHash(), kept)
+	if err != nil {
+		return 0, fmt.Errorf("read the roster of a newer epoch: %w", err)
+	}
+	return max(c.authority.Epoch(), roster.GetEpoch()), nil
 }
 
 // ended returns errSuperseded where this controller's epoch has ended.
