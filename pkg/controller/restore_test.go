@@ -184,8 +184,12 @@ func TestCutShort(t *testing.T) {
 	if _, err := claim(dir); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := New(Config{StateDir: dir, Cluster: "test", TrustDomain: "test.local", Name: "controller"}); err == nil {
-		t.Fatal("a controller makes a cluster of its own where a restore was cut short")
+	_, err := New(Config{StateDir: dir, Cluster: "test", TrustDomain: "test.local", Name: "controller"})
+	if err == nil || !strings.Contains(err.Error(), restoringFile) {
+		t.Errorf("a controller where a restore was cut short: %v", err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "ca")); err == nil {
+		t.Error("it made a cluster of its own")
 	}
 }
 
@@ -259,5 +263,41 @@ func TestSuperseded(t *testing.T) {
 	cfg.Now = func() time.Time { return time.Unix(1, 0) } // a clock that was set back
 	if again, err := Restore(t.Context(), cfg); err != nil || again.NewEpoch <= restored.NewEpoch {
 		t.Errorf("a backup of it is restored into epoch %d, and %d was known: %v", again.NewEpoch, restored.NewEpoch, err)
+	}
+}
+
+// TestNothingIsPublishedBeforeNodesHaveShown starts a controller that was restored: nodes are given time to show what
+// the backup does not know, from the last that is heard of any, and a restart in the middle begins that anew. Later
+// starts do not wait.
+func TestNothingIsPublishedBeforeNodesHaveShown(t *testing.T) {
+	t.Parallel()
+	c, stop := start(t, t.TempDir())
+	dir := t.TempDir()
+	if _, err := Restore(t.Context(), restoreConfig(t, c, backUp(t, c), dir)); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	c, stop = start(t, dir)
+	awaitThat(t, "it leads", c.publisher.Leading)
+	stop() // in the middle
+	c, stop = start(t, dir)
+	awaitThat(t, "it leads again", c.publisher.Leading)
+	heard := time.Now()
+	record(t, c, "orders", "web1")
+	awaitThat(t, "it publishes", c.publisher.Begun)
+	if waited := time.Since(heard); waited < gatherQuiet {
+		t.Errorf("it published %s after the last news, want %s", waited, gatherQuiet)
+	}
+	stop()
+	c, _ = start(t, dir)
+	awaitThat(t, "it need not wait", func() bool { return !c.gathering.Load() })
+}
+
+func awaitThat(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(90 * time.Second); !is(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not in time: %s", what)
+		}
 	}
 }
