@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -184,7 +185,7 @@ func TestCutShort(t *testing.T) {
 	if _, err := claim(dir); err != nil {
 		t.Fatal(err)
 	}
-	_, err := New(Config{StateDir: dir, Cluster: "test", TrustDomain: "test.local", Name: "controller"})
+	_, err := New(Config{StateDir: dir, Cluster: "test", TrustDomain: "test.local", Name: "controller", Bus: netip.MustParseAddrPort("127.0.0.1:0")})
 	if err == nil || !strings.Contains(err.Error(), restoringFile) {
 		t.Errorf("a controller where a restore was cut short: %v", err)
 	}
