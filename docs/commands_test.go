@@ -28,6 +28,7 @@ var inOrder = []string{
 	"how-to/find-out-who-changed-what.md",
 	"how-to/use-kubectl.md",
 	"../README.md",
+	"how-to/back-up-and-restore.md",
 }
 
 // needed are programs without which a page's commands cannot be run. All pages need curl.
