@@ -8,13 +8,16 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
+	"golang.org/x/sys/unix"
 )
 
 const (
@@ -100,7 +103,7 @@ func dial(cfg ConnConfig, how ...nats.Option) (*Conn, error) {
 		nats.CustomInboxPrefix(cfg.Credential.Inbox),
 		nats.SyncQueueLen(maxPartsPending),
 		nats.PingInterval(clientPing), nats.MaxPingsOutstanding(2),
-		nats.Timeout(connectTimeout),
+		nats.Dialer(&net.Dialer{Timeout: connectTimeout, Control: shortSegments}),
 		nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(reconnectBuf),
 		nats.CustomReconnectDelay(reconnectDelay),
 		// A token that expired or was revoked may be replaced by one that is good.
@@ -125,6 +128,23 @@ func dial(cfg ConnConfig, how ...nats.Option) (*Conn, error) {
 		return nil, fmt.Errorf("connect to the bus as %q: %w", cfg.Name, err)
 	}
 	return c, nil
+}
+
+// maxSegment is how long a TCP segment of a connection to the bus is at the most, in bytes: as a link of 1,280 bytes
+// carries it, headers and options included, which is the least that IPv6 asks for (RFC 8200 §5). Where longer packets
+// are dropped without a word, kernels keep sending them as they come, and the connection would stand still. The bus
+// carries little, so that shorter packets cost little.
+const maxSegment = 1200
+
+// shortSegments bounds what both ends of a connection send in one segment (net.Dialer.Control).
+func shortSegments(_, _ string, raw syscall.RawConn) error {
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, maxSegment)
+	}); err != nil {
+		return err
+	}
+	return failed
 }
 
 // reconnectDelay doubles from reconnectFirst to reconnectMost, each with up to as much again at random, so

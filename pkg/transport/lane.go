@@ -304,6 +304,7 @@ func (t *Transport) quicConfig(class Class, dialled bool) *quic.Config {
 	streams := t.limits.Streams
 	config := &quic.Config{
 		Versions:                   []quic.Version{quic.Version1},
+		InitialPacketSize:          firstPacket,
 		HandshakeIdleTimeout:       t.limits.Handshake,
 		MaxIdleTimeout:             t.limits.Silence,
 		InitialStreamReceiveWindow: uint64(min(firstWindow, most)),
@@ -319,6 +320,10 @@ func (t *Transport) quicConfig(class Class, dialled bool) *quic.Config {
 	config.MaxConnectionReceiveWindow = config.InitialConnectionReceiveWindow
 	return config
 }
+
+// firstPacket is the size of a packet before the path's has been found out, in bytes behind the headers of UDP: what an
+// IPv6 link must carry (RFC 8200 §5). Longer ones would not get through everywhere, and be lost without a word.
+const firstPacket = 1280 - 40 - 8
 
 // firstWindow is what a peer may send on a new stream before anybody reads.
 const firstWindow = 64 << 10

@@ -35,6 +35,8 @@ type Config struct {
 	Namespaces bool
 	// CertificateTTL is how long certificates live; 0: as long as they do by default.
 	CertificateTTL time.Duration
+	// Wires puts a wire that can be disturbed (Mesh.Wire) at every host, in namespaces. It excludes Record.
+	Wires bool
 	// Record records what crosses the wire from the beginning, in namespaces.
 	Record bool
 	// Metrics lets the controller and every node be scraped, on loopback.
@@ -51,6 +53,7 @@ type Mesh struct {
 	t         testing.TB
 	cfg       Config
 	network   *network // nil: loopback
+	wires     map[string]*wire
 	lanes     map[string]string
 	declared  map[string]int    // files written, by node
 	metrics   map[string]string // where each part is scraped
@@ -80,7 +83,11 @@ func Start(t testing.TB, cfg Config) *Mesh {
 	m := &Mesh{t: t, cfg: cfg, self: self, lanes: map[string]string{}, declared: map[string]int{}, metrics: map[string]string{}}
 	m.Mesh = &launch.Mesh{Dir: dir, Program: []string{self}, Flags: map[string][]string{}, Prefix: map[string][]string{}}
 	if cfg.Namespaces {
-		m.network = newNetwork(t, slices.Concat([]string{theController}, cfg.Nodes))
+		hosts := slices.Concat([]string{theController}, cfg.Nodes)
+		m.network = newNetwork(t, hosts)
+		if cfg.Wires {
+			m.wires = m.network.layWires(t, hosts, wireSeed)
+		}
 		m.BusHost, m.Ports = m.network.address(theController), [2]int{busPort, apiPort}
 		m.Prefix[theController] = m.network.prefix(theController)
 		if cfg.Record {
@@ -118,6 +125,7 @@ func (m *Mesh) In(t testing.TB) *Mesh {
 
 const (
 	theController = "controller"
+	wireSeed      = 77
 	lanesPort     = 7443 // ports in namespaces
 	busPort       = 4222
 	apiPort       = 6443

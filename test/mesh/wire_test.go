@@ -1,0 +1,216 @@
+package mesh
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// wired starts a mesh whose wires can be disturbed: host one calls default/orders, which runs as v1 on two and as v2
+// on three.
+func wired(t *testing.T) (m *Mesh, address string) {
+	if testing.Short() {
+		t.Skip("disturbs wires for a while")
+	}
+	t.Parallel()
+	m = Start(t, Config{Namespaces: true, Wires: true, Services: []string{"default/web", "default/orders"}, Flags: []string{"--access-log-share", "0"}})
+	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
+	m.Serve("three", Service{Name: "default/orders", Version: "v2"})
+	address = m.Listen("one", "default/web", "default/orders:80")
+	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
+	m.AwaitAnswer("one", address, "v1", "v2")
+	return m, address
+}
+
+// carries sends requests until so many are answered, and bodies that are compared with what comes back. None may fail.
+func (m *Mesh) carries(address, what string, requests int) {
+	m.t.Helper()
+	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 4, Methods: []string{"GET", "POST"}})
+	random := rand.New(rand.NewPCG(wireSeed, uint64(requests)))
+	for range 5 {
+		body := make([]byte, 200<<10)
+		for i := range body {
+			body[i] = byte(random.Uint32())
+		}
+		response, echo, err := m.Send(m.t.Context(), "one", http.MethodPost, address, "/echo", bytes.NewReader(body))
+		if err != nil || response.StatusCode != http.StatusOK || echo != string(body) {
+			m.t.Errorf("%s: a body of %d bytes comes back as %d others: %v, %v", what, len(body), len(echo), response, err)
+			break
+		}
+	}
+	m.Eventually(what+": requests are answered", func(context.Context) error {
+		if so := load.So(); so.Requests < requests && so.Failed == 0 {
+			return fmt.Errorf("%s", so)
+		}
+		return nil
+	})
+	got := load.Stop()
+	if got.Failed > 0 {
+		m.t.Errorf("%s: %s\n%s", what, got, strings.Join(got.Failures, "\n"))
+	}
+	m.t.Logf("%s: %s", what, got)
+}
+
+// TestBadWires: a wire that loses, delays, reorders or doubles packets costs time and no request.
+func TestBadWires(t *testing.T) {
+	m, address := wired(t)
+	for _, tt := range []struct {
+		name  string
+		fault Fault
+	}{
+		{"1 % loss", Fault{Loss: 0.01}},
+		{"5 % loss", Fault{Loss: 0.05}},
+		{"reordering", Fault{Reorder: 0.2}},
+		{"duplicates", Fault{Duplicate: 0.2}},
+		{"a long way", Fault{Delay: 20 * time.Millisecond}},
+		{"all of it", Fault{Loss: 0.01, Reorder: 0.1, Duplicate: 0.1, Delay: 5 * time.Millisecond}},
+	} {
+		m.Wire(Path{Host: "one"}, tt.fault)
+		_, before := m.Carried("one", Out)
+		m.carries(address, tt.name, 400)
+		if _, lost := m.Carried("one", Out); (lost > before) != (tt.fault.Loss > 0) {
+			t.Errorf("%s: the wire lost %d packets", tt.name, lost-before)
+		}
+	}
+}
+
+// TestSmallMTU: longer packets are dropped without a word, before anything is set up. Lanes, bulk, the bus, and lanes
+// over TCP get through.
+func TestSmallMTU(t *testing.T) {
+	m, address := wired(t)
+	for _, host := range []string{"one", "two", "three", Controller} {
+		m.Wire(Path{Host: host}, Fault{MTU: 1280})
+	}
+	for _, node := range []string{"one", "two", "three"} {
+		m.StopPart(m.Node(node))
+		m.RestartNode(node)
+	}
+	m.AwaitAnswer("one", address, "v1", "v2")
+	m.carries(address, "MTU of 1280", 200)
+	// A document whose configuration is far longer than a packet reaches the nodes.
+	var rules strings.Builder
+	for i := range 15 {
+		fmt.Fprintf(&rules, "{matches: [{path: {value: /%d-%s}}], backendRefs: [{name: orders, port: 80}]},", i, strings.Repeat("x", 900))
+	}
+	m.MustApply(`{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: orders}, spec: {parentRefs: [{group: "", kind: Service, name: orders}], rules: [` +
+		rules.String() + `{backendRefs: [{name: orders, port: 80}]}]}}`)
+	m.carries(address, "MTU of 1280, other rules", 200)
+}
+
+// TestOneWayPartition: packets between two nodes are lost in one direction. What may be repeated goes elsewhere, and
+// the peer is used again when it is back.
+func TestOneWayPartition(t *testing.T) {
+	m, address := wired(t)
+	for _, way := range []Way{Out, In} {
+		load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2})
+		m.Wire(Path{Host: "one", Way: way, Peer: "two"}, Fault{Down: true})
+		from := load.So().Answers["v2"]
+		m.Eventually("the other peer answers", func(context.Context) error {
+			if so := load.So(); so.Answers["v2"] < from+3000 { // longer than a peer may be silent
+				return fmt.Errorf("%s", so)
+			}
+			return nil
+		})
+		m.Mend("one")
+		from = load.So().Answers["v1"]
+		m.Eventually("the peer is used again", func(context.Context) error {
+			if so := load.So(); so.Answers["v1"] < from+50 {
+				return fmt.Errorf("%s", so)
+			}
+			return nil
+		})
+		if got := load.Stop(); got.Failed > 0 {
+			t.Errorf("way %d: %s\n%s", way, got, strings.Join(got.Failures, "\n"))
+		}
+	}
+}
+
+// TestAddressChanges: a translator of addresses on the way gives the caller's node another port in the middle of
+// everything. No request is lost.
+func TestAddressChanges(t *testing.T) {
+	m, address := wired(t)
+	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, Methods: []string{"GET", "POST"}})
+	for _, port := range []uint16{40001, 40002, 40003} {
+		m.Wire(Path{Host: "one"}, Fault{Port: port})
+		from := load.So().Requests
+		m.Eventually(fmt.Sprintf("requests by port %d", port), func(context.Context) error {
+			if so := load.So(); so.Requests < from+300 {
+				return fmt.Errorf("%s", so)
+			}
+			return nil
+		})
+	}
+	if got := load.Stop(); got.Failed > 0 {
+		t.Errorf("%s\n%s", got, strings.Join(got.Failures, "\n"))
+	}
+}
+
+// TestPausedNode: a node that stands still is gone around, and goes on by itself when it is woken.
+func TestPausedNode(t *testing.T) {
+	m, address := wired(t)
+	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2})
+	two := m.Node("two")
+	m.must("pause", two.Signal(syscall.SIGSTOP))
+	from := load.So().Answers["v2"]
+	m.Eventually("the other peer answers", func(context.Context) error {
+		if so := load.So(); so.Answers["v2"] < from+3000 { // longer than a peer may be silent
+			return fmt.Errorf("%s", so)
+		}
+		return nil
+	})
+	m.must("wake", two.Signal(syscall.SIGCONT))
+	from = load.So().Answers["v1"]
+	m.Eventually("the peer is used again", func(context.Context) error {
+		if so := load.So(); so.Answers["v1"] < from+50 {
+			return fmt.Errorf("%s", so)
+		}
+		return nil
+	})
+	if got := load.Stop(); got.Failed > 0 {
+		t.Errorf("%s\n%s", got, strings.Join(got.Failures, "\n"))
+	}
+}
+
+// TestBusPartition cuts a node off the bus for a minute, in which rules and instances change. It serves on by what it
+// has, and has what is new soon after the wire is mended.
+func TestBusPartition(t *testing.T) {
+	m, address := wired(t)
+	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2})
+	m.Wire(Path{Host: "one", Peer: Controller}, Fault{Down: true})
+	cut := time.Now()
+	m.Serve("three", Service{Name: "default/orders", Instance: "v3", Version: "v3"})
+	version, err := m.StoreOnly(`{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: orders}, spec: {parentRefs: [{group: "", kind: Service, name: orders}], ` +
+		`rules: [{matches: [{path: {value: /gone}}]}, {backendRefs: [{name: orders, port: 80}]}]}}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-time.After(time.Minute - time.Since(cut)):
+	case <-t.Context().Done():
+	}
+	if got := load.Stop(); got.Failed > 0 || got.Answers["v3"] > 0 {
+		t.Errorf("while the node is cut off: %s\n%s", got, strings.Join(got.Failures, "\n"))
+	}
+	m.Mend("one")
+	mended := time.Now()
+	m.Eventually("the new rules are in force", func(ctx context.Context) error {
+		response, _, err := m.Get(ctx, "one", address, "/gone")
+		if err == nil && response.StatusCode != http.StatusInternalServerError {
+			err = fmt.Errorf("%s", response.Status)
+		}
+		return err
+	})
+	m.AwaitAnswer("one", address, "v3")
+	took := time.Since(mended)
+	t.Logf("state is the same %s after the wire is whole", took.Round(time.Millisecond))
+	if took > 10*time.Second { // 2 s where the machine has nothing else to do
+		t.Errorf("state is the same only %s after the wire is whole", took)
+	}
+	m.must("wait", m.Wait(t.Context(), version))
+}
