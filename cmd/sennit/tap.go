@@ -74,7 +74,7 @@ func (t *tapping) run(cmd *cobra.Command, args []string) error {
 	}
 	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	show := &tapOutput{table: table{out: cmd.OutOrStdout()}, json: t.out.is == "json", left: t.limit, notes: cmd.ErrOrStderr()}
+	show := &tapOutput{table: table{out: cmd.OutOrStdout()}, json: t.out.is == "json", left: t.limit, of: wantedOf(filter), notes: cmd.ErrOrStderr()}
 	if t.local || t.socket != "" {
 		if t.node != "" {
 			return misused(cmd, "--node is for a controller; --local asks this host's node")
@@ -120,7 +120,8 @@ var errShown = errors.New("all are shown")
 type tapOutput struct {
 	table table
 	json  bool
-	left  int // 0: no limit
+	left  int    // 0: no limit
+	of    string // what is wanted, for people
 	notes io.Writer
 	begun bool
 }
@@ -130,7 +131,7 @@ func (o *tapOutput) line(l telemetry.TapLine) error {
 	case l.Dropped > 0:
 		fmt.Fprintf(o.notes, "%d more on %s are not shown: there are too many (choose with --path, --code or --method)\n", l.Dropped, l.Node)
 	case l.Nodes != nil && len(l.Nodes) == 0:
-		fmt.Fprintln(o.notes, "no node has callers of that: waiting for one")
+		fmt.Fprintln(o.notes, strings.TrimSpace("no node has callers "+o.of)+": waiting for one")
 	case l.Nodes != nil:
 		fmt.Fprintf(o.notes, "tapping %s\n", namesOf(l.Nodes))
 	}
@@ -193,6 +194,18 @@ func answeredBy(e *telemetry.Tapped) string {
 		parts = append(parts, "on "+e.ServedBy)
 	}
 	return strings.Join(strings.Fields(strings.Join(parts, " ")), " ")
+}
+
+// wantedOf says whose calls a filter wants, with the namespaces that were not written.
+func wantedOf(f *telemetry.TapFilter) string {
+	var parts []string
+	if f.GetFrom() != "" {
+		parts = append(parts, "from "+f.GetFrom())
+	}
+	if f.GetTo() != "" {
+		parts = append(parts, "of "+f.GetTo())
+	}
+	return strings.Join(parts, " ")
 }
 
 // namesOf lists a few nodes.

@@ -8,12 +8,12 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sennit-mesh/sennit/internal/socket"
+	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/audit"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
@@ -35,144 +35,6 @@ const (
 )
 
 var errTooManyTaps = fmt.Errorf("%d taps are open, which is as many as there may be: end one of them", maxTaps)
-
-// taps are those of operators that are open. It is safe for concurrent use.
-type taps struct {
-	mu   sync.Mutex
-	open map[string]*tap // by id
-}
-
-// A tap shows an operator exchanges as nodes see them end.
-type tap struct {
-	id       string
-	filter   *telemetry.TapFilter
-	from, to exchange.ServiceName   // of the filter
-	node     string                 // the only one; "": all that it concerns
-	lines    chan telemetry.TapLine // full: what comes is counted
-
-	mu      sync.Mutex
-	nodes   []string             // that it concerns, sorted
-	asked   map[string]time.Time // when a node asked last
-	dropped map[string]uint64    // by node, since told last
-}
-
-func (t *taps) add(one *tap) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if len(t.open) >= maxTaps {
-		return errTooManyTaps
-	}
-	if t.open == nil {
-		t.open = map[string]*tap{}
-	}
-	t.open[one.id] = one
-	return nil
-}
-
-func (t *taps) remove(one *tap) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.open, one.id)
-}
-
-func (t *taps) list() []*tap {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	list := make([]*tap, 0, len(t.open))
-	for _, one := range t.open {
-		list = append(list, one)
-	}
-	return list
-}
-
-func (t *taps) find(id []byte) *tap {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.open[string(id)]
-}
-
-// serve answers a node that asks who taps it, and takes what it has seen. runs tells which callers the node may speak
-// of: those that run there.
-func (t *taps) serve(node string, request *telemetry.TapRequest, runs func(exchange.ServiceName) bool, now time.Time) *telemetry.TapAnswer {
-	answer := &telemetry.TapAnswer{Node: node, Nonce: request.GetNonce()}
-	for _, batch := range request.GetBatches() {
-		if one := t.find(batch.GetTap()); one != nil && one.concerns(node) {
-			one.take(node, batch, runs)
-		}
-	}
-	for _, one := range t.list() {
-		if one.ask(node, now) {
-			answer.Taps = append(answer.Taps, &telemetry.TapOrder{Id: []byte(one.id), Filter: one.filter})
-		}
-	}
-	return answer
-}
-
-func (o *tap) concerns(node string) bool {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	_, found := slices.BinarySearch(o.nodes, node)
-	return found
-}
-
-// ask notes that a node asked, and reports whether the tap concerns it.
-func (o *tap) ask(node string, now time.Time) bool {
-	if !o.concerns(node) {
-		return false
-	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.asked[node] = now
-	return true
-}
-
-// take hands a node's batch on.
-func (o *tap) take(node string, batch *telemetry.TapBatch, runs func(exchange.ServiceName) bool) {
-	dropped := batch.GetDropped()
-	for _, e := range o.filter.Chosen(batch.GetExchanges()) {
-		if caller, err := exchange.ParseServiceName(e.GetCaller()); err != nil || !runs(caller) {
-			continue // it would tell lies about others
-		}
-		select {
-		case o.lines <- telemetry.TapLine{Exchange: e.Shown(node)}:
-		default:
-			dropped++
-		}
-	}
-	if dropped > 0 {
-		o.mu.Lock()
-		o.dropped[node] += dropped
-		o.mu.Unlock()
-	}
-}
-
-// aim sets which nodes the tap concerns, and returns those that must be nudged; changed says that they are others than
-// before.
-func (o *tap) aim(nodes []string, now time.Time) (nudge []string, changed bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	slices.Sort(nodes)
-	changed = o.nodes == nil || !slices.Equal(nodes, o.nodes)
-	o.nodes = append([]string{}, nodes...)
-	for _, node := range nodes {
-		if now.Sub(o.asked[node]) > 3*tapNudge {
-			nudge = append(nudge, node)
-		}
-	}
-	return nudge, changed
-}
-
-// missing returns what was dropped since it was called before.
-func (o *tap) missing() []telemetry.TapLine {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	var lines []telemetry.TapLine
-	for node, dropped := range o.dropped {
-		lines = append(lines, telemetry.TapLine{Node: node, Dropped: dropped})
-	}
-	clear(o.dropped)
-	return lines
-}
 
 // tapped answers a node that asks who taps it (bus.VerbTap).
 func (c *Controller) tapped(_ context.Context, node string, request []byte) ([]byte, error) {
@@ -228,12 +90,7 @@ func (c *Controller) tap(w http.ResponseWriter, r *http.Request) {
 		socket.WriteFailure(w, http.StatusNotFound, fmt.Errorf("%q is not a node (`sennit status` lists them)", one.node))
 		return
 	}
-	detail := filter.Values().Encode()
-	if one.node != "" {
-		detail = strings.TrimPrefix(detail+"&node="+one.node, "&")
-	}
-	event := &audit.Event{Kind: audit.Reading, Verb: "tap", Resource: "exchanges", Detail: detail}
-	if err := c.recorder.act(r, event, func() error { return c.taps.add(one) }); err != nil {
+	if err := c.recorder.act(r, one.event(), func() error { return c.taps.add(one) }); err != nil {
 		status := http.StatusInternalServerError
 		if errors.Is(err, errTooManyTaps) {
 			status = http.StatusTooManyRequests
@@ -246,6 +103,25 @@ func (c *Controller) tap(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), tapTime)
 	defer cancel()
 	c.showTap(ctx, one, socket.Lines(w))
+}
+
+// event is what the audit records of a tap: whose exchanges are looked at, and all that was chosen.
+func (o *tap) event() *audit.Event {
+	event := &audit.Event{Kind: audit.Reading, Verb: "tap", Detail: o.filter.Values().Encode()}
+	service := o.to
+	if service.IsZero() {
+		service = o.from
+	}
+	switch {
+	case !service.IsZero():
+		event.Resource, event.Namespace, event.Name = api.Service.GroupResource().String(), service.Namespace, service.Name
+	case o.node != "":
+		event.Resource, event.Name = api.Nodes.GroupResource().String(), o.node
+	}
+	if o.node != "" {
+		event.Detail = strings.TrimPrefix(event.GetDetail()+"&node="+o.node, "&")
+	}
+	return event
 }
 
 // showTap writes lines until ctx ends or line fails.
