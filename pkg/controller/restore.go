@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net/netip"
 	"os"
@@ -113,10 +112,11 @@ func claim(dir string) (clear func() error, err error) {
 	return clear, os.WriteFile(filepath.Join(dir, restoringFile), nil, 0o600)
 }
 
-// checkRestored refuses a state directory whose restore was cut short.
+// checkRestored refuses a state directory whose restore was cut short. What else is wrong with the directory is for
+// those to say who open what is in it.
 func checkRestored(dir string) error {
 	path := filepath.Join(dir, restoringFile)
-	if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(path); err == nil {
 		return fmt.Errorf("%s is there: a restore into this state directory was cut short, or still runs (empty the directory, and restore again)", path)
 	}
 	return nil

@@ -66,6 +66,14 @@ func same(a, b bus.Entry) bool {
 // audit verifies, with the restore in it.
 func TestRestore(t *testing.T) {
 	c, stop := start(t, t.TempDir())
+	for made := 0; made < 2; { // the namespace and the class that always exist, and their records
+		made = min(len(entries(t, c, bus.StreamAudit)), len(entries(t, c, bus.StreamResource)))
+		select {
+		case <-time.After(5 * time.Millisecond):
+		case <-t.Context().Done():
+			t.Fatal("the controller makes no documents")
+		}
+	}
 	record(t, c, "orders", "web1")
 	if _, err := c.registrar.CreateToken(t.Context(), ca.TokenRequest{Node: "web2"}); err != nil {
 		t.Fatal(err)
