@@ -24,8 +24,8 @@ func TestASourceOutsideHasOnlySoMany(t *testing.T) {
 	var open []net.Conn
 	dial := func() (net.Conn, error) {
 		conn, err := net.Dial("tcp", address)
-		if err != nil {
-			t.Fatal(err)
+		if err != nil { // a reset can be faster than the end of connecting
+			return nil, err
 		}
 		t.Cleanup(func() { conn.Close() })
 		conn.SetDeadline(time.Now().Add(30 * time.Second))
