@@ -21,52 +21,84 @@ type attachment struct {
 
 type attachments map[attachment][]*entry
 
-// attach compiles a route, adds its rules wherever its parents accept it, and returns its status.
-func attach(route *gatewayv1.HTTPRoute, services *catalog, gateways *gateways, to attachments) gatewayv1.RouteStatus {
-	refusal := unsupported(route)
-	entries, refs := compileRules(route, services)
-	outside := &outsideRoute{HTTPRoute: route, refusal: refusal}
+// A compiledRoute is a route as callers of the mesh, or those outside, get it: what its rules may refer to is not the
+// same for both. They are compiled when they are asked for first.
+type compiledRoute struct {
+	*gatewayv1.HTTPRoute
+
+	services *catalog
+	refusal  string // why it is not in effect anywhere; may be empty
+	entries  []*entry
+	refs     *refProblems
+}
+
+func (r *compiledRoute) compile() {
+	if r.refs == nil {
+		r.entries, r.refs = compileRules(r.HTTPRoute, r.services)
+	}
+}
+
+func (r *compiledRoute) rules() []*entry {
+	r.compile()
+	return r.entries
+}
+
+// accepted tells what became of a route at one of its parents; problem is why that does not take it, and may be empty.
+func (r *compiledRoute) accepted(index int, reason gatewayv1.RouteConditionReason, problem string) v1.Condition {
+	c := v1.Condition{Type: string(gatewayv1.RouteConditionAccepted), Status: v1.ConditionFalse}
+	switch {
+	case problem != "":
+		c.Reason, c.Message = string(reason), fmt.Sprintf("spec.parentRefs[%d]: %s", index, problem)
+	case r.refusal != "":
+		c.Reason, c.Message = string(gatewayv1.RouteReasonUnsupportedValue), r.refusal+"; the route is not in effect"
+	default:
+		c.Status, c.Reason, c.Message = v1.ConditionTrue, string(gatewayv1.RouteReasonAccepted), "the route is in effect"
+	}
+	return c
+}
+
+func (r *compiledRoute) parentStatus(ref gatewayv1.ParentReference, controller gatewayv1.GatewayController, accepted v1.Condition) gatewayv1.RouteParentStatus {
+	r.compile()
+	return gatewayv1.RouteParentStatus{
+		ParentRef:      ref,
+		ControllerName: controller,
+		Conditions:     observed(r.Generation, accepted, r.refs.condition()),
+	}
+}
+
+// attach adds a route's rules wherever its parents accept it, and returns its status.
+func attach(document *gatewayv1.HTTPRoute, services *catalog, gateways *gateways, to attachments) gatewayv1.RouteStatus {
+	refusal := unsupported(document)
+	route := &compiledRoute{HTTPRoute: document, services: services, refusal: refusal}
+	outside := &compiledRoute{HTTPRoute: document, services: gateways.services, refusal: refusal}
 	done := make(map[attachment]bool)
 	var status gatewayv1.RouteStatus
-	for i, ref := range route.Spec.ParentRefs {
-		if name, ok := parentGateway(route, ref); ok {
+	for i, ref := range document.Spec.ParentRefs {
+		if name, ok := parentGateway(document, ref); ok {
 			if parent := gateways.attach(outside, i, ref, name); parent != nil {
 				status.Parents = append(status.Parents, *parent)
 			}
 			continue
 		}
-		accepted := v1.Condition{Type: string(gatewayv1.RouteConditionAccepted)}
-		name, ports, problem := parentPorts(route, ref, services)
-		switch {
-		case problem != "":
-			accepted.Status, accepted.Reason = v1.ConditionFalse, string(gatewayv1.RouteReasonNoMatchingParent)
-			accepted.Message = fmt.Sprintf("spec.parentRefs[%d]: %s", i, problem)
-		case refusal != "":
-			accepted.Status, accepted.Reason = v1.ConditionFalse, string(gatewayv1.RouteReasonUnsupportedValue)
-			accepted.Message = refusal + "; the route is not in effect"
-		default:
-			accepted.Status, accepted.Reason = v1.ConditionTrue, string(gatewayv1.RouteReasonAccepted)
-			accepted.Message = "the route is in effect"
-			if len(route.Spec.Hostnames) > 0 {
+		name, ports, problem := parentPorts(document, ref, services)
+		accepted := route.accepted(i, gatewayv1.RouteReasonNoMatchingParent, problem)
+		if accepted.Status == v1.ConditionTrue {
+			if len(document.Spec.Hostnames) > 0 {
 				accepted.Message += "; spec.hostnames means nothing for a Service and is ignored (match the header Host instead)"
 			}
 			callers := ""
-			if route.Namespace != name.Namespace {
-				callers = route.Namespace
+			if document.Namespace != name.Namespace {
+				callers = document.Namespace
 			}
 			for _, port := range ports {
 				at := attachment{name, port, callers}
 				if !done[at] {
 					done[at] = true
-					to[at] = append(to[at], entries...)
+					to[at] = append(to[at], route.rules()...)
 				}
 			}
 		}
-		status.Parents = append(status.Parents, gatewayv1.RouteParentStatus{
-			ParentRef:      ref,
-			ControllerName: ControllerName,
-			Conditions:     observed(route.Generation, accepted, refs.condition()),
-		})
+		status.Parents = append(status.Parents, route.parentStatus(ref, ControllerName, accepted))
 	}
 	return status
 }

@@ -9,57 +9,12 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
-	corev1 "k8s.io/api/core/v1"
 	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
-
-// mesh reads documents, separated by "---", into an input.
-func mesh(t testing.TB, documents string) Input {
-	t.Helper()
-	var in Input
-	for _, text := range strings.Split(documents, "\n---\n") {
-		var kind struct{ Kind string }
-		must(t, yaml.Unmarshal([]byte(text), &kind))
-		switch kind.Kind {
-		case "Service":
-			s := &corev1.Service{}
-			must(t, yaml.UnmarshalStrict([]byte(text), s))
-			in.Services = append(in.Services, s)
-		case "HTTPRoute":
-			r := &gatewayv1.HTTPRoute{}
-			must(t, yaml.UnmarshalStrict([]byte(text), r))
-			in.Routes = append(in.Routes, r)
-		case "Gateway":
-			g := &gatewayv1.Gateway{}
-			must(t, yaml.UnmarshalStrict([]byte(text), g))
-			in.Gateways = append(in.Gateways, g)
-		case "GatewayClass":
-			c := &gatewayv1.GatewayClass{}
-			must(t, yaml.UnmarshalStrict([]byte(text), c))
-			in.Classes = append(in.Classes, c)
-		case "Namespace":
-			n := &corev1.Namespace{}
-			must(t, yaml.UnmarshalStrict([]byte(text), n))
-			in.Namespaces = append(in.Namespaces, n)
-		case "":
-		default:
-			t.Fatalf("unknown kind %q", kind.Kind)
-		}
-	}
-	return in
-}
-
-func must(t testing.TB, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
 
 func instance(service, node, name string, labels map[string]string, ports ...*snapshot.InstancePort) *snapshot.Instance {
 	if len(ports) == 0 {
@@ -134,7 +89,7 @@ spec:
 }
 
 func TestServiceWithoutRoutesRoutesToItself(t *testing.T) {
-	o := Compile(mesh(t, shop))
+	o := Compile(InputOf(t, shop))
 	ports := out(t, o, "shop", "payments", "").Ports
 	if len(ports) != 2 || ports[0].Protocol != snapshot.Protocol_PROTOCOL_HTTP || ports[1].Protocol != snapshot.Protocol_PROTOCOL_TCP {
 		t.Fatalf("ports: %v", ports)
@@ -166,7 +121,7 @@ func TestProtocolOfPort(t *testing.T) {
 		{"else TCP", `{port: 99, name: x}`, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			in := mesh(t, "kind: Service\nmetadata: {name: a, namespace: ns}\nspec: {ports: ["+tt.port+"]}")
+			in := InputOf(t, "kind: Service\nmetadata: {name: a, namespace: ns}\nspec: {ports: ["+tt.port+"]}")
 			in.Instances = []*snapshot.Instance{instance("ns/a", "n1", "a", nil, httpPort(81))}
 			if got := out(t, Compile(in), "ns", "a", "").Ports[0].Protocol; got != tt.want {
 				t.Errorf("protocol %v, want %v", got, tt.want)
@@ -191,8 +146,8 @@ func TestPrecedence(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			for _, matches := range []string{tt.first + ", " + tt.second, tt.second + ", " + tt.first} {
-				o := Compile(mesh(t, route(`[{matches: [`+matches+`], `+toV2+`}]`)))
-				want := Compile(mesh(t, route(`[{matches: [`+tt.first+`], `+toV2+`}]`)))
+				o := Compile(InputOf(t, route(`[{matches: [`+matches+`], `+toV2+`}]`)))
+				want := Compile(InputOf(t, route(`[{matches: [`+tt.first+`], `+toV2+`}]`)))
 				if got := out(t, o, "shop", "payments", "").Ports[0].Rules[0]; !proto.Equal(got.Match, out(t, want, "shop", "payments", "").Ports[0].Rules[0].Match) {
 					t.Errorf("%s: first is %v", matches, got)
 				}
@@ -202,11 +157,11 @@ func TestPrecedence(t *testing.T) {
 }
 
 func TestTiesBetweenRoutes(t *testing.T) {
-	in := mesh(t, shop)
+	in := InputOf(t, shop)
 	add := func(namespace, name, created string) {
 		text := fmt.Sprintf(`{kind: HTTPRoute, metadata: {name: %s, namespace: %s, creationTimestamp: %q}, spec: {parentRefs: [{group: "", kind: Service, name: payments, namespace: shop}],
 		  rules: [{backendRefs: [{name: payments, namespace: shop, port: 80}]}, {backendRefs: [{name: payments-v2, namespace: shop, port: 80}]}]}}`, name, namespace, created)
-		in.Routes = append(in.Routes, mesh(t, text).Routes...)
+		in.Routes = append(in.Routes, InputOf(t, text).Routes...)
 	}
 	add("shop", "c", "2026-01-02T00:00:00Z")
 	add("shop", "b", "2026-01-02T00:00:00Z")
@@ -218,7 +173,7 @@ func TestTiesBetweenRoutes(t *testing.T) {
 }
 
 func TestConsumerRoutesAreForCallersOfTheirNamespaceOnly(t *testing.T) {
-	o := Compile(mesh(t, route(`[{backendRefs: [{name: payments, port: 80}]}]`)+`
+	o := Compile(InputOf(t, route(`[{backendRefs: [{name: payments, port: 80}]}]`)+`
 ---
 kind: HTTPRoute
 metadata: {name: mine, namespace: web}
@@ -257,7 +212,7 @@ func TestBackendsThatDoNotResolve(t *testing.T) {
 		{"ExternalName", `{name: outside, port: 80}`, gatewayv1.RouteReasonBackendNotFound, "ExternalName"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			o := Compile(mesh(t, route(`[{backendRefs: [{name: payments-v2, port: 80, weight: 3}, `+tt.ref+`]}]`)))
+			o := Compile(InputOf(t, route(`[{backendRefs: [{name: payments-v2, port: 80, weight: 3}, `+tt.ref+`]}]`)))
 			c := condition(t, o, "shop", "r", 0, gatewayv1.RouteConditionResolvedRefs)
 			if c.Status != "False" || c.Reason != string(tt.reason) || !strings.Contains(c.Message, "spec.rules[0].backendRefs[1]: ") || !strings.Contains(c.Message, tt.says) {
 				t.Errorf("ResolvedRefs: %+v", c)
@@ -284,7 +239,7 @@ func TestWeights(t *testing.T) {
 		{"no backends", `[]`, 500, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			rule := out(t, Compile(mesh(t, route(`[{backendRefs: `+tt.refs+`}]`))), "shop", "payments", "").Ports[0].Rules[0]
+			rule := out(t, Compile(InputOf(t, route(`[{backendRefs: `+tt.refs+`}]`))), "shop", "payments", "").Ports[0].Rules[0]
 			if rule.Answer != tt.answer || len(rule.Backends) != tt.backends {
 				t.Errorf("rule: %v", rule)
 			}
@@ -307,7 +262,7 @@ func TestParents(t *testing.T) {
 		{"ExternalName", `{group: "", kind: Service, name: outside}`, "ExternalName"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			in := mesh(t, shop+`
+			in := InputOf(t, shop+`
 ---
 {kind: HTTPRoute, metadata: {name: r, namespace: shop}, spec: {parentRefs: [`+tt.ref+`], rules: [{backendRefs: [{name: payments-v2, port: 80}]}]}}`)
 			o := Compile(in)
@@ -357,7 +312,7 @@ func TestWhatIsNotExecutedIsRefused(t *testing.T) {
 		{`{matches: [{queryParams: [{name: a, type: RegularExpression, value: "["}]}], ` + to + `}`, "spec.rules[0].matches[0].queryParams[0].value"},
 	} {
 		t.Run(tt.says, func(t *testing.T) {
-			o := Compile(mesh(t, route("["+tt.rule+"]")))
+			o := Compile(InputOf(t, route("["+tt.rule+"]")))
 			c := condition(t, o, "shop", "r", 0, gatewayv1.RouteConditionAccepted)
 			if c.Status != "False" || c.Reason != "UnsupportedValue" || !strings.Contains(c.Message, tt.says) {
 				t.Errorf("%+v", c)
@@ -370,14 +325,14 @@ func TestWhatIsNotExecutedIsRefused(t *testing.T) {
 }
 
 func TestTimeouts(t *testing.T) {
-	rule := out(t, Compile(mesh(t, route(`[{timeouts: {request: 1m30s, backendRequest: 250ms}, backendRefs: [{name: payments-v2, port: 80}]}]`))), "shop", "payments", "").Ports[0].Rules[0]
+	rule := out(t, Compile(InputOf(t, route(`[{timeouts: {request: 1m30s, backendRequest: 250ms}, backendRefs: [{name: payments-v2, port: 80}]}]`))), "shop", "payments", "").Ports[0].Rules[0]
 	if rule.TimeoutMs != 90_000 || rule.BackendTimeoutMs != 250 {
 		t.Errorf("timeouts %d ms and %d ms", rule.TimeoutMs, rule.BackendTimeoutMs)
 	}
 }
 
 func TestSameInputInAnyOrderGivesTheSameBytes(t *testing.T) {
-	in := mesh(t, route(`[{matches: [{path: {value: /a}}, {method: GET}], backendRefs: [{name: payments-v2, port: 80}, {name: nobody, port: 1}]}]`))
+	in := InputOf(t, route(`[{matches: [{path: {value: /a}}, {method: GET}], backendRefs: [{name: payments-v2, port: 80}, {name: nobody, port: 1}]}]`))
 	for i := range 600 {
 		in.Instances = append(in.Instances, instance("shop/payments", fmt.Sprintf("n%d", i%7), fmt.Sprintf("p-%d", i), map[string]string{"version": fmt.Sprintf("v%d", i%3), "zone": "a"}, httpPort(80), httpPort(81)))
 	}
@@ -412,7 +367,7 @@ func encode(t testing.TB, o Output) map[string][]byte {
 }
 
 func TestMergeStatusKeepsTimesAndForeigners(t *testing.T) {
-	compiled := Compile(mesh(t, route(`[{backendRefs: [{name: nobody, port: 80}]}]`))).Statuses[types.NamespacedName{Namespace: "shop", Name: "r"}]
+	compiled := Compile(InputOf(t, route(`[{backendRefs: [{name: nobody, port: 80}]}]`))).Statuses[types.NamespacedName{Namespace: "shop", Name: "r"}]
 	foreign := gatewayv1.RouteParentStatus{ControllerName: "example.com/other", ParentRef: gatewayv1.ParentReference{Name: "x"}}
 	first := v1.Unix(1, 0)
 	stored, changed := MergeStatus(gatewayv1.RouteStatus{Parents: []gatewayv1.RouteParentStatus{foreign}}, compiled, first)
@@ -422,7 +377,7 @@ func TestMergeStatusKeepsTimesAndForeigners(t *testing.T) {
 	if _, changed := MergeStatus(stored, compiled, v1.Unix(2, 0)); changed {
 		t.Error("the same status counts as changed")
 	}
-	resolved := Compile(mesh(t, route(`[{backendRefs: [{name: payments, port: 80}]}]`))).Statuses[types.NamespacedName{Namespace: "shop", Name: "r"}]
+	resolved := Compile(InputOf(t, route(`[{backendRefs: [{name: payments, port: 80}]}]`))).Statuses[types.NamespacedName{Namespace: "shop", Name: "r"}]
 	stored, changed = MergeStatus(stored, resolved, v1.Unix(3, 0))
 	accepted, refs := stored.Parents[0].Conditions[0], stored.Parents[0].Conditions[1]
 	if !changed || accepted.LastTransitionTime != first || refs.LastTransitionTime.Unix() != 3 {
@@ -432,7 +387,7 @@ func TestMergeStatusKeepsTimesAndForeigners(t *testing.T) {
 
 // TestMirrors: each gets its share, and one that is not there gets nothing, which the status says.
 func TestMirrors(t *testing.T) {
-	o := Compile(mesh(t, route(`[{filters: [
+	o := Compile(InputOf(t, route(`[{filters: [
 		{type: RequestMirror, requestMirror: {backendRef: {name: payments-v2, port: 80}}},
 		{type: RequestMirror, requestMirror: {backendRef: {name: nobody, port: 80}}},
 		{type: RequestMirror, requestMirror: {backendRef: {name: payments-v2, port: 80}, percent: 7}},

@@ -43,7 +43,7 @@ func TestImpliedService(t *testing.T) {
 }
 
 func TestRoutesAttachToImpliedServices(t *testing.T) {
-	in := mesh(t, `{kind: HTTPRoute, metadata: {name: r, namespace: shop}, spec: {parentRefs: [{group: "", kind: Service, name: cart}], rules: [{backendRefs: [{name: cart, port: 80}]}]}}`)
+	in := InputOf(t, `{kind: HTTPRoute, metadata: {name: r, namespace: shop}, spec: {parentRefs: [{group: "", kind: Service, name: cart}], rules: [{backendRefs: [{name: cart, port: 80}]}]}}`)
 	in.Instances = []*snapshot.Instance{instance("shop/cart", "n1", "c1", nil)}
 	if got := out(t, Compile(in), "shop", "cart", "").Ports[0].Rules[0].Origin; got != "httproute/shop/r#0/0" {
 		t.Errorf("rule %s", got)
@@ -51,7 +51,7 @@ func TestRoutesAttachToImpliedServices(t *testing.T) {
 }
 
 func TestSelectorsAndTheIdentityOfWhatTheySelect(t *testing.T) {
-	in := mesh(t, shop+`
+	in := InputOf(t, shop+`
 ---
 {kind: Service, metadata: {name: payments-all, namespace: shop}, spec: {ports: [{port: 80}], selector: {sennit.dev/service: payments}}}`)
 	liar := instance("shop/other", "n3", "o1", map[string]string{"version": "v2", ServiceLabel: "payments"})
@@ -90,7 +90,7 @@ func TestTargetPorts(t *testing.T) {
 		{"one of two", `{port: 80, name: a}, {port: 91, name: b}`, "80>80 "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			in := mesh(t, "kind: Service\nmetadata: {name: v, namespace: ns}\nspec: {selector: {app: x}, ports: ["+tt.port+"]}")
+			in := InputOf(t, "kind: Service\nmetadata: {name: v, namespace: ns}\nspec: {selector: {app: x}, ports: ["+tt.port+"]}")
 			in.Instances = []*snapshot.Instance{instance("ns/a", "n1", "a", map[string]string{"app": "x"})}
 			var got strings.Builder
 			for _, p := range endpoints(t, Compile(in), "ns", "v")[0].Ports {
@@ -212,7 +212,7 @@ func BenchmarkCompile(b *testing.B) {
 		for j := range 10 {
 			in.Instances = append(in.Instances, instance("ns/"+name, fmt.Sprintf("n%d", i%50), fmt.Sprintf("%s-%d", name, j), map[string]string{"version": "v1"}))
 		}
-		in.Routes = append(in.Routes, mesh(b, fmt.Sprintf(`{kind: HTTPRoute, metadata: {name: r%d, namespace: ns}, spec: {parentRefs: [{group: "", kind: Service, name: %s}], rules: [{matches: [{path: {value: /a}}], backendRefs: [{name: %s, port: 80}]}]}}`, i, name, name)).Routes...)
+		in.Routes = append(in.Routes, InputOf(b, fmt.Sprintf(`{kind: HTTPRoute, metadata: {name: r%d, namespace: ns}, spec: {parentRefs: [{group: "", kind: Service, name: %s}], rules: [{matches: [{path: {value: /a}}], backendRefs: [{name: %s, port: 80}]}]}}`, i, name, name)).Routes...)
 	}
 	b.ReportAllocs()
 	for b.Loop() {

@@ -41,7 +41,7 @@ kind: HTTPRoute
 metadata: {name: r, namespace: ` + ns + `, generation: 7}
 spec: {parentRefs: [{name: edge, namespace: shop` + parent + `}], rules: [{backendRefs: [{name: web, port: 80}]}]}`
 	}
-	return mesh(t, text)
+	return InputOf(t, text)
 }
 
 func edgeStatus(t *testing.T, o Output) gatewayv1.GatewayStatus {
@@ -94,7 +94,7 @@ func TestWhoseRoutesAListenerTakes(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := withGateway(t, tt.listeners, tt.parent, tt.namespace)
-			in.Namespaces = append(in.Namespaces, mesh(t, "kind: Namespace\nmetadata: {name: desk, labels: {team: x}}").Namespaces...)
+			in.Namespaces = append(in.Namespaces, InputOf(t, "kind: Namespace\nmetadata: {name: desk, labels: {team: x}}").Namespaces...)
 			o := Compile(in)
 			c := condition(t, o, tt.namespace, "r", 0, gatewayv1.RouteConditionAccepted)
 			if got := string(c.Status) + " " + c.Reason; got != tt.want || c.ObservedGeneration != 7 {
@@ -218,7 +218,7 @@ func TestGatewaysThatAreRefused(t *testing.T) {
 		{"infrastructure: {parametersRef: {group: a, kind: b, name: c}}", "False InvalidParameters"},
 		{"tls: {backend: {clientCertificateRef: {name: c}}}", "False Invalid"},
 	} {
-		o := Compile(mesh(t, class+`
+		o := Compile(InputOf(t, class+`
 ---
 kind: Gateway
 metadata: {name: edge, namespace: shop, generation: 3}
@@ -234,7 +234,7 @@ spec: {gatewayClassName: sennit, listeners: [{name: a, port: 80, protocol: HTTP}
 }
 
 func TestClasses(t *testing.T) {
-	o := Compile(mesh(t, class+`
+	o := Compile(InputOf(t, class+`
 ---
 kind: GatewayClass
 metadata: {name: theirs}

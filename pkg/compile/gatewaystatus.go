@@ -175,13 +175,6 @@ func (g *gateway) addresses() []gatewayv1.GatewayStatusAddress {
 	return all
 }
 
-func cut(c v1.Condition) v1.Condition {
-	if len(c.Message) > longestMessage {
-		c.Message = c.Message[:longestMessage] + "…"
-	}
-	return c
-}
-
 // MergeGatewayStatus makes the status to store from the one that is stored and the one just compiled, as
 // MergeConditions does, and reports whether anything is different.
 func MergeGatewayStatus(stored, compiled gatewayv1.GatewayStatus, now v1.Time) (gatewayv1.GatewayStatus, bool) {

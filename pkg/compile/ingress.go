@@ -5,8 +5,6 @@ import (
 	"maps"
 	"slices"
 
-	"google.golang.org/protobuf/proto"
-	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -26,42 +24,19 @@ func parentGateway(route *gatewayv1.HTTPRoute, ref gatewayv1.ParentReference) (e
 	return name, true
 }
 
-// An outsideRoute is a route as it is for those outside: what its rules may refer to is not what it may be in the mesh.
-type outsideRoute struct {
-	*gatewayv1.HTTPRoute
-
-	refusal string // why it is not in effect anywhere; may be empty
-	entries []*entry
-	refs    *refProblems
-}
-
 // attach adds a route to the listeners that a parentRef of it selects, and returns its status there; nil where that
 // is somebody else's to write.
-func (gs *gateways) attach(route *outsideRoute, index int, ref gatewayv1.ParentReference, name exchange.ServiceName) *gatewayv1.RouteParentStatus {
+func (gs *gateways) attach(route *compiledRoute, index int, ref gatewayv1.ParentReference, name exchange.ServiceName) *gatewayv1.RouteParentStatus {
 	if gs.foreign[name] {
 		return nil
 	}
-	if route.refs == nil {
-		route.entries, route.refs = compileRules(route.HTTPRoute, gs.services)
-	}
-	accepted := v1.Condition{Type: string(gatewayv1.RouteConditionAccepted), Status: v1.ConditionFalse}
 	reason, problem := gs.attachTo(route, ref, name)
-	switch {
-	case problem != "":
-		accepted.Reason, accepted.Message = string(reason), fmt.Sprintf("spec.parentRefs[%d]: %s", index, problem)
-	case route.refusal != "":
-		accepted.Reason, accepted.Message = string(gatewayv1.RouteReasonUnsupportedValue), route.refusal+"; the route is not in effect"
-	default:
-		accepted.Status, accepted.Reason, accepted.Message = v1.ConditionTrue, string(gatewayv1.RouteReasonAccepted), "the route is in effect"
-	}
-	return &gatewayv1.RouteParentStatus{
-		ParentRef: ref, ControllerName: GatewayControllerName,
-		Conditions: observed(route.Generation, accepted, route.refs.condition()),
-	}
+	status := route.parentStatus(ref, GatewayControllerName, route.accepted(index, reason, problem))
+	return &status
 }
 
 // attachTo adds a route to listeners of a gateway, or says why none takes it.
-func (gs *gateways) attachTo(route *outsideRoute, ref gatewayv1.ParentReference, name exchange.ServiceName) (gatewayv1.RouteConditionReason, string) {
+func (gs *gateways) attachTo(route *compiledRoute, ref gatewayv1.ParentReference, name exchange.ServiceName) (gatewayv1.RouteConditionReason, string) {
 	g := gs.byName[name]
 	if g == nil {
 		if class, ok := gs.classless[name]; ok {
@@ -91,7 +66,7 @@ func (gs *gateways) attachTo(route *outsideRoute, ref gatewayv1.ParentReference,
 		}
 		l.attached[at] = true
 		for _, h := range common {
-			l.hosts[h] = append(l.hosts[h], route.entries...)
+			l.hosts[h] = append(l.hosts[h], route.rules()...)
 		}
 	}
 	switch {
@@ -153,16 +128,5 @@ func (q *quotas) limitIngress(body *snapshot.Ingress, rule *snapshot.Rule, route
 	if len(limits) == 0 {
 		return rule
 	}
-	rule = proto.Clone(rule).(*snapshot.Rule)
-	for _, l := range limits {
-		at := slices.Index(body.Limits, l)
-		if at < 0 {
-			at = len(body.Limits)
-			body.Limits = append(body.Limits, l)
-		}
-		if !slices.Contains(rule.Limits, uint32(at)) {
-			rule.Limits = append(rule.Limits, uint32(at))
-		}
-	}
-	return rule
+	return nameLimits(rule, limits, &body.Limits)
 }

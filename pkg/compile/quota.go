@@ -90,11 +90,8 @@ func quotaCondition(targets int, missing []string) v1.Condition {
 		if len(missing) < targets {
 			c.Message += "; the policy is in effect at its other targets"
 		}
-		if len(c.Message) > longestMessage {
-			c.Message = c.Message[:longestMessage] + "…"
-		}
 	}
-	return c
+	return cut(c)
 }
 
 // limit has the rules of a port name the limits of their service and of their route.
@@ -111,19 +108,25 @@ func (q *quotas) limit(body *snapshot.Outbound, port *snapshot.OutboundPort, ser
 		if len(limits) == 0 {
 			continue
 		}
-		rule = proto.Clone(rule).(*snapshot.Rule) // the same rule is at other services and ports
-		for _, l := range limits {
-			at := slices.Index(body.Limits, l)
-			if at < 0 {
-				at = len(body.Limits)
-				body.Limits = append(body.Limits, l)
-			}
-			if !slices.Contains(rule.Limits, uint32(at)) {
-				rule.Limits = append(rule.Limits, uint32(at))
-			}
-		}
-		port.Rules[i] = rule
+		port.Rules[i] = nameLimits(rule, limits, &body.Limits)
 	}
+}
+
+// nameLimits has a rule name limits by their positions among all of a body's, and adds those that are new there. The
+// same rule is at other services, ports and gateways: it is cloned.
+func nameLimits(rule *snapshot.Rule, limits []*snapshot.Limit, all *[]*snapshot.Limit) *snapshot.Rule {
+	rule = proto.Clone(rule).(*snapshot.Rule)
+	for _, l := range limits {
+		at := slices.Index(*all, l)
+		if at < 0 {
+			at = len(*all)
+			*all = append(*all, l)
+		}
+		if !slices.Contains(rule.Limits, uint32(at)) {
+			rule.Limits = append(rule.Limits, uint32(at))
+		}
+	}
+	return rule
 }
 
 // Requires lists the features that a node must know to use a body: one that knew no limits would let everything
@@ -148,20 +151,4 @@ func Requires(body proto.Message) []string {
 		features = append(features, snapshot.FeatureFilters)
 	}
 	return features
-}
-
-// MergeConditions makes the conditions to store from those that are stored and those just compiled: a condition keeps
-// its time of transition while its status stays the same. It reports whether anything is different.
-func MergeConditions(stored, compiled []v1.Condition, now v1.Time) ([]v1.Condition, bool) {
-	merged := slices.Clone(compiled)
-	changed := len(stored) != len(compiled)
-	for i := range merged {
-		merged[i].LastTransitionTime = now
-		at := slices.IndexFunc(stored, func(c v1.Condition) bool { return c.Type == merged[i].Type })
-		if at >= 0 && stored[at].Status == merged[i].Status {
-			merged[i].LastTransitionTime = stored[at].LastTransitionTime
-		}
-		changed = changed || at < 0 || stored[at] != merged[i]
-	}
-	return merged, changed
 }

@@ -6,46 +6,13 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-	"sigs.k8s.io/yaml"
 
-	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/compile"
 	"github.com/sennit-mesh/sennit/pkg/quota"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
-
-// read makes an input of documents of the namespace shop.
-func read(t *testing.T, documents string) (in compile.Input) {
-	t.Helper()
-	for document := range strings.SplitSeq(documents, "---\n") {
-		var kind metav1.TypeMeta
-		if err := yaml.Unmarshal([]byte(document), &kind); err != nil {
-			t.Fatal(err)
-		}
-		var into any
-		switch kind.Kind {
-		case "Service":
-			in.Services = append(in.Services, &corev1.Service{})
-			into = in.Services[len(in.Services)-1]
-		case "HTTPRoute":
-			in.Routes = append(in.Routes, &gatewayv1.HTTPRoute{})
-			into = in.Routes[len(in.Routes)-1]
-		case "QuotaPolicy":
-			in.Quotas = append(in.Quotas, &api.QuotaPolicy{})
-			into = in.Quotas[len(in.Quotas)-1]
-		default:
-			t.Fatalf("kind %q", kind.Kind)
-		}
-		if err := yaml.UnmarshalStrict([]byte(document), into); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return in
-}
 
 const limited = `{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{name: http, port: 80}, {name: sql, port: 90}]}}
 ---
@@ -101,7 +68,7 @@ func limitsOf(t *testing.T, out compile.Output, service string) string {
 }
 
 func TestLimitsAreAttached(t *testing.T) {
-	out := compile.Compile(read(t, limited))
+	out := compile.Compile(compile.InputOf(t, limited))
 	for service, want := range map[string]string{
 		"orders": "80: shop/b-service/all shop/b-service/userx-user shop/a-route/each+caller; 90: ",
 		"cart":   "80: shop/nowhere/x shop/a-route/each+caller",
@@ -123,7 +90,7 @@ func TestLimitsAreAttached(t *testing.T) {
 }
 
 func TestPoliciesHaveAStatus(t *testing.T) {
-	out := compile.Compile(read(t, limited))
+	out := compile.Compile(compile.InputOf(t, limited))
 	for name, want := range map[string]string{
 		"b-service": "True: the policy is in effect",
 		"nowhere": "False: there is no Service shop/gone; Service shop/db has no port that is known to be HTTP (set appProtocol: http), " +
@@ -139,7 +106,7 @@ func TestPoliciesHaveAStatus(t *testing.T) {
 // TestLimitsNeedAReaderThatKnowsThem wants a node that knows no limits to keep what it had, rather than to let
 // everything pass.
 func TestLimitsNeedAReaderThatKnowsThem(t *testing.T) {
-	out := compile.Compile(read(t, limited))
+	out := compile.Compile(compile.InputOf(t, limited))
 	for service, want := range map[string]string{"orders": "[quota]", "db": "[]"} {
 		if got := fmt.Sprint(compile.Requires(out.Bodies[snapshot.OutSubject("shop", service, "")])); got != want {
 			t.Errorf("%s requires %s, want %s", service, got, want)

@@ -10,10 +10,6 @@ import (
 	"testing"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-	"sigs.k8s.io/yaml"
-
 	"github.com/sennit-mesh/sennit/pkg/compile"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/routing"
@@ -119,33 +115,7 @@ func ask(t *testing.T, table *routing.Table, where, line string, callee exchange
 
 func tableOf(t *testing.T, documents string) *routing.Table {
 	t.Helper()
-	var in compile.Input
-	for _, document := range strings.Split(documents, "\n---\n") {
-		var kind struct{ Kind string }
-		if err := yaml.Unmarshal([]byte(document), &kind); err != nil {
-			t.Fatal(err)
-		}
-		var into any
-		switch kind.Kind {
-		case "Service":
-			in.Services = append(in.Services, &corev1.Service{})
-			into = in.Services[len(in.Services)-1]
-		case "HTTPRoute":
-			in.Routes = append(in.Routes, &gatewayv1.HTTPRoute{})
-			into = in.Routes[len(in.Routes)-1]
-		case "Gateway":
-			in.Gateways = append(in.Gateways, &gatewayv1.Gateway{})
-			into = in.Gateways[len(in.Gateways)-1]
-		case "GatewayClass":
-			in.Classes = append(in.Classes, &gatewayv1.GatewayClass{})
-			into = in.Classes[len(in.Classes)-1]
-		default:
-			t.Fatalf("unknown kind %q", kind.Kind)
-		}
-		if err := yaml.UnmarshalStrict([]byte(document), into); err != nil {
-			t.Fatal(err)
-		}
-	}
+	in := compile.InputOf(t, documents)
 	table := routing.New()
 	compiled := compile.Compile(in)
 	for subject, body := range compiled.Bodies {

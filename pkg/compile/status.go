@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"slices"
 	"strings"
 
 	"k8s.io/apimachinery/pkg/api/equality"
@@ -36,6 +37,11 @@ func (p *refProblems) condition() v1.Condition {
 	}
 	c.Status, c.Reason = v1.ConditionFalse, string(p.reason)
 	c.Message = strings.Join(p.messages, "; ")
+	return cut(c)
+}
+
+// cut bounds a condition's message.
+func cut(c v1.Condition) v1.Condition {
 	if len(c.Message) > longestMessage {
 		c.Message = c.Message[:longestMessage] + "…"
 	}
@@ -55,10 +61,7 @@ func observed(generation int64, conditions ...v1.Condition) []v1.Condition {
 func MergeStatus(stored, compiled gatewayv1.RouteStatus, now v1.Time) (gatewayv1.RouteStatus, bool) {
 	var merged gatewayv1.RouteStatus
 	for _, parent := range compiled.Parents {
-		parent.Conditions = append([]v1.Condition(nil), parent.Conditions...)
-		for i := range parent.Conditions {
-			parent.Conditions[i].LastTransitionTime = transition(stored, parent, parent.Conditions[i], now)
-		}
+		parent.Conditions, _ = MergeConditions(conditionsOf(stored, parent), parent.Conditions, now)
 		merged.Parents = append(merged.Parents, parent)
 	}
 	for _, parent := range stored.Parents {
@@ -69,16 +72,28 @@ func MergeStatus(stored, compiled gatewayv1.RouteStatus, now v1.Time) (gatewayv1
 	return merged, !equality.Semantic.DeepEqual(stored, merged)
 }
 
-func transition(stored gatewayv1.RouteStatus, parent gatewayv1.RouteParentStatus, c v1.Condition, now v1.Time) v1.Time {
+// conditionsOf is what a stored status says of a parent.
+func conditionsOf(stored gatewayv1.RouteStatus, parent gatewayv1.RouteParentStatus) []v1.Condition {
 	for _, before := range stored.Parents {
-		if before.ControllerName != parent.ControllerName || !equality.Semantic.DeepEqual(before.ParentRef, parent.ParentRef) {
-			continue
-		}
-		for _, old := range before.Conditions {
-			if old.Type == c.Type && old.Status == c.Status {
-				return old.LastTransitionTime
-			}
+		if before.ControllerName == parent.ControllerName && equality.Semantic.DeepEqual(before.ParentRef, parent.ParentRef) {
+			return before.Conditions
 		}
 	}
-	return now
+	return nil
+}
+
+// MergeConditions makes the conditions to store from those that are stored and those just compiled: a condition keeps
+// its time of transition while its status stays the same. It reports whether anything is different.
+func MergeConditions(stored, compiled []v1.Condition, now v1.Time) ([]v1.Condition, bool) {
+	merged := slices.Clone(compiled)
+	changed := len(stored) != len(compiled)
+	for i := range merged {
+		merged[i].LastTransitionTime = now
+		at := slices.IndexFunc(stored, func(c v1.Condition) bool { return c.Type == merged[i].Type })
+		if at >= 0 && stored[at].Status == merged[i].Status {
+			merged[i].LastTransitionTime = stored[at].LastTransitionTime
+		}
+		changed = changed || at < 0 || stored[at] != merged[i]
+	}
+	return merged, changed
 }

@@ -1,0 +1,56 @@
+package compile
+
+import (
+	"strings"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+	"sigs.k8s.io/yaml"
+
+	"github.com/sennit-mesh/sennit/pkg/api"
+)
+
+// InputOf reads documents, separated by "---", into an input.
+func InputOf(t testing.TB, documents string) (in Input) {
+	t.Helper()
+	for text := range strings.SplitSeq(documents, "---\n") {
+		var kind struct{ Kind string }
+		must(t, yaml.Unmarshal([]byte(text), &kind))
+		switch kind.Kind {
+		case "Service":
+			in.Services = append(in.Services, decode[corev1.Service](t, text))
+		case "HTTPRoute":
+			in.Routes = append(in.Routes, decode[gatewayv1.HTTPRoute](t, text))
+		case "QuotaPolicy":
+			in.Quotas = append(in.Quotas, decode[api.QuotaPolicy](t, text))
+		case "Gateway":
+			in.Gateways = append(in.Gateways, decode[gatewayv1.Gateway](t, text))
+		case "GatewayClass":
+			in.Classes = append(in.Classes, decode[gatewayv1.GatewayClass](t, text))
+		case "Namespace":
+			in.Namespaces = append(in.Namespaces, decode[corev1.Namespace](t, text))
+		case "":
+			if strings.TrimSpace(text) != "" {
+				t.Fatalf("a document without a kind: %s", text)
+			}
+		default:
+			t.Fatalf("unknown kind %q", kind.Kind)
+		}
+	}
+	return in
+}
+
+func decode[T any](t testing.TB, text string) *T {
+	t.Helper()
+	into := new(T)
+	must(t, yaml.UnmarshalStrict([]byte(text), into))
+	return into
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
