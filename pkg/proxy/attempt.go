@@ -29,7 +29,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	}
 	request := bodyOf(&c.request)
 	defer request.release()
-	if err := request.hold(c.requestBody(), request.length == 0); err != nil {
+	if err := request.hold(c.Body(), request.length == 0); err != nil {
 		status := c.http.ErrorStatus(err)
 		if status == 0 {
 			return c.left(err)

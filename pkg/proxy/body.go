@@ -25,8 +25,6 @@ type body struct {
 }
 
 type pump struct {
-	mirrors []*mirrored
-
 	done chan struct{}
 	err  atomic.Pointer[error] // why the application's side ended early
 }
@@ -68,8 +66,8 @@ func (b *body) send(stream *transport.Stream, from interface{ Body() exchange.Bo
 		if err := stream.Flush(); err != nil {
 			return err
 		}
-		b.pump = &pump{mirrors: b.mirrors, done: make(chan struct{})}
-		go b.pump.run(stream, from.Body())
+		b.pump = &pump{done: make(chan struct{})}
+		go b.pump.run(stream, from.Body(), b.mirrors)
 		return nil
 	}
 	if b.length > 0 {
@@ -84,14 +82,14 @@ func (b *body) send(stream *transport.Stream, from interface{ Body() exchange.Bo
 }
 
 // run passes the body on as it arrives.
-func (p *pump) run(stream *transport.Stream, from exchange.Body) {
+func (p *pump) run(stream *transport.Stream, from exchange.Body, mirrors []*mirrored) {
 	defer close(p.done)
 	var window window
 	defer window.release()
 	for {
 		piece, err := window.read(from)
 		if len(piece) > 0 {
-			for _, m := range p.mirrors {
+			for _, m := range mirrors {
 				m.feed(piece)
 			}
 			if _, werr := stream.Write(piece); werr != nil {
@@ -106,7 +104,7 @@ func (p *pump) run(stream *transport.Stream, from exchange.Body) {
 				return
 			}
 			_ = stream.End() // as above
-			for _, m := range p.mirrors {
+			for _, m := range mirrors {
 				m.finish()
 			}
 			return

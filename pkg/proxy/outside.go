@@ -129,17 +129,14 @@ func sameField(name, lower string) bool {
 	return exchange.EqualName(name, lower)
 }
 
-// requestBody is the body of the caller's request.
-func (c *caller) requestBody() exchange.Body {
+// Body is where the body of the request comes from.
+func (c *caller) Body() exchange.Body {
 	if c.outside == nil {
 		return c.http.Body()
 	}
 	c.outside.body = c.http.Body()
 	return c.outside
 }
-
-// Body is where the body of the request comes from (body.send).
-func (c *caller) Body() exchange.Body { return c.requestBody() }
 
 // Read reads the body of a request from outside, and lets watch know that it waits.
 func (o *outsider) Read(p []byte) (int, error) {

@@ -71,16 +71,9 @@ func (h *hosts[T]) each(host string, visit func(T) bool) {
 // compileIngress makes what a gateway lets in ready for reading.
 func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
 	r := &rules{refers: make(map[*pool]uint32), ingress: &ingress{ports: make(map[uint16]*hosts[*hosts[*port]])}}
-	all := make([]rule, len(body.Rules))
-	for i, s := range body.Rules {
-		compiled, err := t.compileRule(s, r.refers)
-		if err == nil {
-			compiled.limits, err = limitsOf(s, body.Limits)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("rule %s: %w", s.Origin, err)
-		}
-		all[i] = compiled
+	all, err := t.compileRules(body.Rules, body.Limits, r.refers)
+	if err != nil {
+		return nil, err
 	}
 	for _, l := range body.Listeners {
 		if l.Port == 0 || l.Port > 65535 {

@@ -73,21 +73,29 @@ func (r *rules) refersTo(p *pool) bool {
 func (t *Table) compile(body *snapshot.Outbound) (*rules, error) {
 	r := &rules{ports: make(map[uint16]*port, len(body.Ports)), refers: make(map[*pool]uint32)}
 	for _, source := range body.Ports {
-		p := &port{protocol: source.Protocol, rules: make([]rule, len(source.Rules))}
-		for i, s := range source.Rules {
-			compiled, err := t.compileRule(s, r.refers)
-			if err == nil {
-				compiled.limits, err = limitsOf(s, body.Limits)
-			}
-			if err != nil {
-				return nil, fmt.Errorf("rule %s: %w", s.Origin, err)
-			}
-			p.rules[i] = compiled
+		compiled, err := t.compileRules(source.Rules, body.Limits, r.refers)
+		if err != nil {
+			return nil, err
 		}
-		p.index = newIndex(p.rules)
-		r.ports[uint16(source.Number)] = p
+		r.ports[uint16(source.Number)] = &port{protocol: source.Protocol, rules: compiled, index: newIndex(compiled)}
 	}
 	return r, nil
+}
+
+// compileRules makes rules that name some of a body's limits, and notes the shards that they refer to.
+func (t *Table) compileRules(sources []*snapshot.Rule, limits []*snapshot.Limit, refers map[*pool]uint32) ([]rule, error) {
+	all := make([]rule, len(sources))
+	for i, s := range sources {
+		compiled, err := t.compileRule(s, refers)
+		if err == nil {
+			compiled.limits, err = limitsOf(s, limits)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("rule %s: %w", s.Origin, err)
+		}
+		all[i] = compiled
+	}
+	return all, nil
 }
 
 func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, error) {
