@@ -149,12 +149,10 @@ var byController = Caller{User: "system:controller"}
 
 // start makes the namespace and the documents that always exist, once the cache is current.
 func (s *Server) start(ctx context.Context) error {
+	always := append([]*unstructured.Unstructured{namespaceNamed("default")}, s.cfg.Always...)
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := s.current(ctx)
-		if err == nil && s.cache.get(api.Namespace, "", "default") == nil {
-			_, err = s.makeNamespace(ctx, byController, "default")
-		}
-		for _, u := range s.cfg.Always {
+		for _, u := range always {
 			k := api.ByKind(u.GetAPIVersion(), u.GetKind())
 			if err == nil && s.cache.get(k, "", u.GetName()) == nil {
 				_, err = s.make(ctx, byController, k, u.DeepCopy())

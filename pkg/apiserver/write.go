@@ -116,18 +116,18 @@ func own(k *api.Kind, u *unstructured.Unstructured) {
 
 // makeNamespace stores a namespace that somebody used without making it.
 func (s *Server) makeNamespace(ctx context.Context, caller Caller, name string) (*unstructured.Unstructured, error) {
-	return s.make(ctx, caller, api.Namespace, &unstructured.Unstructured{Object: map[string]any{
+	return s.make(ctx, caller, api.Namespace, namespaceNamed(name))
+}
+
+func namespaceNamed(name string) *unstructured.Unstructured {
+	return &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "v1", "kind": "Namespace", "metadata": map[string]any{"name": name},
-	}})
+	}}
 }
 
 // make stores a document of a kind without namespaces that nobody wrote.
 func (s *Server) make(ctx context.Context, caller Caller, k *api.Kind, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
-	prefix := "/api/"
-	if k.Group != "" {
-		prefix = "/apis/"
-	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, prefix+k.APIVersion()+"/"+k.Plural+"?fieldManager=sennit", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, root(k)+"/"+k.Plural+"?fieldManager=sennit", nil)
 	if err != nil {
 		return nil, err
 	}

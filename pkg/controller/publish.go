@@ -165,18 +165,15 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 	for range tries {
 		var sequences [6]uint64
 		in = compile.Input{}
-		in.Services, sequences[0], err = documents(ctx, c, api.Service, &c.services)
-		errs := []error{err}
-		in.Routes, sequences[1], err = documents(ctx, c, api.HTTPRoute, &c.routes)
-		errs = append(errs, err)
-		in.Quotas, sequences[2], err = documents(ctx, c, api.QuotaPolicies, &c.policies)
-		errs = append(errs, err)
-		in.Gateways, sequences[3], err = documents(ctx, c, api.Gateway, &c.gateways)
-		errs = append(errs, err)
-		in.Classes, sequences[4], err = documents(ctx, c, api.GatewayClass, &c.classes)
-		errs = append(errs, err)
-		in.Namespaces, sequences[5], err = documents(ctx, c, api.Namespace, &c.spaces)
-		if err := errors.Join(append(errs, err)...); err != nil {
+		err := errors.Join(
+			read(ctx, c, api.Service, &c.services, &in.Services, &sequences[0]),
+			read(ctx, c, api.HTTPRoute, &c.routes, &in.Routes, &sequences[1]),
+			read(ctx, c, api.QuotaPolicies, &c.policies, &in.Quotas, &sequences[2]),
+			read(ctx, c, api.Gateway, &c.gateways, &in.Gateways, &sequences[3]),
+			read(ctx, c, api.GatewayClass, &c.classes, &in.Classes, &sequences[4]),
+			read(ctx, c, api.Namespace, &c.spaces, &in.Namespaces, &sequences[5]),
+		)
+		if err != nil {
 			return compile.Input{}, 0, err
 		}
 		if at = sequences[0]; slices.Max(sequences[:]) == at {
@@ -189,27 +186,27 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 // decoded holds documents of a kind by what they were decoded from, which never changes.
 type decoded[T any] map[*unstructured.Unstructured]*T
 
-// documents returns all documents of a kind, decoded, and the sequence that they stand for. What has not changed
-// since the call before is not decoded again, and must not be changed by anybody.
-func documents[T any](ctx context.Context, c *Controller, kind *api.Kind, known *decoded[T]) ([]*T, uint64, error) {
+// read puts all documents of a kind, decoded, into a list, and the sequence that they stand for into at. What has not
+// changed since the call before is not decoded again, and must not be changed by anybody.
+func read[T any](ctx context.Context, c *Controller, kind *api.Kind, known *decoded[T], into *[]*T, at *uint64) error {
 	found, sequence, err := c.api.Documents(ctx, kind)
 	if err != nil {
-		return nil, 0, err
+		return err
 	}
 	all, now := make([]*T, 0, len(found)), make(decoded[T], len(found))
 	for _, u := range found {
-		into := (*known)[u]
-		if into == nil {
-			into = new(T)
-			if err := api.As(u, into); err != nil {
-				return nil, 0, fmt.Errorf("%s %s/%s: %w", kind.Name, u.GetNamespace(), u.GetName(), err)
+		one := (*known)[u]
+		if one == nil {
+			one = new(T)
+			if err := api.As(u, one); err != nil {
+				return fmt.Errorf("%s %s/%s: %w", kind.Name, u.GetNamespace(), u.GetName(), err)
 			}
 		}
-		now[u] = into
-		all = append(all, into)
+		now[u] = one
+		all = append(all, one)
 	}
-	*known = now
-	return all, sequence, nil
+	*known, *into, *at = now, all, sequence
+	return nil
 }
 
 // writeStatuses says in each route's status what became of it. Only the leader does: two controllers that
