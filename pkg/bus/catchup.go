@@ -99,15 +99,9 @@ func wantVersion(w *Want) snapshot.Version {
 
 // openAnswer verifies an answer: by a controller's key, to this node, with this nonce, of this cluster.
 func openAnswer(keys snapshot.Keys, cluster, node string, nonce []byte, reply *CatchupReply) (*CatchupAnswer, error) {
-	if err := keys.Verify(snapshot.AnswerDomain, reply.GetKeyId(), reply.GetAnswer(), reply.GetSignature()); err != nil {
-		return nil, fmt.Errorf("open the answer to a catch-up: %w", err)
-	}
 	answer := new(CatchupAnswer)
-	if err := proto.Unmarshal(reply.GetAnswer(), answer); err != nil {
+	if err := snapshot.OpenAnswer(keys, snapshot.AnswerDomain, cluster, node, nonce, reply, answer); err != nil {
 		return nil, fmt.Errorf("open the answer to a catch-up: %w", err)
-	}
-	if answer.GetCluster() != cluster || answer.GetNode() != node || string(answer.GetNonce()) != string(nonce) {
-		return nil, fmt.Errorf("open the answer to a catch-up: it is not the answer to this request (cluster %q, node %q)", answer.GetCluster(), answer.GetNode())
 	}
 	return answer, nil
 }

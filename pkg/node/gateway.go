@@ -71,15 +71,12 @@ func (n *Node) gatewayPorts(gateway exchange.ServiceName) []registry.GatewayPort
 			at = in.Gateway
 		}
 	}
-	open := map[netip.AddrPort]capture.Status{}
-	for _, s := range n.capture.Status() {
-		open[s.Listener.Address] = s
-	}
+	open, identified := n.openListeners(), n.identifiedAs(gateway)
 	for _, number := range n.table.IngressPorts(gateway) {
 		port := registry.GatewayPort{Number: number}
 		s, known := open[netip.AddrPortFrom(at, number)]
 		switch {
-		case !n.identifiedAs(gateway):
+		case !identified:
 			port.Problem = fmt.Sprintf("this node has no certificate of %s yet", gateway)
 		case !known:
 			port.Problem = "is not open yet"
@@ -95,9 +92,19 @@ func (n *Node) gatewayPorts(gateway exchange.ServiceName) []registry.GatewayPort
 	return ports
 }
 
+// openListeners are those that capture was asked for, by address.
+func (n *Node) openListeners() map[netip.AddrPort]capture.Status {
+	open := map[netip.AddrPort]capture.Status{}
+	for _, s := range n.capture.Status() {
+		open[s.Listener.Address] = s
+	}
+	return open
+}
+
 // gatewayStatus is what `sennit status --local` shows of gateways.
 func (n *Node) gatewayStatus() []report.Gateway {
 	all := []report.Gateway{}
+	open := n.openListeners()
 	for _, in := range n.gateways() {
 		ports := n.gatewayPorts(in.Service)
 		if len(ports) == 0 {
@@ -106,10 +113,8 @@ func (n *Node) gatewayStatus() []report.Gateway {
 		for _, p := range ports {
 			at := netip.AddrPortFrom(in.Gateway, p.Number)
 			one := report.Gateway{Gateway: in.Service.String(), Address: at.String(), Error: p.Problem}
-			for _, s := range n.capture.Status() {
-				if s.Listener.Address == at && s.Listener.As == in.Service {
-					one.Connections, one.Accepted, one.Refused = s.Active, s.Accepted, s.Refused
-				}
+			if s, known := open[at]; known && s.Listener.As == in.Service {
+				one.Connections, one.Accepted, one.Refused = s.Active, s.Accepted, s.Refused
 			}
 			all = append(all, one)
 		}

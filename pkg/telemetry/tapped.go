@@ -92,15 +92,9 @@ func OpenTaps(keys snapshot.Keys, cluster, node string, nonce, data []byte) (*Ta
 	if err := proto.Unmarshal(data, &reply); err != nil {
 		return nil, fmt.Errorf("open who taps: %w", err)
 	}
-	if err := keys.Verify(snapshot.TapDomain, reply.GetKeyId(), reply.GetAnswer(), reply.GetSignature()); err != nil {
-		return nil, fmt.Errorf("open who taps: %w", err)
-	}
 	answer := new(TapAnswer)
-	if err := proto.Unmarshal(reply.GetAnswer(), answer); err != nil {
+	if err := snapshot.OpenAnswer(keys, snapshot.TapDomain, cluster, node, nonce, &reply, answer); err != nil {
 		return nil, fmt.Errorf("open who taps: %w", err)
-	}
-	if answer.GetCluster() != cluster || answer.GetNode() != node || string(answer.GetNonce()) != string(nonce) {
-		return nil, fmt.Errorf("open who taps: it is not the answer to this request (cluster %q, node %q)", answer.GetCluster(), answer.GetNode())
 	}
 	return answer, nil
 }
