@@ -52,8 +52,7 @@ connection that is not looked into, that is how long it was open.
 			return out.write(w, edges)
 		},
 	}
-	cmd.Flags().Var(by, "by", "what is told apart: services, versions of what answered, or also the nodes that it runs on")
-	_ = cmd.RegisterFlagCompletionFunc("by", cobra.FixedCompletions(by.allowed, cobra.ShellCompDirectiveNoFileComp))
+	by.flag(cmd, "by", "", "what is told apart: services, versions of what answered, or also the nodes that it runs on")
 	out = outputFlag(cmd, "dot", "mermaid")
 	conn.flags(cmd)
 	return cmd

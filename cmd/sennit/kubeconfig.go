@@ -26,8 +26,7 @@ it to a file that nobody else can read.`,
 		GroupID: groupHosts, Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	out := &format{is: "yaml", allowed: []string{"yaml", "json"}}
-	cmd.Flags().VarP(out, "output", "o", "form of the output")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(out.allowed, cobra.ShellCompDirectiveNoFileComp))
+	out.flag(cmd, "output", "o", "form of the output")
 	cmd.Flags().StringVar(&file, "file", "", "write to this file, with mode 0600, and not to standard output")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := conn.open(cmd)

@@ -37,9 +37,14 @@ func (f *format) Type() string { return strings.Join(f.allowed, "|") }
 // outputFlag adds -o to a command, with table, yaml and json and more where given.
 func outputFlag(cmd *cobra.Command, more ...string) *format {
 	f := &format{is: "table", allowed: append(append([]string{"table"}, more...), "yaml", "json")}
-	cmd.Flags().VarP(f, "output", "o", "form of the output")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(f.allowed, cobra.ShellCompDirectiveNoFileComp))
+	f.flag(cmd, "output", "o", "form of the output")
 	return f
+}
+
+// flag adds the format to a command's flags; short may be empty.
+func (f *format) flag(cmd *cobra.Command, name, short, usage string) {
+	cmd.Flags().VarP(f, name, short, usage)
+	_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(f.allowed, cobra.ShellCompDirectiveNoFileComp)) // fails for a flag that is not there
 }
 
 // structured tells whether programs read the output.

@@ -6,11 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/signal"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -58,8 +55,7 @@ With --local or --node-socket it shows what the callers of this host do, which n
 	f.IntVar(&t.limit, "limit", 0, "end after so many (default: go on)")
 	f.BoolVar(&t.local, "local", false, "ask this host's node, and no controller")
 	nodeSocketFlag(cmd, &t.socket)
-	f.VarP(t.out, "output", "o", "form of the output; json is a line for each")
-	_ = cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions(t.out.allowed, cobra.ShellCompDirectiveNoFileComp))
+	t.out.flag(cmd, "output", "o", "form of the output; json is a line for each")
 	t.conn.flags(cmd)
 	return cmd
 }
@@ -72,8 +68,7 @@ func (t *tapping) run(cmd *cobra.Command, args []string) error {
 	if t.limit < 0 {
 		return misused(cmd, "--limit is a number from 1 on")
 	}
-	ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	ctx := cmd.Context() // ends when the command is interrupted
 	show := &tapOutput{table: table{out: cmd.OutOrStdout()}, json: t.out.is == "json", left: t.limit, of: wantedOf(filter), notes: cmd.ErrOrStderr()}
 	if t.local || t.socket != "" {
 		if t.node != "" {
