@@ -80,13 +80,7 @@ func TestPeerKilled(t *testing.T) {
 	if refused == 0 {
 		t.Errorf("of %d requests that were held, no POST was refused", held)
 	}
-	from := load.So().Answers["v2"]
-	m.Eventually("traffic goes on", func(context.Context) error {
-		if so := load.So(); so.Answers["v2"] < from+300 {
-			return fmt.Errorf("%s", so)
-		}
-		return nil
-	})
+	m.AwaitAnswers(load, "traffic goes on", "v2", 300)
 	if got := load.Stop(); got.Failed > 0 {
 		t.Errorf("GETs while a peer was killed: %s\n%s", got, strings.Join(got.Failures, "\n"))
 	}
@@ -188,21 +182,9 @@ func TestDrainedNode(t *testing.T) {
 			t.Errorf("a request that ran when the node drained: %v", err)
 		}
 	}
-	from := load.So().Answers["v2"]
-	m.Eventually("traffic goes on", func(context.Context) error {
-		if so := load.So(); so.Answers["v2"] < from+300 {
-			return fmt.Errorf("%s", so)
-		}
-		return nil
-	})
+	m.AwaitAnswers(load, "traffic goes on", "v2", 300)
 	m.RestartNode("two")
-	before := load.So().Answers["v1"]
-	m.Eventually("the host is used again", func(context.Context) error {
-		if so := load.So(); so.Answers["v1"] < before+100 {
-			return fmt.Errorf("%s", so)
-		}
-		return nil
-	})
+	m.AwaitAnswers(load, "the host is used again", "v1", 100)
 	if got := load.Stop(); got.Failed > 0 {
 		t.Errorf("while a node drained and came back: %s\n%s", got, strings.Join(got.Failures, "\n"))
 	}

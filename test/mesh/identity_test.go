@@ -75,6 +75,17 @@ func (m *Mesh) startImage(image string) *launch.Process {
 	return p
 }
 
+// say returns an error where messages do not have all of these words.
+func say(messages, words []string) error {
+	said := strings.Join(messages, "\n")
+	for _, word := range words {
+		if !strings.Contains(said, word) {
+			return fmt.Errorf("said is %q", said)
+		}
+	}
+	return nil
+}
+
 // awaitProblem waits until a host says what is wrong, in these words.
 func (m *Mesh) awaitProblem(host string, words ...string) {
 	m.t.Helper()
@@ -83,13 +94,7 @@ func (m *Mesh) awaitProblem(host string, words ...string) {
 		if err != nil {
 			return err
 		}
-		problems := strings.Join(status.Problems, "\n")
-		for _, word := range words {
-			if !strings.Contains(problems, word) {
-				return fmt.Errorf("problems: %q", problems)
-			}
-		}
-		return nil
+		return say(status.Problems, words)
 	})
 }
 

@@ -95,6 +95,27 @@ func (l *Load) So() Tally {
 	return t
 }
 
+// anyAnswer stands for answers of any body in AwaitAnswers.
+const anyAnswer = ""
+
+// AwaitAnswers waits until so many more requests of a load were answered with a body than were by now.
+func (m *Mesh) AwaitAnswers(l *Load, what, body string, more int) {
+	m.t.Helper()
+	of := func(t Tally) int {
+		if body == anyAnswer {
+			return t.Requests
+		}
+		return t.Answers[body]
+	}
+	from := of(l.So())
+	m.Eventually(what, func(context.Context) error {
+		if so := l.So(); of(so) < from+more {
+			return fmt.Errorf("%s", so)
+		}
+		return nil
+	})
+}
+
 // connection sends requests over one connection until it has sent its share, fails, or ctx ends.
 func (l *Load) connection(ctx context.Context, dial func() (net.Conn, error), cfg *LoadConfig) {
 	tick := time.NewTicker(cfg.Pace)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -80,22 +81,31 @@ func startPrometheus(t *testing.T, m *Mesh, program string) prometheus {
 	return p
 }
 
-// holds asks for a comparison, which has a value where it is true.
-func (p prometheus) holds(ctx context.Context, query string) error {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+p.address+"/api/v1/query?query="+url.QueryEscape(query), nil)
+// fetch reads what a URL of this machine has.
+func fetch(ctx context.Context, from string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, from, nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	response, err := http.DefaultClient.Do(request)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer response.Body.Close()
+	return io.ReadAll(response.Body)
+}
+
+// holds asks for a comparison, which has a value where it is true.
+func (p prometheus) holds(ctx context.Context, query string) error {
+	said, err := fetch(ctx, "http://"+p.address+"/api/v1/query?query="+url.QueryEscape(query))
+	if err != nil {
+		return err
+	}
 	var answer struct {
 		Error string
 		Data  struct{ Result []json.RawMessage }
 	}
-	if err := json.NewDecoder(response.Body).Decode(&answer); err != nil {
+	if err := json.Unmarshal(said, &answer); err != nil {
 		return err
 	}
 	if answer.Error != "" || len(answer.Data.Result) == 0 {

@@ -233,12 +233,6 @@ func (m *Mesh) awaitWarning(words ...string) {
 		if err != nil {
 			return err
 		}
-		warnings := strings.Join(status.Warnings, "\n")
-		for _, word := range words {
-			if !strings.Contains(warnings, word) {
-				return fmt.Errorf("warnings: %s", warnings)
-			}
-		}
-		return nil
+		return say(status.Warnings, words)
 	})
 }

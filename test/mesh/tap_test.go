@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"testing"
@@ -136,16 +135,7 @@ func TestTap(t *testing.T) {
 // tapsOn checks how many taps are open on a node.
 func (m *Mesh) tapsOn(node string, want int) func(context.Context) error {
 	return func(ctx context.Context) error {
-		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+m.metrics[node]+"/metrics", nil)
-		if err != nil {
-			return err
-		}
-		answer, err := http.DefaultClient.Do(request)
-		if err != nil {
-			return err
-		}
-		defer answer.Body.Close()
-		body, err := io.ReadAll(answer.Body)
+		body, err := fetch(ctx, "http://"+m.metrics[node]+"/metrics")
 		if text := string(body); err == nil && !strings.Contains(text, fmt.Sprintf("\nsennit_taps %d\n", want)) {
 			err = fmt.Errorf("%s has not %d taps", node, want)
 		}
