@@ -11,14 +11,16 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // A Load sends requests to a listener over several connections until it is stopped, and counts each one. It is
 // no browser: what fails is not sent again, and a connection that ends unannounced fails a request.
 type Load struct {
-	stop  context.CancelFunc
-	group sync.WaitGroup
+	stop        context.CancelFunc
+	group       sync.WaitGroup
+	connections atomic.Int64 // opened: no two requests have the same path
 
 	mu    sync.Mutex
 	total Tally
@@ -27,7 +29,7 @@ type Load struct {
 // A Tally is what became of the requests of a Load.
 type Tally struct {
 	Requests int            // sent
-	Failed   int            // not answered with 200 and a whole body
+	Failed   int            // not answered with 200, a whole body, and as this very request
 	Failures []string       // of the first of these
 	Answers  map[string]int // by body
 }
@@ -128,9 +130,10 @@ func (l *Load) connection(ctx context.Context, dial func() (net.Conn, error), cf
 	}
 	defer conn.Close()
 	reader := bufio.NewReader(conn)
+	number := l.connections.Add(1)
 	for i := range cfg.PerConnection {
 		method := cfg.Methods[i%len(cfg.Methods)]
-		answer, keep, err := exchange(conn, reader, method, cfg.Host, i)
+		answer, keep, err := exchange(conn, reader, method, cfg.Host, fmt.Sprintf("/%s/%d/%d", Marker, number, i), i)
 		l.count(answer, err)
 		if err != nil || !keep {
 			return
@@ -146,14 +149,14 @@ func (l *Load) connection(ctx context.Context, dial func() (net.Conn, error), cf
 // patience is how long a request may take before it counts as failed.
 const patience = 15 * time.Second
 
-func exchange(conn net.Conn, reader *bufio.Reader, method, host string, n int) (answer string, keep bool, err error) {
+func exchange(conn net.Conn, reader *bufio.Reader, method, host, path string, n int) (answer string, keep bool, err error) {
 	sent := time.Now()
 	conn.SetDeadline(sent.Add(patience))
 	body := ""
 	if method != http.MethodGet {
 		body = strings.Repeat("0123456789", 1+n%50)
 	}
-	if _, err := fmt.Fprintf(conn, "%s /%s/%d HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", method, Marker, n, host, len(body), body); err != nil {
+	if _, err := fmt.Fprintf(conn, "%s %s HTTP/1.1\r\nHost: %s\r\nContent-Length: %d\r\n\r\n%s", method, path, host, len(body), body); err != nil {
 		return "", false, fmt.Errorf("%s: send: %w", method, err)
 	}
 	response, err := http.ReadResponse(reader, nil)
@@ -167,7 +170,18 @@ func exchange(conn net.Conn, reader *bufio.Reader, method, host string, n int) (
 	if response.StatusCode != http.StatusOK {
 		return "", false, fmt.Errorf("%s: %s, reason %q, after %s", method, response.Status, response.Header.Get("Sennit-Reason"), time.Since(sent))
 	}
+	if of, want := response.Header.Get(answerTo), requestIs(method, path, int64(len(body))); of != want {
+		return "", false, fmt.Errorf("%s is answered with the answer to %q", want, of)
+	}
 	return string(text), !response.Close, nil
+}
+
+// answerTo is the field in which a Service says which request it answers, so that no answer passes for another's.
+const answerTo = "Answer-To"
+
+// requestIs names a request there.
+func requestIs(method, path string, length int64) string {
+	return fmt.Sprintf("%s %s %d", method, path, length)
 }
 
 // Marker is in the path of every request of a Load: what must never be readable between two hosts.

@@ -24,7 +24,7 @@ import (
 
 // A Service is one instance of a service for tests, a process on a node's host:
 //
-//	http  /            its version
+//	http  /            its version, and which request that answers
 //	      /echo        the request's body
 //	      /take        how many bytes the request's body had
 //	      /give?n=N    N bytes
@@ -108,7 +108,8 @@ func runService(ctx context.Context, args []string) error {
 func handler(ctx context.Context, version string) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
-		_, _ = io.Copy(io.Discard, r.Body) // a broken body breaks the answer too
+		length, _ := io.Copy(io.Discard, r.Body) // a broken body breaks the answer too
+		w.Header().Set(answerTo, requestIs(r.Method, r.URL.Path, length))
 		io.WriteString(w, version)
 	})
 	mux.HandleFunc("/echo", func(w http.ResponseWriter, r *http.Request) {
