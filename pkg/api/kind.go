@@ -69,6 +69,11 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "dev.sennit.v1alpha1.QuotaPolicy", typ: reflect.TypeFor[QuotaPolicy](),
 	}
+	ExternalServices = &Kind{
+		Group: "sennit.dev", Version: "v1alpha1", Name: "ExternalService", Plural: "externalservices", Singular: "externalservice", Short: []string{"extsvc"},
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "dev.sennit.v1alpha1.ExternalService", typ: reflect.TypeFor[ExternalService](),
+	}
 	JoinTokens = &Kind{
 		Group: "sennit.dev", Version: "v1alpha1", Name: "JoinToken", Plural: "jointokens", Singular: "jointoken",
 		Derived: true, Verbs: []string{"create", "delete", "get", "list", "watch"},
@@ -83,7 +88,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, EndpointSlice, GatewayClass, Gateway, HTTPRoute, QuotaPolicies, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, EndpointSlice, GatewayClass, Gateway, HTTPRoute, QuotaPolicies, ExternalServices, JoinTokens, Nodes}
 }
 
 // ByResource returns the kind that a URL names, or nil.
@@ -143,7 +148,7 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 		}
 	}
 	gv := schema.GroupVersion{Group: "sennit.dev", Version: "v1alpha1"}
-	s.AddKnownTypes(gv, &JoinToken{}, &JoinTokenList{}, &Node{}, &NodeList{}, &QuotaPolicy{}, &QuotaPolicyList{})
+	s.AddKnownTypes(gv, &JoinToken{}, &JoinTokenList{}, &Node{}, &NodeList{}, &QuotaPolicy{}, &QuotaPolicyList{}, &ExternalService{}, &ExternalServiceList{})
 	return s
 })
 

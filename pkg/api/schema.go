@@ -90,6 +90,13 @@ var traits = map[string]struct {
 	"QuotaLimit.per":               {need: true},
 	"QuotaKey.type":                {need: true},
 	"QuotaPolicyStatus.conditions": {keys: []string{"type"}},
+
+	"ExternalService.spec":             {need: true},
+	"ExternalServiceSpec.host":         {need: true},
+	"ExternalServiceSpec.port":         {need: true},
+	"ExternalServiceSpec.protocol":     {def: "HTTP"},
+	"ExternalServiceTLS.mode":          {need: true},
+	"ExternalServiceStatus.conditions": {keys: []string{"type"}},
 }
 
 // model defines the struct t under a name and returns a reference to it.

@@ -31,6 +31,8 @@ func Check(k *Kind, u *unstructured.Unstructured) []Problem {
 		w.quotaPolicy(u)
 	case Gateway:
 		w.gateway(u)
+	case ExternalServices:
+		w.externalService(u)
 	}
 	if len(w.problems) == 0 {
 		if err := As(u, k.New()); err != nil {
@@ -120,7 +122,7 @@ func (w *walker) meta(k *Kind, u *unstructured.Unstructured) {
 	switch k {
 	case Namespace, Gateway: // whose name is that of the identity that runs it
 		form = label
-	case Service:
+	case Service, ExternalServices:
 		form = hostLabel
 	}
 	switch {

@@ -115,6 +115,15 @@ var columns = map[*api.Kind][]column{
 			return nil
 		}},
 	},
+	api.ExternalServices: {
+		{"Host", "What is called, and its port.", false, func(u *unstructured.Unstructured) any {
+			return fmt.Sprintf("%v:%v", value(u, "spec", "host"), value(u, "spec", "port"))
+		}},
+		{"Protocol", "HTTP or TCP.", false, text("spec", "protocol")},
+		{"TLS", "Whether the nodes speak TLS to it.", false, text("spec", "tls", "mode")},
+		{"Accepted", "Whether the document is in effect.", false, condition("Accepted")},
+		{"Programmed", "Whether a node carries calls to it.", false, condition("Programmed")},
+	},
 	api.JoinTokens: {
 		{"Node", "Name that the host will have.", false, text("spec", "node")},
 		{"Services", "Services that the host may run.", false, list("spec", "services")},

@@ -7,6 +7,7 @@ import (
 	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -119,15 +120,13 @@ func parentPorts(route *gatewayv1.HTTPRoute, ref gatewayv1.ParentReference, serv
 	switch {
 	case kind == "Service" && group == gatewayv1.GroupName:
 		return name, nil, `a Service is of the core group; write group: ""`
+	case kind == api.ExternalServices.Name && group == api.ExternalServices.Group:
 	case kind != "Service" || group != "":
 		return name, nil, fmt.Sprintf(`parents of kind %s in group %q are not supported in this version; write group: "" and kind: Service, or kind: Gateway`, kind, group)
 	}
-	parent := services.byName[name]
-	if parent == nil {
-		if services.external[name] {
-			return name, nil, fmt.Sprintf("Service %s is of type ExternalName, which cannot be a parent", name)
-		}
-		return name, nil, fmt.Sprintf("there is no Service %s", name)
+	parent, problem := services.find(kind, name)
+	if problem != "" {
+		return name, nil, problem
 	}
 	var http, other []uint32
 	for _, p := range parent.ports {
@@ -144,9 +143,9 @@ func parentPorts(route *gatewayv1.HTTPRoute, ref gatewayv1.ParentReference, serv
 	case len(http) > 0:
 		return name, http, ""
 	case len(other) > 0:
-		return name, nil, fmt.Sprintf("port %d of Service %s is not known to be HTTP; set appProtocol: http", other[0], name)
+		return name, nil, fmt.Sprintf("port %d of %s %s is not known to be HTTP; set %s", other[0], kind, name, parent.saysHTTP())
 	}
-	return name, nil, fmt.Sprintf("Service %s has no port that sectionName and port select", name)
+	return name, nil, fmt.Sprintf("%s %s has no port that sectionName and port select", kind, name)
 }
 
 // consumers lists, for each service, the namespaces whose callers have rules of their own, in order.

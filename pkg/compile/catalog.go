@@ -10,6 +10,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -27,9 +28,10 @@ const (
 // A service is one name that can be called: a Service document, or what instances registered without one.
 type service struct {
 	name      exchange.ServiceName
-	document  *corev1.Service // nil: implied by its instances
-	ports     []servicePort   // by number
-	reachable []servicePort   // ports, and what its own instances registered; by number
+	document  *corev1.Service      // nil: implied by its instances, or an ExternalService
+	outside   *api.ExternalService // nil: it is in the mesh
+	ports     []servicePort        // by number
+	reachable []servicePort        // ports, and what its own instances registered; by number
 	own       []*snapshot.Instance
 	shards    []*snapshot.Endpoints // at least one
 	balance   snapshot.Balance
@@ -56,9 +58,10 @@ func (s *service) port(number uint32) (servicePort, bool) {
 // A catalog holds the services of an input. A Service of type ExternalName is not in it: it names nothing
 // in the mesh (GEP-1294, "Allowed service types").
 type catalog struct {
-	byName   map[exchange.ServiceName]*service
-	external map[exchange.ServiceName]bool
-	outside  bool // as routes of Gateways see it: they lead those outside to services of their own namespace alone
+	byName    map[exchange.ServiceName]*service
+	external  map[exchange.ServiceName]bool
+	displaced map[exchange.ServiceName]bool // ExternalServices whose name an older Service has
+	outside   bool                          // as routes of Gateways see it: they lead those outside to services of their own namespace alone
 }
 
 func (c *catalog) sorted() []*service {
@@ -75,8 +78,12 @@ func newCatalog(in Input) *catalog {
 		byName:   make(map[exchange.ServiceName]*service, len(in.Services)),
 		external: make(map[exchange.ServiceName]bool),
 	}
+	displacing := c.addExternal(in)
 	for _, document := range in.Services {
 		name := exchange.ServiceName{Namespace: document.Namespace, Name: document.Name}
+		if displacing[name] {
+			continue
+		}
 		if document.Spec.Type == corev1.ServiceTypeExternalName {
 			c.external[name] = true
 			continue
@@ -100,14 +107,24 @@ func newCatalog(in Input) *catalog {
 			continue // its node has not said where it is reached
 		}
 		s := c.byName[name]
+		if s == nil && instance.Egress {
+			continue
+		}
 		if s == nil {
 			s = &service{name: name}
 			c.byName[name] = s
+		}
+		if instance.Egress != (s.outside != nil) {
+			continue // a process is no way out, and a way out leads nowhere without the document
 		}
 		s.own = append(s.own, instance)
 		labelled.add(name, instance)
 	}
 	for _, s := range c.byName {
+		if s.outside != nil {
+			s.shards = shardEndpoints(s.own, s.ports, in.Lost)
+			continue
+		}
 		registered := registeredPorts(s.own)
 		members := s.own
 		if s.document == nil {

@@ -1,13 +1,13 @@
 // Package compile makes snapshots from what operators wrote and what nodes registered.
 //
-// Services, Gateways, HTTPRoutes, QuotaPolicies and instances go in; the bodies of the configuration's subjects and the status
+// Services, ExternalServices, Gateways, HTTPRoutes, QuotaPolicies and instances go in; the bodies of the configuration's subjects and the status
 // of every route and policy come out. It is a pure function: the same input, in whatever order, gives the same bytes, so
 // that a body that did not change need not be published again. What it cannot execute it refuses in the
 // route's status, and such a route is not in effect; what a route refers to and is not there becomes a
 // backend that answers 500. It neither numbers nor signs, and it does no I/O.
 //
 // Start reading at Compile; then attach.go (which route applies to whom), rules.go (what a route says),
-// precedence.go (in which order it is tried), quota.go (what is limited), and gateway.go and ingress.go (what comes from
+// precedence.go (in which order it is tried), quota.go (what is limited), external.go (what is outside), and gateway.go and ingress.go (what comes from
 // outside).
 package compile
 
@@ -32,6 +32,7 @@ type Input struct {
 	Services []*corev1.Service
 	Routes   []*gatewayv1.HTTPRoute
 	Quotas   []*api.QuotaPolicy
+	External []*api.ExternalService
 	// Gateways and their classes; Namespaces say by their labels whose routes a Gateway takes.
 	Gateways   []*gatewayv1.Gateway
 	Classes    []*gatewayv1.GatewayClass
@@ -53,6 +54,8 @@ type Output struct {
 	// without the times of transition: MergeGatewayStatus and MergeConditions add them.
 	Gateways map[types.NamespacedName]gatewayv1.GatewayStatus
 	Classes  map[string][]metav1.Condition
+	// External holds the conditions of every ExternalService, without the times of transition.
+	External map[types.NamespacedName][]metav1.Condition
 	// Limits says what each limit of the bodies allows, by its id.
 	Limits map[string]quota.Limit
 }
@@ -66,6 +69,7 @@ func Compile(in Input) Output {
 		Quotas:   make(map[types.NamespacedName][]metav1.Condition, len(in.Quotas)),
 		Gateways: make(map[types.NamespacedName]gatewayv1.GatewayStatus, len(in.Gateways)),
 		Classes:  make(map[string][]metav1.Condition, len(in.Classes)),
+		External: services.externalConditions(in),
 		Limits:   make(map[string]quota.Limit, len(in.Quotas)),
 	}
 	gateways := newGateways(in, services, &out)
@@ -134,6 +138,9 @@ func (s *service) inbound() *snapshot.Inbound {
 	body := &snapshot.Inbound{}
 	for _, p := range s.reachable {
 		body.Ports = append(body.Ports, &snapshot.InboundPort{Number: p.number, Name: p.name, Protocol: p.protocol})
+	}
+	if s.outside != nil {
+		body.Outside = dialled(s.outside)
 	}
 	return body
 }

@@ -82,6 +82,9 @@ func endpoint(m *snapshot.Instance, ports []servicePort, lost bool) *snapshot.En
 		e.Labels = m.Labels
 	}
 	plain := true
+	if m.Egress {
+		return e // it has no ports of its own
+	}
 	for _, p := range ports {
 		registered := offered(m, p)
 		if registered == nil {

@@ -66,9 +66,9 @@ func (q *quotas) attach(namespace string, t api.QuotaTarget, limits []*snapshot.
 		return ""
 	}
 	name := exchange.ServiceName{Namespace: namespace, Name: t.Name}
-	s := services.byName[name]
-	if s == nil {
-		return fmt.Sprintf("there is no Service %s", name)
+	s, problem := services.find(t.Kind, name)
+	if problem != "" {
+		return problem
 	}
 	q.services[name] = append(q.services[name], limits...)
 	for _, p := range s.ports {
@@ -76,7 +76,7 @@ func (q *quotas) attach(namespace string, t api.QuotaTarget, limits []*snapshot.
 			return ""
 		}
 	}
-	return fmt.Sprintf("Service %s has no port that is known to be HTTP (set appProtocol: http), and connections are not counted", name)
+	return fmt.Sprintf("%s %s has no port that is known to be HTTP (set %s), and connections are not counted", t.Kind, name, s.saysHTTP())
 }
 
 func quotaCondition(targets int, missing []string) v1.Condition {

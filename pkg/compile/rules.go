@@ -6,6 +6,7 @@ import (
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
+	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -92,28 +93,27 @@ func resolve(namespace string, ref *gatewayv1.HTTPBackendRef, services *catalog)
 	if ref.Kind != nil {
 		kind = string(*ref.Kind)
 	}
-	if group != "" || kind != "Service" {
-		return unresolved, gatewayv1.RouteReasonInvalidKind, fmt.Sprintf("kind %s in group %q is not supported; a backend is a Service of the core group", kind, group)
+	if (group != "" || kind != "Service") && (group != api.ExternalServices.Group || kind != api.ExternalServices.Name) {
+		return unresolved, gatewayv1.RouteReasonInvalidKind, fmt.Sprintf("kind %s in group %q is not supported; a backend is a Service of the core group, or an ExternalService of group sennit.dev", kind, group)
 	}
 	if services.outside && name.Namespace != namespace {
-		return unresolved, gatewayv1.RouteReasonRefNotPermitted, fmt.Sprintf("Service %s is of another namespace: what leads there from a Gateway is a route in that namespace (ReferenceGrant is not served in this version)", name)
+		return unresolved, gatewayv1.RouteReasonRefNotPermitted, fmt.Sprintf("%s %s is of another namespace: what leads there from a Gateway is a route in that namespace (ReferenceGrant is not served in this version)", kind, name)
 	}
-	s := services.byName[name]
-	if s == nil {
-		if services.external[name] {
-			return unresolved, gatewayv1.RouteReasonBackendNotFound, fmt.Sprintf("Service %s is of type ExternalName, which is nothing in the mesh", name)
-		}
-		return unresolved, gatewayv1.RouteReasonBackendNotFound, fmt.Sprintf("there is no Service %s", name)
+	s, problem := services.find(kind, name)
+	if problem != "" {
+		return unresolved, gatewayv1.RouteReasonBackendNotFound, problem
 	}
-	if ref.Port == nil {
+	if ref.Port == nil && s.outside != nil {
+		unresolved.Port = s.ports[0].number
+	} else if ref.Port == nil {
 		return unresolved, gatewayv1.RouteReasonBackendNotFound, fmt.Sprintf("port is missing; Service %s needs one", name)
 	}
 	port, known := s.port(unresolved.Port)
 	if !known {
-		return unresolved, gatewayv1.RouteReasonBackendNotFound, fmt.Sprintf("Service %s has no port %d", name, *ref.Port)
+		return unresolved, gatewayv1.RouteReasonBackendNotFound, fmt.Sprintf("%s %s has no port %d", kind, name, *ref.Port)
 	}
 	if port.declared && port.protocol != snapshot.Protocol_PROTOCOL_HTTP {
-		return unresolved, gatewayv1.RouteReasonUnsupportedProtocol, fmt.Sprintf("port %d of Service %s is not HTTP, by its appProtocol", port.number, name)
+		return unresolved, gatewayv1.RouteReasonUnsupportedProtocol, fmt.Sprintf("port %d of %s %s is not HTTP, as it says itself", port.number, kind, name)
 	}
 	return s.backend(port.number, 0), "", ""
 }

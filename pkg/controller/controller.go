@@ -76,6 +76,7 @@ type compiled struct {
 	services  decoded[corev1.Service]
 	routes    decoded[gatewayv1.HTTPRoute]
 	policies  decoded[api.QuotaPolicy]
+	outside   decoded[api.ExternalService]
 	gateways  decoded[gatewayv1.Gateway]
 	classes   decoded[gatewayv1.GatewayClass]
 	spaces    decoded[corev1.Namespace]

@@ -93,7 +93,7 @@ func (c *Controller) compile(ctx context.Context) error {
 	if !c.gathering.Load() {
 		c.publisher.Publish(set)
 	}
-	return errors.Join(c.writeStatuses(ctx, in.Routes, out), c.writeQuotaStatuses(ctx, in.Quotas, out), c.writeGatewayStatuses(ctx, in, out))
+	return errors.Join(c.writeStatuses(ctx, in.Routes, out), c.writeQuotaStatuses(ctx, in.Quotas, out), c.writeGatewayStatuses(ctx, in, out), c.writeExternalStatuses(ctx, in.External, out))
 }
 
 // encode adds bodies as they are published.
@@ -163,7 +163,7 @@ func (c *Controller) forget(lost map[string]bool) {
 func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64, err error) {
 	const tries = 8
 	for range tries {
-		var sequences [6]uint64
+		var sequences [7]uint64
 		in = compile.Input{}
 		err := errors.Join(
 			read(ctx, c, api.Service, &c.services, &in.Services, &sequences[0]),
@@ -172,6 +172,7 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 			read(ctx, c, api.Gateway, &c.gateways, &in.Gateways, &sequences[3]),
 			read(ctx, c, api.GatewayClass, &c.classes, &in.Classes, &sequences[4]),
 			read(ctx, c, api.Namespace, &c.spaces, &in.Namespaces, &sequences[5]),
+			read(ctx, c, api.ExternalServices, &c.outside, &in.External, &sequences[6]),
 		)
 		if err != nil {
 			return compile.Input{}, 0, err

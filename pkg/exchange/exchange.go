@@ -128,6 +128,9 @@ const (
 	ConnectFailed     Reason = "connect-failed"      // no lane to any chosen node
 	PeerLost          Reason = "peer-lost"           // the lane or stream broke in the middle
 	ServiceRefused    Reason = "service-refused"     // the instance's port does not answer on its own node
+	NameUnresolved    Reason = "name-unresolved"     // the name of a host outside has no address
+	AddressRefused    Reason = "address-refused"     // it has none that its ExternalService allows
+	TLSFailed         Reason = "tls-failed"          // the host outside did not show that it is the one
 	ServiceBroke      Reason = "service-broke"       // the instance broke off or sent what is not HTTP
 	Timeout           Reason = "timeout"             // the rule's timeout passed
 	CallerGone        Reason = "caller-gone"         // the application closed before the end

@@ -59,6 +59,12 @@ func (n *Node) take(u bus.Update) error {
 	}
 	switch names.Kind {
 	case snapshot.KindOut, snapshot.KindEndpoints, snapshot.KindIn:
+		if names.Kind == snapshot.KindIn {
+			in, _ := body.(*snapshot.Inbound)
+			if err := n.outsides.set(exchange.ServiceName{Namespace: names.Namespace, Name: names.Service}, in.GetOutside()); err != nil {
+				return err
+			}
+		}
 		applied, err := n.table.Apply(u.Subject, u.Version, body)
 		for _, a := range applied {
 			n.follower.Applied(a.Subject, a.Version, "")
@@ -121,6 +127,7 @@ func (n *Node) follow() {
 	for _, old := range n.followed {
 		if _, kept := slices.BinarySearch(subjects, old); !kept {
 			n.table.Drop(old)
+			n.outsides.drop(old)
 		}
 	}
 	n.followed = subjects

@@ -23,7 +23,6 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/ca"
 	"github.com/sennit-mesh/sennit/pkg/capture"
-	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
 	"github.com/sennit-mesh/sennit/pkg/proxy"
 	"github.com/sennit-mesh/sennit/pkg/quota"
@@ -51,6 +50,7 @@ type Node struct {
 	udp       *net.UDPConn     // the lanes'; Run closes it too
 	tcp       *net.TCPListener // likewise; nil: none
 	inbound   *proxy.Inbound
+	outsides  outsides // what instances lead to that are this node itself
 	outbound  *proxy.Outbound
 	capture   *capture.Listeners
 	conn      *bus.Conn
@@ -118,7 +118,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 		Node: n.identity.Node(), Local: n.local, LaneAddress: n.address, Bus: n.words, Version: release.Version(), Log: n.log,
 		Ports: n.gatewayPorts,
 	})
-	n.inbound = proxy.NewInbound(processes{n.local}, http1Limits, n.log)
+	n.inbound = proxy.NewInbound(places{n.local, &n.outsides}, http1Limits, n.log)
 	n.inbound.Traced = &traced{n.spans}
 	n.outbound = &proxy.Outbound{
 		TraceShare: cfg.TraceShare,
@@ -415,12 +415,4 @@ func (n *Node) laneAddress(servers []string) string {
 		return netip.AddrPortFrom(conn.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap(), port).String()
 	}
 	return ""
-}
-
-// processes finds where local instances listen (proxy.Processes).
-type processes struct{ local *registry.Local }
-
-// Address looks an instance up; it takes no lock.
-func (p processes) Address(service exchange.ServiceName, target exchange.Target) (netip.AddrPort, bool) {
-	return p.local.Lookup(service, target.Instance, target.Port)
 }

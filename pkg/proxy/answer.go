@@ -15,7 +15,7 @@ func statusOf(reason exchange.Reason) int {
 		return http.StatusNotFound
 	case exchange.NoBackend:
 		return http.StatusInternalServerError
-	case exchange.PeerLost, exchange.ServiceBroke:
+	case exchange.PeerLost, exchange.ServiceBroke, exchange.AddressRefused, exchange.TLSFailed:
 		return http.StatusBadGateway
 	case exchange.Timeout:
 		return http.StatusGatewayTimeout
@@ -68,7 +68,8 @@ func failed(err error) failure {
 	if errors.As(err, &reset) && reset.Reason != exchange.Completed {
 		f.reason = reset.Reason
 		switch reset.Reason {
-		case exchange.ServiceRefused, exchange.InstanceNotServed, exchange.ShuttingDown:
+		case exchange.ServiceRefused, exchange.InstanceNotServed, exchange.ShuttingDown,
+			exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed:
 			// The peer resets with these before it has given anything to the process.
 			f.unsent = f.unsent || reset.Remote
 		}
@@ -79,7 +80,8 @@ func failed(err error) failure {
 // unreachable reports whether the failure says something about the instance, and not about this request.
 func (f failure) unreachable() bool {
 	switch f.reason {
-	case exchange.ConnectFailed, exchange.PeerLost, exchange.ServiceRefused, exchange.InstanceNotServed, exchange.ShuttingDown:
+	case exchange.ConnectFailed, exchange.PeerLost, exchange.ServiceRefused, exchange.InstanceNotServed, exchange.ShuttingDown,
+		exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed:
 		return true
 	}
 	return false

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"net/netip"
 	"syscall"
 	"time"
 
@@ -14,25 +13,25 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
-// Processes knows where the instances of this host listen.
-type Processes interface {
-	// Address returns where the instance's process listens for a port of its service; false where this node
+// Places knows where the instances of this host are.
+type Places interface {
+	// Find returns where the instance takes exchanges for a port of its service; false where this node
 	// does not run it. An empty instance means any of the service's.
-	Address(service exchange.ServiceName, target exchange.Target) (netip.AddrPort, bool)
+	Find(service exchange.ServiceName, target exchange.Target) (Place, bool)
 }
 
-// An Inbound carries what peers' nodes send to the processes of this host. It is safe for concurrent use.
+// An Inbound carries what peers' nodes send to the processes of this host, and out of the mesh. It is safe for concurrent use.
 type Inbound struct {
 	// Traced hears of the exchanges that are sampled, any number at once. It is set before anything is served.
 	Traced    Observer
-	processes Processes
+	places    Places
 	upstreams upstreams
 	log       *slog.Logger
 }
 
 // NewInbound makes an Inbound. Run must run for its idle connections to be closed in time.
-func NewInbound(processes Processes, limits http1.Limits, log *slog.Logger) *Inbound {
-	return &Inbound{processes: processes, upstreams: upstreams{limits: limits}, log: log}
+func NewInbound(places Places, limits http1.Limits, log *slog.Logger) *Inbound {
+	return &Inbound{places: places, upstreams: upstreams{limits: limits}, log: log}
 }
 
 // Run closes connections to processes that nobody used for a while, and all of them when ctx ends.
@@ -58,25 +57,25 @@ func (in *Inbound) Serve(ctx context.Context, stream *transport.Stream) {
 	if err := stream.ReadRequest(&e.request); err != nil {
 		return // the stream has said so itself
 	}
-	address, ok := in.processes.Address(stream.Local(), e.request.Target)
-	if !ok {
+	place, ok := in.places.Find(stream.Local(), e.request.Target)
+	if !ok || !place.takes(e.request.Kind) {
 		stream.Reset(exchange.InstanceNotServed)
 		return
 	}
 	if e.request.Kind == exchange.TCP {
-		in.serveTCP(ctx, stream, address)
+		in.serveTCP(ctx, stream, place)
 		return
 	}
 	began := time.Now()
 	e.spot.join(&e.request)
 	e.response.Status = 0 // of the exchange before
-	reason, err := in.serveHTTP(ctx, e, stream, address)
+	reason, err := in.serveHTTP(ctx, e, stream, place)
 	if e.spot.Sampled && in.Traced != nil {
 		in.traced(e, stream, began, reason, err)
 	}
 	if err != nil {
 		in.log.Debug("exchange with a process failed", "service", stream.Local().String(), "peer", stream.Peer().String(),
-			"address", address.String(), "reason", string(reason), "err", err)
+			"address", place.String(), "reason", string(reason), "err", err)
 		stream.Reset(reason)
 	}
 }
@@ -101,10 +100,10 @@ func closedBefore(err error) bool {
 }
 
 // serveTCP passes a connection on.
-func (in *Inbound) serveTCP(ctx context.Context, stream *transport.Stream, address netip.AddrPort) {
-	conn, err := dialProcess(ctx, address)
+func (in *Inbound) serveTCP(ctx context.Context, stream *transport.Stream, place Place) {
+	conn, err := place.dial(ctx)
 	if err != nil {
-		stream.Reset(exchange.ServiceRefused)
+		stream.Reset(in.undialled(stream.Local(), place, err))
 		return
 	}
 	defer conn.Close()
@@ -115,25 +114,28 @@ func (in *Inbound) serveTCP(ctx context.Context, stream *transport.Stream, addre
 	}
 }
 
-func (in *Inbound) serveHTTP(ctx context.Context, e *serving, stream *transport.Stream, address netip.AddrPort) (exchange.Reason, error) {
+func (in *Inbound) serveHTTP(ctx context.Context, e *serving, stream *transport.Stream, place Place) (exchange.Reason, error) {
 	if e.request.Method == "CONNECT" {
 		return exchange.Malformed, errConnect
 	}
 	if e.request.BodyLength != 0 {
 		e.request.Upgrade = "" // as the caller's node should have done: nobody upgrades behind a body
 	}
+	if place.Outside != nil {
+		e.request.Authority = place.Outside.Authority // it knows itself by this name alone
+	}
 	request := bodyOf(&e.request)
 	defer request.release()
 	if err := request.hold(stream, stream.Ended()); err != nil {
 		return exchange.CallerGone, err
 	}
-	c := in.upstreams.take(address)
+	c := in.upstreams.take(place)
 	kept := c != nil
 	for {
 		if c == nil {
 			var err error
-			if c, err = in.upstreams.dial(ctx, address); err != nil {
-				return exchange.ServiceRefused, err
+			if c, err = in.upstreams.dial(ctx, place); err != nil {
+				return in.undialled(stream.Local(), place, err), err
 			}
 		}
 		stream.Interrupt(c.net) // a caller that gives up must not leave a process working for nobody
@@ -175,6 +177,6 @@ func (in *Inbound) serveHTTP(ctx context.Context, e *serving, stream *transport.
 		c.net.Close()
 		return exchange.Completed, nil
 	}
-	in.upstreams.put(address, c, time.Now())
+	in.upstreams.put(place, c, time.Now())
 	return exchange.Completed, nil
 }

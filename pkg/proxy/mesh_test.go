@@ -162,8 +162,8 @@ func (p *pair) client() *http.Client {
 
 type oneProcess netip.AddrPort
 
-func (o oneProcess) Address(exchange.ServiceName, exchange.Target) (netip.AddrPort, bool) {
-	return netip.AddrPort(o), true
+func (o oneProcess) Find(exchange.ServiceName, exchange.Target) (Place, bool) {
+	return Place{Process: netip.AddrPort(o)}, true
 }
 
 func startLanes(tb testing.TB, credentials transport.Credentials, serve func(context.Context, *transport.Stream)) netip.AddrPort {

@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -94,8 +95,11 @@ func copyToConn(conn net.Conn, stream *transport.Stream) (int64, error) {
 	}
 }
 
-// abort closes a connection with a reset.
+// abort closes a connection with a reset, and one that speaks TLS without the word that would make an end of it.
 func abort(conn net.Conn) {
+	if secured, ok := conn.(*tls.Conn); ok {
+		conn = secured.NetConn()
+	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)
 	}

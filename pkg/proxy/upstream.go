@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"net"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -16,28 +15,29 @@ const (
 	idleUpstream = 30 * time.Second
 )
 
-// An upstream is a connection to a local process.
+// An upstream is a connection to a place.
 type upstream struct {
 	*http1.ClientConn
 	net   net.Conn
 	since time.Time // when it became idle
 }
 
-// upstreams keep idle connections to the processes of this host. It is safe for concurrent use; a lock is
-// shared only by exchanges of one address.
+// upstreams keep idle connections to places. It is safe for concurrent use; a lock is shared only by exchanges of one
+// place.
 type upstreams struct {
 	limits http1.Limits
-	ports  sync.Map // netip.AddrPort → *idleConns
+	places sync.Map // Place → *idleConns
 }
 
 type idleConns struct {
 	mu    sync.Mutex
 	conns []*upstream // the one that was used last is at the end
+	gone  bool        // nobody finds it any more
 }
 
 // take returns an idle connection that is still open, or nil.
-func (u *upstreams) take(address netip.AddrPort) *upstream {
-	idle := u.port(address)
+func (u *upstreams) take(place Place) *upstream {
+	idle := u.of(place)
 	for {
 		idle.mu.Lock()
 		if len(idle.conns) == 0 {
@@ -56,30 +56,25 @@ func (u *upstreams) take(address netip.AddrPort) *upstream {
 	}
 }
 
-func (u *upstreams) dial(ctx context.Context, address netip.AddrPort) (*upstream, error) {
-	conn, err := dialProcess(ctx, address)
+func (u *upstreams) dial(ctx context.Context, place Place) (*upstream, error) {
+	conn, err := place.dial(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return &upstream{ClientConn: http1.NewClientConn(conn, u.limits), net: conn}, nil
 }
 
-func dialProcess(ctx context.Context, address netip.AddrPort) (net.Conn, error) {
-	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: -1}
-	return dialer.DialContext(ctx, "tcp", address.String())
-}
-
 // put keeps a connection for the next exchange, or closes it where it cannot be used again.
-func (u *upstreams) put(address netip.AddrPort, c *upstream, now time.Time) {
+func (u *upstreams) put(place Place, c *upstream, now time.Time) {
 	if !c.Reusable() {
 		c.net.Close()
 		return
 	}
 	c.Release()
 	c.since = now
-	idle := u.port(address)
+	idle := u.of(place)
 	idle.mu.Lock()
-	full := len(idle.conns) >= idlePerPort
+	full := idle.gone || len(idle.conns) >= idlePerPort
 	if !full {
 		idle.conns = append(idle.conns, c)
 	}
@@ -89,9 +84,10 @@ func (u *upstreams) put(address netip.AddrPort, c *upstream, now time.Time) {
 	}
 }
 
-// sweep closes what has been idle for longer than idleUpstream; with a zero now, everything.
+// sweep closes what has been idle for longer than idleUpstream; with a zero now, everything. A place outside of which
+// nothing is left is forgotten: configuration may have replaced it.
 func (u *upstreams) sweep(now time.Time) {
-	u.ports.Range(func(_, value any) bool {
+	u.places.Range(func(key, value any) bool {
 		idle := value.(*idleConns)
 		idle.mu.Lock()
 		stale := 0 // the oldest are in front
@@ -100,6 +96,10 @@ func (u *upstreams) sweep(now time.Time) {
 		}
 		closing := append([]*upstream(nil), idle.conns[:stale]...)
 		idle.conns = append(idle.conns[:0], idle.conns[stale:]...)
+		if len(idle.conns) == 0 && key.(Place).Outside != nil {
+			idle.gone = true
+			u.places.Delete(key)
+		}
 		idle.mu.Unlock()
 		for _, c := range closing {
 			c.net.Close()
@@ -108,10 +108,10 @@ func (u *upstreams) sweep(now time.Time) {
 	})
 }
 
-func (u *upstreams) port(address netip.AddrPort) *idleConns {
-	if idle, ok := u.ports.Load(address); ok {
+func (u *upstreams) of(place Place) *idleConns {
+	if idle, ok := u.places.Load(place); ok {
 		return idle.(*idleConns)
 	}
-	idle, _ := u.ports.LoadOrStore(address, &idleConns{})
+	idle, _ := u.places.LoadOrStore(place, &idleConns{})
 	return idle.(*idleConns)
 }

@@ -21,6 +21,7 @@ type Instance struct {
 	Health    *Check // nil: not checked, counts as healthy
 	Listeners []Listener
 	Gateway   netip.Addr // where the node opens the ports of the Gateway of this name; invalid: it is no gateway
+	Egress    bool       // the node itself carries calls of the ExternalService of this name out of the mesh
 	Origin    string     // where it was declared: "file:line", or AtRunTime
 }
 
@@ -93,6 +94,7 @@ type document struct {
 	Health    *documentHealth    `json:"health,omitempty"`
 	Listeners []documentListener `json:"listeners,omitempty"`
 	Gateway   *documentGateway   `json:"gateway,omitempty"`
+	Egress    bool               `json:"egress,omitempty"`
 }
 
 type documentGateway struct {
@@ -130,7 +132,7 @@ type documentListener struct {
 
 // MarshalJSON writes the instance as a document of services.d: JSON is YAML, so Parse reads it back.
 func (in *Instance) MarshalJSON() ([]byte, error) {
-	d := document{Service: in.Service.String(), Instance: in.Name, Labels: in.Labels}
+	d := document{Service: in.Service.String(), Instance: in.Name, Labels: in.Labels, Egress: in.Egress}
 	for _, p := range in.Ports {
 		d.Ports = append(d.Ports, documentPort{p.Number, p.Name, protocolName(p.Protocol), p.Address.String()})
 	}

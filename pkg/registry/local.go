@@ -58,6 +58,7 @@ type view struct {
 	instances []*Instance
 	health    map[Key]health
 	addresses map[portKey]netip.AddrPort
+	egress    map[Key]bool // with an empty name: any
 	listeners []Listener
 }
 
@@ -109,6 +110,12 @@ func NewLocal(cfg LocalConfig) (*Local, error) {
 func (l *Local) Lookup(service exchange.ServiceName, instance string, port uint16) (netip.AddrPort, bool) {
 	address, ok := l.view.Load().addresses[portKey{service, instance, port}]
 	return address, ok
+}
+
+// IsEgress reports whether this host carries the calls of a service out of the mesh, as that instance or, where it is
+// empty, as any. It takes no lock.
+func (l *Local) IsEgress(service exchange.ServiceName, instance string) bool {
+	return l.view.Load().egress[Key{service, instance}]
 }
 
 // Listeners returns the listeners that are declared, ordered by address. The slice must not be changed.
@@ -218,7 +225,7 @@ func (l *Local) conflict(source string, instances []*Instance, replaced func(*In
 
 // publish makes a new view of what is declared and tells about it. The lock is held.
 func (l *Local) publish() {
-	v := &view{instances: l.declared(), health: map[Key]health{}, addresses: map[portKey]netip.AddrPort{}}
+	v := &view{instances: l.declared(), health: map[Key]health{}, addresses: map[portKey]netip.AddrPort{}, egress: map[Key]bool{}}
 	slices.SortFunc(v.instances, func(a, b *Instance) int { return strings.Compare(a.Key().String(), b.Key().String()) })
 	present := map[Key]bool{}
 	for _, in := range v.instances {
@@ -271,6 +278,9 @@ func (l *Local) publish() {
 }
 
 func (v *view) addPorts(in *Instance) {
+	if in.Egress {
+		v.egress[in.Key()], v.egress[Key{in.Service, ""}] = true, true
+	}
 	for _, p := range in.Ports {
 		v.addresses[portKey{in.Service, in.Name, p.Number}] = p.Address
 		v.addresses[portKey{in.Service, "", p.Number}] = p.Address

@@ -65,7 +65,7 @@ func checkRegistration(node string, in *snapshot.Instance, removed bool) (Key, e
 			return bad("%v", err)
 		}
 	}
-	if len(in.GetPorts()) == 0 && in.GetGateway() == nil || len(in.GetPorts()) > maxPorts {
+	if in.GetEgress() && (len(in.GetPorts()) > 0 || in.GetGateway() != nil) || len(in.GetPorts()) == 0 && in.GetGateway() == nil && !in.GetEgress() || len(in.GetPorts()) > maxPorts {
 		return bad("it has %d ports", len(in.GetPorts()))
 	}
 	seen := map[uint32]bool{}

@@ -36,6 +36,7 @@ type Instance struct {
 	Unhealthy     bool                   `protobuf:"varint,7,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"`                          // its health check fails
 	HealthDetail  string                 `protobuf:"bytes,8,opt,name=health_detail,json=healthDetail,proto3" json:"health_detail,omitempty"` // why, in a few words
 	Gateway       *Gateway               `protobuf:"bytes,9,opt,name=gateway,proto3" json:"gateway,omitempty"`                               // set where it is a gateway: the node itself
+	Egress        bool                   `protobuf:"varint,10,opt,name=egress,proto3" json:"egress,omitempty"`                               // the node itself carries the calls of an ExternalService out of the mesh
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -131,6 +132,13 @@ func (x *Instance) GetGateway() *Gateway {
 		return x.Gateway
 	}
 	return nil
+}
+
+func (x *Instance) GetEgress() bool {
+	if x != nil {
+		return x.Egress
+	}
+	return false
 }
 
 // Gateway is how a node runs a gateway.
@@ -669,7 +677,7 @@ var File_instance_proto protoreflect.FileDescriptor
 
 const file_instance_proto_rawDesc = "" +
 	"\n" +
-	"\x0einstance.proto\x12\x12sennit.snapshot.v1\x1a\x0esnapshot.proto\"\xa6\x03\n" +
+	"\x0einstance.proto\x12\x12sennit.snapshot.v1\x1a\x0esnapshot.proto\"\xbe\x03\n" +
 	"\bInstance\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
@@ -679,7 +687,9 @@ const file_instance_proto_rawDesc = "" +
 	"\flane_address\x18\x06 \x01(\tR\vlaneAddress\x12\x1c\n" +
 	"\tunhealthy\x18\a \x01(\bR\tunhealthy\x12#\n" +
 	"\rhealth_detail\x18\b \x01(\tR\fhealthDetail\x125\n" +
-	"\agateway\x18\t \x01(\v2\x1b.sennit.snapshot.v1.GatewayR\agateway\x1a9\n" +
+	"\agateway\x18\t \x01(\v2\x1b.sennit.snapshot.v1.GatewayR\agateway\x12\x16\n" +
+	"\x06egress\x18\n" +
+	" \x01(\bR\x06egress\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Z\n" +

@@ -46,10 +46,11 @@ var reasons = []exchange.Reason{
 	exchange.NoService, exchange.NoRoute, exchange.NoBackend, exchange.NoInstance, exchange.ConnectFailed,
 	exchange.PeerLost, exchange.ServiceRefused, exchange.ServiceBroke, exchange.Timeout, exchange.CallerGone,
 	exchange.CallerNotAllowed, exchange.Malformed, exchange.TooLarge, exchange.Overloaded,
-	exchange.QuotaExceeded, exchange.QuotaUnavailable, exchange.ShuttingDown, exchange.InstanceNotServed, "other",
+	exchange.QuotaExceeded, exchange.QuotaUnavailable, exchange.ShuttingDown, exchange.InstanceNotServed,
+	exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed, "other",
 }
 
-const numReasons = 19
+const numReasons = 22
 
 var reasonIndex = func() map[exchange.Reason]int {
 	index := map[exchange.Reason]int{}

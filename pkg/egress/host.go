@@ -1,0 +1,170 @@
+// Package egress connects to hosts outside the mesh: it resolves the name, refuses addresses that nobody outside should
+// have, and speaks TLS where the configuration says so.
+//
+// What decides where a node connects to is signed configuration alone (snapshot.Outside): neither the caller nor
+// services.d has a word in it. A name is resolved once for each connection, and what is dialled is the address that was
+// checked, so that a second answer of the DNS changes nothing.
+//
+// Start reading at Host.Dial; address.go has the addresses that are refused.
+package egress
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// Dial's errors wrap one of these where somebody decides on it.
+var (
+	ErrUnresolved = errors.New("the name has no address")
+	ErrRefused    = errors.New("an address is not allowed")
+	ErrTLS        = errors.New("the host did not show that it is the one")
+)
+
+const (
+	dialTimeout = 10 * time.Second // for resolving, connecting and the handshake together
+	maxDialled  = 4                // addresses of a name that are tried, one after the other
+	tryTimeout  = 3 * time.Second  // of each
+)
+
+// A Host is one host outside, as an ExternalService names it. What it says does not change, and it is safe for concurrent use.
+type Host struct {
+	// Authority is what its requests have as their Host: the name, with the port where it is not the scheme's own.
+	Authority string
+	Port      uint16
+	HTTP      bool // requests; else bytes
+
+	name    string
+	allowed []netip.Prefix // empty: all but what refused says
+	tls     *tls.Config    // nil: plain
+
+	told    atomic.Int64 // Unix time in seconds of the last word about it
+	resolve func(ctx context.Context, name string) ([]netip.Addr, error)
+}
+
+// New makes a Host of what a snapshot says.
+func New(of *snapshot.Outside) (*Host, error) {
+	bad := func(format string, args ...any) (*Host, error) {
+		return nil, fmt.Errorf("host outside %q: %s", of.GetHost(), fmt.Sprintf(format, args...))
+	}
+	if of.GetHost() == "" || of.GetPort() == 0 || of.GetPort() > 65535 {
+		return bad("it has no name, or port %d", of.GetPort())
+	}
+	h := &Host{
+		Authority: of.GetHost(), Port: uint16(of.GetPort()), HTTP: of.GetProtocol() == snapshot.Protocol_PROTOCOL_HTTP, name: of.GetHost(),
+		resolve: func(ctx context.Context, name string) ([]netip.Addr, error) {
+			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
+		},
+	}
+	scheme := uint16(80)
+	if of.GetTls() {
+		scheme = 443
+		h.tls = &tls.Config{ServerName: of.GetServerName(), MinVersion: tls.VersionTLS12}
+		if h.HTTP {
+			h.tls.NextProtos = []string{"http/1.1"}
+		}
+		if of.GetServerName() == "" {
+			return bad("nobody says which name its certificate has")
+		}
+		if bundle := of.GetCaBundle(); bundle != "" {
+			h.tls.RootCAs = x509.NewCertPool()
+			if !h.tls.RootCAs.AppendCertsFromPEM([]byte(bundle)) {
+				return bad("its CA bundle has no certificate")
+			}
+		}
+	}
+	if address, err := netip.ParseAddr(h.name); err == nil && address.Is6() {
+		h.Authority = "[" + h.name + "]"
+	}
+	if h.Port != scheme {
+		h.Authority += ":" + strconv.Itoa(int(h.Port))
+	}
+	for _, text := range of.GetAllowedAddresses() {
+		prefix, err := netip.ParsePrefix(text)
+		if err != nil {
+			return bad("allowed address: %v", err)
+		}
+		h.allowed = append(h.allowed, prefix)
+	}
+	return h, nil
+}
+
+// Dial connects to the host, and has seen its certificate where it speaks TLS. Nothing of a caller's was sent when it
+// returns an error.
+func (h *Host) Dial(ctx context.Context) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	addresses, err := h.addresses(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("connect to host outside %s: %w", h.name, err)
+	}
+	conn, err := h.connect(ctx, addresses)
+	if err != nil {
+		return nil, fmt.Errorf("connect to host outside %s: %w", h.name, err)
+	}
+	if h.tls == nil {
+		return conn, nil
+	}
+	secured := tls.Client(conn, h.tls)
+	if err := secured.HandshakeContext(ctx); err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("connect to host outside %s at %s: %w: %w", h.name, conn.RemoteAddr(), ErrTLS, err)
+	}
+	return secured, nil
+}
+
+// Tell reports whether it is time to tell the operator of a failure again: nobody was told for a minute.
+func (h *Host) Tell(now time.Time) bool {
+	last := h.told.Load()
+	return now.Unix()-last >= 60 && h.told.CompareAndSwap(last, now.Unix())
+}
+
+// addresses resolves the name and leaves what may be connected to.
+func (h *Host) addresses(ctx context.Context) ([]netip.Addr, error) {
+	found := []netip.Addr{}
+	if address, err := netip.ParseAddr(h.name); err == nil {
+		found = append(found, address)
+	} else if found, err = h.resolve(ctx, h.name); err != nil { // as this host does, with /etc/hosts
+		return nil, fmt.Errorf("%w: %w", ErrUnresolved, err)
+	}
+	if len(found) == 0 {
+		return nil, ErrUnresolved
+	}
+	var usable []netip.Addr
+	var refusal error
+	for _, a := range found {
+		a = a.Unmap()
+		if err := h.check(a); err != nil {
+			refusal = err
+			continue
+		}
+		usable = append(usable, a)
+	}
+	if len(usable) == 0 {
+		return nil, refusal
+	}
+	return usable, nil
+}
+
+// connect tries addresses until one answers.
+func (h *Host) connect(ctx context.Context, addresses []netip.Addr) (net.Conn, error) {
+	dialer := net.Dialer{Timeout: tryTimeout}
+	var failed []error
+	for _, a := range addresses[:min(len(addresses), maxDialled)] {
+		conn, err := dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(a, h.Port).String())
+		if err == nil {
+			return conn, nil
+		}
+		failed = append(failed, err)
+	}
+	return nil, errors.Join(failed...)
+}

@@ -1,0 +1,78 @@
+package node
+
+import (
+	"maps"
+	"sync/atomic"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/sennit-mesh/sennit/pkg/egress"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/proxy"
+	"github.com/sennit-mesh/sennit/pkg/registry"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// places finds where local instances are (proxy.Places): their processes, or hosts outside.
+type places struct {
+	local    *registry.Local
+	outsides *outsides
+}
+
+// Find looks an instance up; it takes no lock.
+func (p places) Find(service exchange.ServiceName, target exchange.Target) (proxy.Place, bool) {
+	if address, ok := p.local.Lookup(service, target.Instance, target.Port); ok {
+		return proxy.Place{Process: address}, true
+	}
+	if !p.local.IsEgress(service, target.Instance) {
+		return proxy.Place{}, false
+	}
+	host := p.outsides.find(service)
+	if host == nil || host.Port != target.Port {
+		return proxy.Place{}, false
+	}
+	return proxy.Place{Outside: host}, true
+}
+
+// outsides are the hosts outside that configuration names. Readers take no lock; one writer at a time.
+type outsides struct {
+	hosts atomic.Pointer[map[exchange.ServiceName]outside]
+}
+
+type outside struct {
+	of   *snapshot.Outside
+	host *egress.Host
+}
+
+func (o *outsides) find(service exchange.ServiceName) *egress.Host {
+	if all := o.hosts.Load(); all != nil {
+		return (*all)[service].host
+	}
+	return nil
+}
+
+// drop forgets what a subject said that is not followed any more.
+func (o *outsides) drop(subject string) {
+	if names, err := snapshot.ParseSubject(subject); err == nil && names.Kind == snapshot.KindIn {
+		_ = o.set(exchange.ServiceName{Namespace: names.Namespace, Name: names.Service}, nil) // nothing is made that could fail
+	}
+}
+
+// set takes what a service leads to; nil where it is in the mesh, or gone. What did not change keeps its connections.
+func (o *outsides) set(service exchange.ServiceName, of *snapshot.Outside) error {
+	all := map[exchange.ServiceName]outside{}
+	if old := o.hosts.Load(); old != nil {
+		all = maps.Clone(*old)
+	}
+	if of == nil {
+		delete(all, service)
+	} else if !proto.Equal(all[service].of, of) {
+		host, err := egress.New(of)
+		if err != nil {
+			return err
+		}
+		all[service] = outside{of, host}
+	}
+	o.hosts.Store(&all)
+	return nil
+}

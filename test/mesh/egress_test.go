@@ -1,0 +1,177 @@
+package mesh
+
+import (
+	"context"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/sennit-mesh/sennit/internal/launch"
+	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/api/report"
+)
+
+// outside is a server of HTTPS that knows nothing of the mesh, with an authority of its own.
+type outside struct {
+	port     int
+	ca       string // PEM, each line behind spaces
+	requests atomic.Int32
+	host     atomic.Value // of the last request
+}
+
+func startOutside(t *testing.T) *outside {
+	o := &outside{}
+	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		o.requests.Add(1)
+		o.host.Store(r.Host)
+		_, _ = io.Copy(w, io.MultiReader(strings.NewReader("outside "+r.Method+" "+r.URL.Path+" "), r.Body))
+	}))
+	t.Cleanup(server.Close)
+	o.port = server.Listener.Addr().(*net.TCPAddr).Port
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	o.ca = "\n      " + strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", "\n      ")
+	return o
+}
+
+// document is an ExternalService that leads to it under a name of its certificate, or another.
+func (o *outside) document(serverName, more string) string {
+	return fmt.Sprintf(`
+apiVersion: sennit.dev/v1alpha1
+kind: ExternalService
+metadata: {namespace: shop, name: bank}
+spec:
+  host: localhost
+  port: %d
+  tls:
+    mode: Simple
+    serverName: %s
+    caBundle: |%s
+%s`, o.port, serverName, o.ca, more)
+}
+
+// TestEgress calls a server outside by the name of a document, through a node that may carry it and one that may not.
+func TestEgress(t *testing.T) {
+	t.Parallel()
+	const here = "  allowedAddresses: [127.0.0.0/8, '::1/128']\n"
+	out := startOutside(t)
+	m := Start(t, Config{Services: []string{"shop/web", "shop/desk"}, Flags: []string{"--access-log-share", "1"}})
+	web := m.Listen("one", "shop/web", fmt.Sprintf("shop/bank:%d", out.port))
+	m.Write("two", "service: shop/bank\negress: true\n")
+	m.Write("three", "service: shop/bank\negress: true\n")
+	m.MustApply(out.document("example.com", here))
+	programmed := func(says string) {
+		t.Helper()
+		m.Eventually("the ExternalService is "+says, func(context.Context) error {
+			var e api.ExternalService
+			if err := m.Read("ExternalService", "shop/bank", &e); err != nil {
+				return err
+			}
+			if got := conditionOf(e.Status.Conditions, "Programmed"); !strings.HasPrefix(got, says) {
+				return errors.New(got)
+			}
+			return nil
+		})
+	}
+	post := func() (int, string) {
+		t.Helper()
+		response, text, err := m.Send(t.Context(), "one", http.MethodPost, web, "/pay", strings.NewReader("10 EUR"))
+		m.must("send", err)
+		if response.StatusCode != http.StatusOK {
+			return response.StatusCode, response.Header.Get("Sennit-Reason")
+		}
+		return response.StatusCode, text
+	}
+	await := func(status int, says string) {
+		t.Helper()
+		m.Eventually(fmt.Sprintf("%d %s", status, says), func(context.Context) error {
+			if got, text := post(); got != status || text != says {
+				return fmt.Errorf("%d %q", got, text)
+			}
+			return nil
+		})
+	}
+
+	programmed("False NoEgress no node carries calls to it: allow one with `sennit node allow NODE shop/bank`")
+	if status, reason := post(); status != http.StatusServiceUnavailable || reason != "no-instance" {
+		t.Errorf("without an egress: %d %q", status, reason)
+	}
+	m.must("allow", m.Allow("two", "shop/bank"))
+	programmed("True Programmed 1 nodes carry calls to it: two")
+	await(http.StatusOK, "outside POST /pay 10 EUR")
+	if got, want := out.host.Load(), fmt.Sprintf("localhost:%d", out.port); got != want {
+		t.Errorf("Host is %q outside, want %q", got, want)
+	}
+
+	for _, wrong := range []struct{ document, reason string }{
+		{out.document("other.example", here), "tls-failed"},
+		{out.document("example.com", ""), "address-refused"}, // what it leads to is the egress host itself
+		{out.document("example.com", "  allowedAddresses: [192.0.2.0/24]\n"), "address-refused"},
+	} {
+		m.MustApply(wrong.document)
+		await(http.StatusBadGateway, wrong.reason)
+		before := out.requests.Load()
+		if status, reason := post(); status != http.StatusBadGateway || reason != wrong.reason || out.requests.Load() != before {
+			t.Errorf("%d %q, and %d requests arrived", status, reason, out.requests.Load()-before)
+		}
+	}
+	m.MustApply(out.document("example.com", here))
+	await(http.StatusOK, "outside POST /pay 10 EUR")
+
+	m.MustApply(`
+apiVersion: sennit.dev/v1alpha1
+kind: QuotaPolicy
+metadata: {namespace: shop, name: bank}
+spec: {targetRefs: [{kind: ExternalService, name: bank}], limits: [{name: few, requests: 3, per: Hour}]}
+`)
+	await(http.StatusTooManyRequests, "quota-exceeded")
+	m.Eventually("who calls whom", func(ctx context.Context) error {
+		var edges []struct{ Caller, Callee string }
+		if err := launch.Call(ctx, m.Socket(), http.MethodGet, report.PathEdges+"?by=service", nil, &edges); err != nil {
+			return err
+		}
+		for _, one := range edges {
+			if one.Caller == "shop/web" && one.Callee == "shop/bank" {
+				return nil
+			}
+		}
+		return fmt.Errorf("%+v", edges)
+	})
+	status, err := m.Status("three")
+	m.must("status", err)
+	if problems := strings.Join(status.Problems, "\n"); !strings.Contains(problems, "shop/bank/three is not registered") {
+		t.Errorf("a node that may not be its egress says %q", problems)
+	}
+}
+
+// TestEgressOfBytes: a connection goes out as it is, over TLS, and its two directions end by themselves.
+func TestEgressOfBytes(t *testing.T) {
+	t.Parallel()
+	out := startOutside(t)
+	m := Start(t, Config{Nodes: []string{"one", "two"}, Services: []string{"shop/web", "shop/bank"}})
+	web := m.Listen("one", "shop/web", fmt.Sprintf("shop/bank:%d", out.port))
+	m.Write("two", "service: shop/bank\negress: true\n")
+	m.MustApply(out.document("example.com", "  allowedAddresses: [127.0.0.0/8, '::1/128']\n  protocol: TCP\n"))
+	m.Eventually("bytes come back", func(ctx context.Context) error {
+		conn, err := m.Dial(ctx, "one", web)
+		if err != nil {
+			return err
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "GET /raw HTTP/1.1\r\nHost: as.it.is\r\nConnection: close\r\n\r\n")
+		text, err := io.ReadAll(conn)
+		if err != nil {
+			return err
+		}
+		if !strings.Contains(string(text), "outside GET /raw") || out.host.Load() != "as.it.is" {
+			return fmt.Errorf("%q, Host %v", text, out.host.Load())
+		}
+		return nil
+	})
+}
