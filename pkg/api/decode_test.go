@@ -52,6 +52,17 @@ func TestDecodeNamesEveryMistake(t *testing.T) {
 	}{
 		{"valid", route, nil},
 		{"nothing but comments", "# nothing\n---\n---\n", nil},
+		{"an external service", "apiVersion: sennit.dev/v1alpha1\nkind: ExternalService\nmetadata: {name: api}\nspec: {host: api.example, port: 443, allowedAddresses: [10.0.0.0/8]}\n", nil},
+		{"an external service of many hosts", "apiVersion: sennit.dev/v1alpha1\nkind: ExternalService\nmetadata: {name: api}\nspec: {host: '*.example', port: 0, protocol: GRPC, allowedAddresses: [10.0.0.1/8], tls: {mode: None, serverName: a}}\n",
+			[]string{
+				`f.yaml:4:14: spec.host: must be the name of one host, as api.example.com, or an IP address, without scheme, port and path, is "*.example"`,
+				`f.yaml:4:33: spec.port: must be from 1 to 65535, is 0`,
+				`f.yaml:4:46: spec.protocol: must be one of HTTP, TCP, is "GRPC"`,
+				`f.yaml:4:71: spec.allowedAddresses[0]: must be a prefix of IP addresses such as 192.0.2.0/24 or 192.0.2.7/32, with zeros behind it, is "10.0.0.1/8"`,
+				`f.yaml:4:114: spec.tls.serverName: must not be given with mode: None, which verifies nothing`,
+			}},
+		{"a certificate that is none", "apiVersion: sennit.dev/v1alpha1\nkind: ExternalService\nmetadata: {name: api}\nspec: {host: api.example, port: 443, tls: {mode: Simple, caBundle: MII}}\n",
+			[]string{`f.yaml:4:68: spec.tls.caBundle: must hold certificates in PEM, holds none`}},
 		{"negative weight", strings.Replace(route, "weight: 10", "weight: -1", 1),
 			[]string{"f.yaml:12:45: spec.rules[0].backendRefs[1].weight: must be from 0 to 1000000, is -1"}},
 		{"unknown field", strings.Replace(route, "  rules:", "  hostname: [a]\n  rules:", 1),

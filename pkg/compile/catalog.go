@@ -118,7 +118,9 @@ func newCatalog(in Input) *catalog {
 			continue // a process is no way out, and a way out leads nowhere without the document
 		}
 		s.own = append(s.own, instance)
-		labelled.add(name, instance)
+		if s.outside == nil { // a Service's selector leads to processes, and never out of the mesh
+			labelled.add(name, instance)
+		}
 	}
 	for _, s := range c.byName {
 		if s.outside != nil {

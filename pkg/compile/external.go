@@ -130,12 +130,12 @@ func (s *service) egressCondition(lost map[string]bool, c v1.Condition) v1.Condi
 	nodes = slices.Compact(nodes)
 	if len(nodes) == 0 {
 		c.Reason = "NoEgress"
-		c.Message = fmt.Sprintf("no node carries calls to it: allow one with `sennit node allow NODE %s`, and put `service: %s` with `egress: true` into its services.d", s.name, s.name)
+		c.Message = fmt.Sprintf("no node carries calls to it: allow one with `sennit node allow NODE %s`, and put `service: %s` with `egress: {}` into its services.d", s.name, s.name)
 		return c
 	}
 	c.Status, c.Reason = v1.ConditionTrue, string(gatewayv1.GatewayReasonProgrammed)
 	const most = 8
-	c.Message = fmt.Sprintf("%d nodes carry calls to it: %s", len(nodes), strings.Join(nodes[:min(most, len(nodes))], ", "))
+	c.Message = fmt.Sprintf("calls to it are carried by: %s", strings.Join(nodes[:min(most, len(nodes))], ", "))
 	if len(nodes) > most {
 		c.Message += ", …"
 	}

@@ -16,8 +16,10 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
+var loopback = prefixes("127.0.0.0/8")
+
 // outsider is a real server of TLS on this machine, whose certificate names example.com, and a Host that leads to it.
-func outsider(t *testing.T, of *snapshot.Outside) (*Host, *atomic.Int32) {
+func outsider(t *testing.T, of *snapshot.Outside, local []netip.Prefix) (*Host, *atomic.Int32) {
 	t.Helper()
 	accepted := new(atomic.Int32)
 	server := httptest.NewUnstartedServer(nil)
@@ -29,7 +31,7 @@ func outsider(t *testing.T, of *snapshot.Outside) (*Host, *atomic.Int32) {
 	if of.CaBundle == "server's" {
 		of.CaBundle = string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
 	}
-	h, err := New(of)
+	h, err := New(of, local)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,34 +52,38 @@ func (c counted) Accept() (net.Conn, error) {
 }
 
 func TestDial(t *testing.T) {
-	here := []string{"127.0.0.1/32"}
+	here := []string{"127.0.0.1/32"} // which a document cannot open
+	opened := prefixes("127.0.0.1/32")
 	for _, c := range []struct {
 		name    string
 		of      *snapshot.Outside
 		resolve []string
+		local   []netip.Prefix
 		want    error // nil: connected
 		says    string
 		dialled bool
 	}{
 		{name: "verified by its own authority", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", CaBundle: "server's", AllowedAddresses: here},
-			resolve: []string{"127.0.0.1"}, dialled: true},
+			resolve: []string{"127.0.0.1"}, local: opened, dialled: true},
 		{name: "another name in its certificate", of: &snapshot.Outside{Host: "api.test", ServerName: "api.test", CaBundle: "server's", AllowedAddresses: here},
-			resolve: []string{"127.0.0.1"}, want: ErrTLS, says: "api.test", dialled: true},
+			resolve: []string{"127.0.0.1"}, want: ErrTLS, says: "api.test", local: opened, dialled: true},
 		{name: "an authority that this host does not know", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", AllowedAddresses: here},
-			resolve: []string{"127.0.0.1"}, want: ErrTLS, says: "unknown authority", dialled: true},
+			resolve: []string{"127.0.0.1"}, want: ErrTLS, says: "unknown authority", local: opened, dialled: true},
 		{name: "a name that leads to the host itself", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", CaBundle: "server's"},
-			resolve: []string{"127.0.0.1"}, want: ErrRefused, says: "127.0.0.1 is the egress host itself"},
+			resolve: []string{"127.0.0.1"}, want: ErrRefused, says: "127.0.0.1 is of the egress host itself"},
 		{name: "the same in the form of IPv6", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", CaBundle: "server's"},
-			resolve: []string{"::ffff:127.0.0.1"}, want: ErrRefused, says: "127.0.0.1 is the egress host itself"},
+			resolve: []string{"::ffff:127.0.0.1"}, want: ErrRefused, says: "127.0.0.1 is of the egress host itself"},
 		{name: "not among the allowed", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", CaBundle: "server's", AllowedAddresses: []string{"192.0.2.0/24"}},
-			resolve: []string{"127.0.0.1"}, want: ErrRefused, says: "127.0.0.1 is not in allowedAddresses"},
+			resolve: []string{"127.0.0.1"}, want: ErrRefused, says: "127.0.0.1 is not in allowedAddresses", local: opened},
 		{name: "one of two is allowed", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", CaBundle: "server's", AllowedAddresses: here},
-			resolve: []string{"127.0.0.2", "127.0.0.1"}, dialled: true},
+			resolve: []string{"127.0.0.2", "127.0.0.1"}, local: opened, dialled: true},
+		{name: "the host itself, which a document cannot open", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", CaBundle: "server's", AllowedAddresses: here},
+			resolve: []string{"127.0.0.1"}, want: ErrRefused, says: "127.0.0.1 is of the egress host itself"},
 		{name: "no address", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com"}, want: ErrUnresolved, says: "api.test"},
-		{name: "an address instead of a name", of: &snapshot.Outside{Host: "127.0.0.1", ServerName: "example.com", CaBundle: "server's", AllowedAddresses: here}, dialled: true},
+		{name: "an address instead of a name", of: &snapshot.Outside{Host: "127.0.0.1", ServerName: "example.com", CaBundle: "server's", AllowedAddresses: here}, local: opened, dialled: true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			h, accepted := outsider(t, c.of)
+			h, accepted := outsider(t, c.of, c.local)
 			h.resolve = func(context.Context, string) (found []netip.Addr, err error) {
 				for _, a := range c.resolve {
 					found = append(found, netip.MustParseAddr(a))
@@ -90,7 +96,7 @@ func TestDial(t *testing.T) {
 			}
 			if err == nil {
 				defer conn.Close()
-				if v := conn.(*tls.Conn).ConnectionState(); v.NegotiatedProtocol != "http/1.1" {
+				if v := conn.Conn.(*tls.Conn).ConnectionState(); v.NegotiatedProtocol != "http/1.1" {
 					t.Errorf("speaks %q", v.NegotiatedProtocol)
 				}
 			}
@@ -103,7 +109,7 @@ func TestDial(t *testing.T) {
 
 // TestTheSecondAnswerOfTheDNSIsNotAsked: what is dialled is what was checked.
 func TestTheSecondAnswerOfTheDNSIsNotAsked(t *testing.T) {
-	h, _ := outsider(t, &snapshot.Outside{Host: "rebind.test", ServerName: "example.com", CaBundle: "server's", AllowedAddresses: []string{"127.0.0.1/32"}})
+	h, _ := outsider(t, &snapshot.Outside{Host: "rebind.test", ServerName: "example.com", CaBundle: "server's"}, loopback)
 	asked := 0
 	h.resolve = func(context.Context, string) ([]netip.Addr, error) {
 		if asked++; asked > 1 {
@@ -115,22 +121,91 @@ func TestTheSecondAnswerOfTheDNSIsNotAsked(t *testing.T) {
 	if err != nil || asked != 1 {
 		t.Fatalf("resolved %d times: %v", asked, err)
 	}
-	conn.Close()
+	if conn.Close(); h.open.Load() != 0 {
+		t.Errorf("%d connections count as open after the only one was closed", h.open.Load())
+	}
+	h.own = func() ([]netip.Addr, error) { return nil, errors.New("no list") }
+	if _, err := h.Dial(t.Context()); !errors.Is(err, ErrRefused) {
+		t.Errorf("without knowing the host's own addresses: %v", err)
+	}
+	h.open.Store(maxConnections)
+	if _, err := h.Dial(t.Context()); !errors.Is(err, ErrBusy) || h.open.Load() != maxConnections {
+		t.Errorf("over the limit: %v, %d open", err, h.open.Load())
+	}
 }
 
-func TestSpecialAddresses(t *testing.T) {
-	for _, text := range []string{
-		"127.0.0.1", "127.8.8.8", "::1", "0.0.0.0", "0.1.2.3", "::", "169.254.169.254", "169.254.1.1", "fe80::1", "224.0.0.1", "ff02::1",
-		"255.255.255.255", "100.100.100.200", "168.63.129.16", "192.0.0.192", "fd00:ec2::254", "fd20:ce::254", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
-	} {
-		if special(netip.MustParseAddr(text)) == "" {
-			t.Errorf("%s may be connected to", text)
+// TestQuiet: an idle connection at which the host's end has arrived is not used again.
+func TestQuiet(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	h, err := New(&snapshot.Outside{Host: "127.0.0.1", Port: uint32(l.Addr().(*net.TCPAddr).Port)}, loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := h.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	far, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !conn.Quiet() {
+		t.Error("nothing has arrived, and it is not quiet")
+	}
+	far.Close()
+	for deadline := time.Now().Add(10 * time.Second); conn.Quiet(); {
+		if time.Now().After(deadline) {
+			t.Fatal("the host's end is not seen")
 		}
 	}
-	for _, text := range []string{"192.0.2.1", "10.1.2.3", "2001:db8::1", "fd12::1", "64:ff9b::c000:201"} {
-		if why := special(netip.MustParseAddr(text)); why != "" {
-			t.Errorf("%s is refused as %s", text, why)
+}
+
+func mustNew(t *testing.T, of *snapshot.Outside, local ...netip.Prefix) *Host {
+	t.Helper()
+	h, err := New(of, local)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+// TestGuard says of addresses who opens them: nobody has to, the document, or only the host.
+func TestGuard(t *testing.T) {
+	const open, document, host = "open", "document", "host"
+	own := []netip.Addr{netip.MustParseAddr("203.0.113.9"), netip.MustParseAddr("10.5.0.9")}
+	everything := []string{"0.0.0.0/0", "::/0"}
+	bare := mustNew(t, &snapshot.Outside{Host: "a.example", Port: 1})
+	allowed := mustNew(t, &snapshot.Outside{Host: "a.example", Port: 1, AllowedAddresses: everything})
+	opened := mustNew(t, &snapshot.Outside{Host: "a.example", Port: 1, AllowedAddresses: everything}, prefixes(everything...)...)
+	for text, want := range map[string]string{
+		"93.184.216.34": open, "2606:4700::1111": open, "64:ff9b::5db8:d822": open,
+		"10.1.2.3": document, "172.31.255.255": document, "192.168.0.1": document, "100.64.0.1": document, "fd12::1": document,
+		"::ffff:10.1.2.3": document, "64:ff9b::a01:203": document,
+		"127.0.0.1": host, "127.9.9.9": host, "::1": host, "::ffff:127.0.0.1": host, "64:ff9b::7f00:1": host, "0.0.0.0": host, "::": host,
+		"169.254.169.254": host, "::ffff:169.254.169.254": host, "64:ff9b::a9fe:a9fe": host, "fe80::1": host, "fd00:ec2::254": host,
+		"100.100.100.200": host, "168.63.129.16": host, "192.0.0.192": host, "fd20:ce::254": host, "224.0.0.1": host, "255.255.255.255": host, "ff02::1": host,
+		"2002:7f00:1::": host, "2001:0:7f00:1::": host, "203.0.113.9": host, "10.5.0.9": host,
+	} {
+		a, got := netip.MustParseAddr(text), "nobody"
+		for by, d := range map[string]*Host{host: opened, document: allowed, open: bare} {
+			if d.refuse(a, own) == "" && (got == "nobody" || by == open || got == host) {
+				got = by
+			}
 		}
+		if got != want {
+			t.Errorf("%s is opened by: %s; want: %s", text, got, want)
+		}
+	}
+	if narrow := mustNew(t, &snapshot.Outside{Host: "a.example", Port: 1, AllowedAddresses: []string{"192.0.2.0/24"}}); narrow.refuse(netip.MustParseAddr("93.184.216.34"), nil) == "" {
+		t.Error("an address that allowedAddresses do not name is connected to")
+	}
+	if zoned := opened.refuse(netip.MustParseAddr("fe80::1%eth0"), nil); zoned == "" {
+		t.Error("an address of a link is connected to")
 	}
 }
 
@@ -142,7 +217,7 @@ func TestAuthority(t *testing.T) {
 		"192.0.2.1":          {Host: "192.0.2.1", Port: 80},
 		"[2001:db8::1]:8080": {Host: "2001:db8::1", Port: 8080},
 	} {
-		if h, err := New(of); err != nil || h.Authority != want {
+		if h, err := New(of, nil); err != nil || h.Authority != want {
 			t.Errorf("%v: %v, want %s", h, err, want)
 		}
 	}
@@ -150,7 +225,7 @@ func TestAuthority(t *testing.T) {
 		{Host: "a.test"}, {Port: 1}, {Host: "a.test", Port: 70000}, {Host: "a.test", Port: 1, Tls: true}, {Host: "a.test", Port: 1, AllowedAddresses: []string{"x"}},
 		{Host: "a.test", Port: 1, Tls: true, ServerName: "a.test", CaBundle: "none"},
 	} {
-		if _, err := New(of); err == nil {
+		if _, err := New(of, nil); err == nil {
 			t.Errorf("%v is taken", of)
 		}
 	}
@@ -158,7 +233,7 @@ func TestAuthority(t *testing.T) {
 
 // TestTell: one failing host does not fill the log.
 func TestTell(t *testing.T) {
-	h, err := New(&snapshot.Outside{Host: "a.test", Port: 80})
+	h, err := New(&snapshot.Outside{Host: "a.test", Port: 80}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

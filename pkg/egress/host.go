@@ -1,11 +1,11 @@
 // Package egress connects to hosts outside the mesh: it resolves the name, refuses addresses that nobody outside should
 // have, and speaks TLS where the configuration says so.
 //
-// What decides where a node connects to is signed configuration alone (snapshot.Outside): neither the caller nor
-// services.d has a word in it. A name is resolved once for each connection, and what is dialled is the address that was
+// What decides where a node connects to is signed configuration alone (snapshot.Outside): the caller has no word in it,
+// and services.d of the egress host only opens addresses that no document can (guard.go). A name is resolved once for each connection, and what is dialled is the address that was
 // checked, so that a second answer of the DNS changes nothing.
 //
-// Start reading at Host.Dial; address.go has the addresses that are refused.
+// Start reading at Host.Dial; guard.go has the addresses that are refused.
 package egress
 
 import (
@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,12 +29,15 @@ var (
 	ErrUnresolved = errors.New("the name has no address")
 	ErrRefused    = errors.New("an address is not allowed")
 	ErrTLS        = errors.New("the host did not show that it is the one")
+	ErrBusy       = errors.New("this node has as many connections to the host as it may have")
 )
 
 const (
 	dialTimeout = 10 * time.Second // for resolving, connecting and the handshake together
 	maxDialled  = 4                // addresses of a name that are tried, one after the other
 	tryTimeout  = 3 * time.Second  // of each
+	// maxConnections is how many connections a node has to one host, those that are being made among them.
+	maxConnections = 1024
 )
 
 // A Host is one host outside, as an ExternalService names it. What it says does not change, and it is safe for concurrent use.
@@ -44,15 +48,18 @@ type Host struct {
 	HTTP      bool // requests; else bytes
 
 	name    string
-	allowed []netip.Prefix // empty: all but what refused says
+	allowed []netip.Prefix // of the document
+	local   []netip.Prefix // of services.d
 	tls     *tls.Config    // nil: plain
+	open    atomic.Int32
 
 	told    atomic.Int64 // Unix time in seconds of the last word about it
 	resolve func(ctx context.Context, name string) ([]netip.Addr, error)
+	own     func() ([]netip.Addr, error)
 }
 
-// New makes a Host of what a snapshot says.
-func New(of *snapshot.Outside) (*Host, error) {
+// New makes a Host of what a snapshot says, and of the addresses that services.d of this host opens beside.
+func New(of *snapshot.Outside, local []netip.Prefix) (*Host, error) {
 	bad := func(format string, args ...any) (*Host, error) {
 		return nil, fmt.Errorf("host outside %q: %s", of.GetHost(), fmt.Sprintf(format, args...))
 	}
@@ -60,7 +67,7 @@ func New(of *snapshot.Outside) (*Host, error) {
 		return bad("it has no name, or port %d", of.GetPort())
 	}
 	h := &Host{
-		Authority: of.GetHost(), Port: uint16(of.GetPort()), HTTP: of.GetProtocol() == snapshot.Protocol_PROTOCOL_HTTP, name: of.GetHost(),
+		Authority: of.GetHost(), Port: uint16(of.GetPort()), HTTP: of.GetProtocol() == snapshot.Protocol_PROTOCOL_HTTP, name: of.GetHost(), local: local, own: ownAddresses,
 		resolve: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		},
@@ -100,7 +107,21 @@ func New(of *snapshot.Outside) (*Host, error) {
 
 // Dial connects to the host, and has seen its certificate where it speaks TLS. Nothing of a caller's was sent when it
 // returns an error.
-func (h *Host) Dial(ctx context.Context) (net.Conn, error) {
+func (h *Host) Dial(ctx context.Context) (*Conn, error) {
+	if h.open.Add(1) > maxConnections {
+		h.open.Add(-1)
+		return nil, fmt.Errorf("connect to host outside %s: %w: %d", h.name, ErrBusy, maxConnections)
+	}
+	c, err := h.dial(ctx)
+	if err != nil {
+		h.open.Add(-1)
+		return nil, err
+	}
+	c.done = sync.OnceFunc(func() { h.open.Add(-1) })
+	return c, nil
+}
+
+func (h *Host) dial(ctx context.Context) (*Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	addresses, err := h.addresses(ctx)
@@ -112,14 +133,14 @@ func (h *Host) Dial(ctx context.Context) (net.Conn, error) {
 		return nil, fmt.Errorf("connect to host outside %s: %w", h.name, err)
 	}
 	if h.tls == nil {
-		return conn, nil
+		return &Conn{Conn: conn, raw: conn}, nil
 	}
 	secured := tls.Client(conn, h.tls)
 	if err := secured.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("connect to host outside %s at %s: %w: %w", h.name, conn.RemoteAddr(), ErrTLS, err)
 	}
-	return secured, nil
+	return &Conn{Conn: secured, raw: conn}, nil
 }
 
 // Tell reports whether it is time to tell the operator of a failure again: nobody was told for a minute.
@@ -139,30 +160,34 @@ func (h *Host) addresses(ctx context.Context) ([]netip.Addr, error) {
 	if len(found) == 0 {
 		return nil, ErrUnresolved
 	}
+	own, err := h.own()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrRefused, err) // what cannot be looked at is not connected to
+	}
 	var usable []netip.Addr
-	var refusal error
+	refusal := ""
 	for _, a := range found {
 		a = a.Unmap()
-		if err := h.check(a); err != nil {
-			refusal = err
+		if why := h.refuse(a, own); why != "" {
+			refusal = why
 			continue
 		}
 		usable = append(usable, a)
 	}
 	if len(usable) == 0 {
-		return nil, refusal
+		return nil, fmt.Errorf("%w: %s", ErrRefused, refusal)
 	}
 	return usable, nil
 }
 
 // connect tries addresses until one answers.
-func (h *Host) connect(ctx context.Context, addresses []netip.Addr) (net.Conn, error) {
+func (h *Host) connect(ctx context.Context, addresses []netip.Addr) (*net.TCPConn, error) {
 	dialer := net.Dialer{Timeout: tryTimeout}
 	var failed []error
 	for _, a := range addresses[:min(len(addresses), maxDialled)] {
 		conn, err := dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(a, h.Port).String())
 		if err == nil {
-			return conn, nil
+			return conn.(*net.TCPConn), nil
 		}
 		failed = append(failed, err)
 	}

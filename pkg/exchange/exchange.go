@@ -127,7 +127,7 @@ const (
 	NoInstance        Reason = "no-instance"         // the service has no usable instance
 	ConnectFailed     Reason = "connect-failed"      // no lane to any chosen node
 	PeerLost          Reason = "peer-lost"           // the lane or stream broke in the middle
-	ServiceRefused    Reason = "service-refused"     // the instance's port does not answer on its own node
+	ServiceRefused    Reason = "service-refused"     // the instance's port does not answer on its own node, or the host outside does not
 	NameUnresolved    Reason = "name-unresolved"     // the name of a host outside has no address
 	AddressRefused    Reason = "address-refused"     // it has none that its ExternalService allows
 	TLSFailed         Reason = "tls-failed"          // the host outside did not show that it is the one

@@ -61,7 +61,8 @@ func (n *Node) take(u bus.Update) error {
 	case snapshot.KindOut, snapshot.KindEndpoints, snapshot.KindIn:
 		if names.Kind == snapshot.KindIn {
 			in, _ := body.(*snapshot.Inbound)
-			if err := n.outsides.set(exchange.ServiceName{Namespace: names.Namespace, Name: names.Service}, in.GetOutside()); err != nil {
+			service := exchange.ServiceName{Namespace: names.Namespace, Name: names.Service}
+			if err := n.outsides.set(service, in.GetOutside(), n.local.EgressAllows(service)); err != nil {
 				return err
 			}
 		}
@@ -99,6 +100,7 @@ func (n *Node) declared() {
 	defer n.mu.Unlock() // who reads what is declared last applies it last
 	n.follow()
 	n.listen()
+	n.outsides.allow(n.local.EgressAllows)
 }
 
 // follow tells the follower what this node needs, where that has changed: itself, what runs here, what is

@@ -2,6 +2,8 @@ package node
 
 import (
 	"maps"
+	"net/netip"
+	"slices"
 	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
@@ -40,8 +42,9 @@ type outsides struct {
 }
 
 type outside struct {
-	of   *snapshot.Outside
-	host *egress.Host
+	of    *snapshot.Outside
+	allow []netip.Prefix // of services.d
+	host  *egress.Host
 }
 
 func (o *outsides) find(service exchange.ServiceName) *egress.Host {
@@ -54,25 +57,35 @@ func (o *outsides) find(service exchange.ServiceName) *egress.Host {
 // drop forgets what a subject said that is not followed any more.
 func (o *outsides) drop(subject string) {
 	if names, err := snapshot.ParseSubject(subject); err == nil && names.Kind == snapshot.KindIn {
-		_ = o.set(exchange.ServiceName{Namespace: names.Namespace, Name: names.Service}, nil) // nothing is made that could fail
+		_ = o.set(exchange.ServiceName{Namespace: names.Namespace, Name: names.Service}, nil, nil) // nothing is made that could fail
 	}
 }
 
-// set takes what a service leads to; nil where it is in the mesh, or gone. What did not change keeps its connections.
-func (o *outsides) set(service exchange.ServiceName, of *snapshot.Outside) error {
+// set takes what a service leads to, and what services.d opens for it; nil where it is in the mesh, or gone. What did not
+// change keeps its connections.
+func (o *outsides) set(service exchange.ServiceName, of *snapshot.Outside, allow []netip.Prefix) error {
 	all := map[exchange.ServiceName]outside{}
 	if old := o.hosts.Load(); old != nil {
 		all = maps.Clone(*old)
 	}
 	if of == nil {
 		delete(all, service)
-	} else if !proto.Equal(all[service].of, of) {
-		host, err := egress.New(of)
+	} else if old := all[service]; !proto.Equal(old.of, of) || !slices.Equal(old.allow, allow) {
+		host, err := egress.New(of, allow)
 		if err != nil {
 			return err
 		}
-		all[service] = outside{of, host}
+		all[service] = outside{of, allow, host}
 	}
 	o.hosts.Store(&all)
 	return nil
+}
+
+// allow takes what services.d opens now.
+func (o *outsides) allow(of func(exchange.ServiceName) []netip.Prefix) {
+	if all := o.hosts.Load(); all != nil {
+		for service, held := range *all {
+			_ = o.set(service, held.of, of(service)) // what was a host before is one with other addresses
+		}
+	}
 }

@@ -20,7 +20,11 @@ type Place struct {
 
 func (p Place) dial(ctx context.Context) (net.Conn, error) {
 	if p.Outside != nil {
-		return p.Outside.Dial(ctx)
+		conn, err := p.Outside.Dial(ctx)
+		if err != nil {
+			return nil, err // a nil *egress.Conn would be no nil net.Conn
+		}
+		return conn, nil
 	}
 	dialer := net.Dialer{Timeout: dialTimeout, KeepAlive: -1}
 	return dialer.DialContext(ctx, "tcp", p.Process.String())
@@ -52,6 +56,8 @@ func (in *Inbound) undialled(service exchange.ServiceName, place Place, err erro
 		return exchange.AddressRefused
 	case errors.Is(err, egress.ErrTLS):
 		return exchange.TLSFailed
+	case errors.Is(err, egress.ErrBusy):
+		return exchange.Overloaded
 	}
 	return exchange.ServiceRefused
 }

@@ -1,13 +1,13 @@
 package proxy
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"sync"
 
+	"github.com/sennit-mesh/sennit/pkg/egress"
 	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
@@ -97,8 +97,9 @@ func copyToConn(conn net.Conn, stream *transport.Stream) (int64, error) {
 
 // abort closes a connection with a reset, and one that speaks TLS without the word that would make an end of it.
 func abort(conn net.Conn) {
-	if secured, ok := conn.(*tls.Conn); ok {
-		conn = secured.NetConn()
+	if outside, ok := conn.(*egress.Conn); ok {
+		outside.Abort()
+		return
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
 		_ = tcp.SetLinger(0)

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sennit-mesh/sennit/pkg/egress"
 	"github.com/sennit-mesh/sennit/pkg/http1"
 )
 
@@ -19,7 +20,8 @@ const (
 type upstream struct {
 	*http1.ClientConn
 	net   net.Conn
-	since time.Time // when it became idle
+	quiet func() bool // whether nothing has arrived at it while it was idle; nil: Alive tells
+	since time.Time   // when it became idle
 }
 
 // upstreams keep idle connections to places. It is safe for concurrent use; a lock is shared only by exchanges of one
@@ -49,7 +51,7 @@ func (u *upstreams) take(place Place) *upstream {
 		idle.conns[last] = nil
 		idle.conns = idle.conns[:last]
 		idle.mu.Unlock()
-		if c.Alive() {
+		if c.Alive() && (c.quiet == nil || c.quiet()) {
 			return c
 		}
 		c.net.Close()
@@ -61,7 +63,11 @@ func (u *upstreams) dial(ctx context.Context, place Place) (*upstream, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &upstream{ClientConn: http1.NewClientConn(conn, u.limits), net: conn}, nil
+	c := &upstream{ClientConn: http1.NewClientConn(conn, u.limits), net: conn}
+	if outside, ok := conn.(*egress.Conn); ok {
+		c.quiet = outside.Quiet // http1 does not see through TLS
+	}
+	return c, nil
 }
 
 // put keeps a connection for the next exchange, or closes it where it cannot be used again.

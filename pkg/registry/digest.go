@@ -43,6 +43,9 @@ func Hash(in *snapshot.Instance) [32]byte {
 			text(p.GetProblem())
 		}
 	}
+	if in.GetEgress() {
+		text("egress")
+	}
 	return sha256.Sum256(b)
 }
 

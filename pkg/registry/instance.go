@@ -21,7 +21,7 @@ type Instance struct {
 	Health    *Check // nil: not checked, counts as healthy
 	Listeners []Listener
 	Gateway   netip.Addr // where the node opens the ports of the Gateway of this name; invalid: it is no gateway
-	Egress    bool       // the node itself carries calls of the ExternalService of this name out of the mesh
+	Egress    *Egress    // nil: it is none; the node itself carries calls of the ExternalService of this name out of the mesh
 	Origin    string     // where it was declared: "file:line", or AtRunTime
 }
 
@@ -94,7 +94,11 @@ type document struct {
 	Health    *documentHealth    `json:"health,omitempty"`
 	Listeners []documentListener `json:"listeners,omitempty"`
 	Gateway   *documentGateway   `json:"gateway,omitempty"`
-	Egress    bool               `json:"egress,omitempty"`
+	Egress    *documentEgress    `json:"egress,omitempty"`
+}
+
+type documentEgress struct {
+	Allow []netip.Prefix `json:"allow,omitempty"`
 }
 
 type documentGateway struct {
@@ -132,7 +136,7 @@ type documentListener struct {
 
 // MarshalJSON writes the instance as a document of services.d: JSON is YAML, so Parse reads it back.
 func (in *Instance) MarshalJSON() ([]byte, error) {
-	d := document{Service: in.Service.String(), Instance: in.Name, Labels: in.Labels, Egress: in.Egress}
+	d := document{Service: in.Service.String(), Instance: in.Name, Labels: in.Labels}
 	for _, p := range in.Ports {
 		d.Ports = append(d.Ports, documentPort{p.Number, p.Name, protocolName(p.Protocol), p.Address.String()})
 	}
@@ -154,6 +158,9 @@ func (in *Instance) MarshalJSON() ([]byte, error) {
 	}
 	if in.IsGateway() {
 		d.Gateway = &documentGateway{Address: in.Gateway.String()}
+	}
+	if in.Egress != nil {
+		d.Egress = &documentEgress{Allow: in.Egress.Allow}
 	}
 	return json.Marshal(d)
 }

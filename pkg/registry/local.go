@@ -118,6 +118,16 @@ func (l *Local) IsEgress(service exchange.ServiceName, instance string) bool {
 	return l.view.Load().egress[Key{service, instance}]
 }
 
+// EgressAllows are the addresses that the egresses of a service on this host open.
+func (l *Local) EgressAllows(service exchange.ServiceName) (all []netip.Prefix) {
+	for _, in := range l.Instances() {
+		if in.Egress != nil && in.Service == service {
+			all = append(all, in.Egress.Allow...)
+		}
+	}
+	return all
+}
+
 // Listeners returns the listeners that are declared, ordered by address. The slice must not be changed.
 func (l *Local) Listeners() []Listener { return l.view.Load().listeners }
 
@@ -278,7 +288,7 @@ func (l *Local) publish() {
 }
 
 func (v *view) addPorts(in *Instance) {
-	if in.Egress {
+	if in.Egress != nil {
 		v.egress[in.Key()], v.egress[Key{in.Service, ""}] = true, true
 	}
 	for _, p := range in.Ports {

@@ -125,13 +125,13 @@ func (r *reader) instance(n *yaml.Node, node string) *Instance {
 		"gateway":   func(n *yaml.Node, path string) { in.Gateway = r.gateway(n, path) },
 		"egress":    func(n *yaml.Node, path string) { in.Egress = r.egress(n, path) },
 	})
-	if len(r.errors) == mistakes && len(in.Ports) == 0 && len(in.Listeners) == 0 && !in.IsGateway() && !in.Egress {
+	if len(r.errors) == mistakes && len(in.Ports) == 0 && len(in.Listeners) == 0 && !in.IsGateway() && in.Egress == nil {
 		r.fail(n, "ports", "is missing; an instance needs a port, listeners to call others from, or to be a gateway or egress")
 	}
 	if in.IsGateway() && (len(in.Ports) > 0 || in.Health != nil || health != nil) {
 		r.fail(n, "gateway", "stands beside ports or health; the ports of a gateway are those of its Gateway document, and its process is the node")
 	}
-	if in.Egress && (len(in.Ports) > 0 || health != nil || in.IsGateway()) {
+	if in.Egress != nil && (len(in.Ports) > 0 || health != nil || in.IsGateway()) {
 		r.fail(n, "egress", "stands beside ports, health or gateway; where an egress leads is said by its ExternalService, and its process is the node")
 	}
 	if n.Kind == yaml.MappingNode && !has(n, "service") {

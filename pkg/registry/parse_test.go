@@ -15,7 +15,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
-var equal = []cmp.Option{cmpopts.EquateComparable(netip.AddrPort{}, netip.Addr{}), cmp.AllowUnexported(Check{}), cmpopts.IgnoreFields(Instance{}, "Origin")}
+var equal = []cmp.Option{cmpopts.EquateComparable(netip.AddrPort{}, netip.Addr{}, netip.Prefix{}), cmp.AllowUnexported(Check{}), cmpopts.IgnoreFields(Instance{}, "Origin")}
 
 const ordersFile = `service: default/orders
 instance: orders-1
@@ -49,7 +49,7 @@ func TestParseReadsEveryField(t *testing.T) {
 }
 
 func TestWrittenInstancesAreReadBack(t *testing.T) {
-	instances, err := Parse("a.yaml", []byte(ordersFile+"---\nservice: default/db\nports: [{port: 5432, address: '[::1]:5432'}]\nhealth: {tcp: {port: 5432}}\n---\nservice: default/edge\ngateway: {address: 192.0.2.1}\n"), "web1")
+	instances, err := Parse("a.yaml", []byte(ordersFile+"---\nservice: default/db\nports: [{port: 5432, address: '[::1]:5432'}]\nhealth: {tcp: {port: 5432}}\n---\nservice: default/edge\ngateway: {address: 192.0.2.1}\n---\nservice: default/api\negress: {allow: [10.1.0.0/16]}\n---\nservice: default/mail\negress: {}\n"), "web1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,6 +104,9 @@ func TestMistakesNameFileLineAndField(t *testing.T) {
 		{"a gateway without an address", "service: edge\ngateway: {}\n", `f.yaml:2: gateway.address: is missing`},
 		{"a gateway with a port", "service: edge\ngateway: {address: '0.0.0.0:80'}\n", `f.yaml:2: gateway.address: must be an IP address of this host without a port`},
 		{"a gateway with a process", "service: edge\n" + port + "gateway: {address: 0.0.0.0}\n", `f.yaml:1: gateway: stands beside ports or health`},
+		{"an egress with a process", "service: api\n" + port + "egress: {}\n", `f.yaml:1: egress: stands beside ports, health or gateway`},
+		{"an egress that says where it leads", "service: api\negress: {host: api.example}\n", `f.yaml:2: egress.host: unknown field`},
+		{"an egress that allows no prefix", "service: api\negress: {allow: [127.0.0.1/8]}\n", `f.yaml:2: egress.allow[0]: must be a prefix`},
 		{"an empty instance", "service: orders\ninstance: ''\n" + port, `f.yaml:2: instance: must be`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

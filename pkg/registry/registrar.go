@@ -221,7 +221,7 @@ func (r *Registrar) wanted() (wanted map[Key]*snapshot.Instance, undecided map[K
 	for _, in := range r.cfg.Local.Instances() {
 		known, well, detail := r.cfg.Local.Health(in.Key())
 		switch {
-		case len(in.Ports) == 0 && !in.IsGateway() && !in.Egress: // it only calls; there is nothing to reach
+		case len(in.Ports) == 0 && !in.IsGateway() && in.Egress == nil: // it only calls; there is nothing to reach
 		case !known || lane == "":
 			undecided[in.Key()] = true
 		default:
@@ -237,7 +237,7 @@ func (r *Registrar) wanted() (wanted map[Key]*snapshot.Instance, undecided map[K
 func (in *Instance) registration(node, lane string, well bool, detail string) *snapshot.Instance {
 	out := &snapshot.Instance{
 		Service: in.Service.String(), Node: node, Instance: in.Name, Labels: in.Labels,
-		LaneAddress: lane, Unhealthy: !well, HealthDetail: detail, Egress: in.Egress,
+		LaneAddress: lane, Unhealthy: !well, HealthDetail: detail, Egress: in.Egress != nil,
 	}
 	for _, p := range in.Ports {
 		out.Ports = append(out.Ports, &snapshot.InstancePort{Number: uint32(p.Number), Name: p.Name, Protocol: p.Protocol, Address: p.Address.String()})

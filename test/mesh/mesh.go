@@ -33,6 +33,8 @@ type Config struct {
 	// Namespaces puts the controller and every node into a network namespace of its own. Without root the test
 	// is skipped.
 	Namespaces bool
+	// Outside are more hosts in namespaces, on which nothing of the mesh runs (Mesh.ListenOutside).
+	Outside []string
 	// CertificateTTL is how long certificates live; 0: as long as they do by default.
 	CertificateTTL time.Duration
 	// Wires puts a wire that can be disturbed (Mesh.Wire) at every host, in namespaces. It excludes Record.
@@ -83,7 +85,7 @@ func Start(t testing.TB, cfg Config) *Mesh {
 	m := &Mesh{t: t, cfg: cfg, self: self, lanes: map[string]string{}, declared: map[string]int{}, metrics: map[string]string{}}
 	m.Mesh = &launch.Mesh{Dir: dir, Program: []string{self}, Flags: map[string][]string{}, Prefix: map[string][]string{}}
 	if cfg.Namespaces {
-		hosts := slices.Concat([]string{theController}, cfg.Nodes)
+		hosts := slices.Concat([]string{theController}, cfg.Nodes, cfg.Outside)
 		m.network = newNetwork(t, hosts)
 		if cfg.Wires {
 			m.wires = m.network.layWires(t, hosts, wireSeed)

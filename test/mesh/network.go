@@ -177,6 +177,17 @@ func (m *Mesh) Dial(ctx context.Context, node, address string) (conn net.Conn, e
 	return conn, err
 }
 
+// ListenOutside listens on a TCP port of a host of Config.Outside, until the test ends.
+func (m *Mesh) ListenOutside(host string) (l net.Listener) {
+	m.t.Helper()
+	m.must("listen on "+host, m.network.on(host, func() (err error) {
+		l, err = net.Listen("tcp", m.network.address(host)+":0")
+		return err
+	}))
+	m.t.Cleanup(func() { l.Close() })
+	return l
+}
+
 // removeStale removes what test processes left that were killed: their namespaces and folders.
 func removeStale(t testing.TB) {
 	gone := func(name string) bool {
