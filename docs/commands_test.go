@@ -22,6 +22,7 @@ var inOrder = []string{
 	"how-to/join-a-host.md",
 	"how-to/split-traffic.md",
 	"how-to/let-outside-in.md",
+	"how-to/call-outside.md",
 	"how-to/limit-requests.md",
 	"how-to/debug-a-request.md",
 	"how-to/watch-the-mesh.md",
@@ -267,6 +268,8 @@ func (r *reader) logs(t *testing.T) {
 var (
 	loopback = regexp.MustCompile(`127\.0\.0\.1:(\d{2,5})\b`)
 	listened = regexp.MustCompile(`\bport: (\d{2,5}), protocol: HTTP\b`) // of a Gateway, which is reached at loopback
+	// outside are the ports of ExternalServices at loopback, alone and as callers name them.
+	outside = regexp.MustCompile(`((?m:^) +port: |\bdefault/bank:)(\d{4,5})\b`)
 )
 
 // mapped replaces the ports of the text by free ones, so that this runs beside whatever else there is.
@@ -274,6 +277,10 @@ func (r *reader) mapped(t *testing.T, text string) string {
 	text = listened.ReplaceAllStringFunc(text, func(listener string) string {
 		at := r.mapped(t, "127.0.0.1:"+listened.FindStringSubmatch(listener)[1])
 		return "port: " + strings.TrimPrefix(at, "127.0.0.1:") + ", protocol: HTTP"
+	})
+	text = outside.ReplaceAllStringFunc(text, func(port string) string {
+		parts := outside.FindStringSubmatch(port)
+		return parts[1] + strings.TrimPrefix(r.mapped(t, "127.0.0.1:"+parts[2]), "127.0.0.1:")
 	})
 	return loopback.ReplaceAllStringFunc(text, func(address string) string {
 		if r.ports[address] == "" {

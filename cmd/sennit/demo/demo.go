@@ -101,8 +101,8 @@ func (s *show) perform(ctx context.Context) error {
 	return nil
 }
 
-// steps moves payments from v1 to v2 and shows the graph, kills a node and starts it again, limits a caller, and shows
-// the audit of all that.
+// steps moves payments from v1 to v2 and shows the graph, kills a node and starts it again, lets a client
+// outside in, calls a host outside, limits a caller, and shows the audit of all that.
 func (s *show) steps(ctx context.Context) error {
 	s.view.say("Customers check out at the storefront: it calls orders, and that payments v1.")
 	if err := s.watch(ctx, stepTime); err != nil {
@@ -135,6 +135,9 @@ func (s *show) steps(ctx context.Context) error {
 		return err
 	}
 	if err := s.watch(ctx, stepTime); err != nil {
+		return err
+	}
+	if err := s.border(ctx); err != nil {
 		return err
 	}
 	if err := s.limit(ctx); err != nil {

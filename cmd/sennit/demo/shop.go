@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,14 +14,16 @@ import (
 
 // ShopConfig says which process of the shop to be.
 type ShopConfig struct {
-	Role     string // storefront, orders or payments
-	Version  string // reported in every answer
-	Listen   string // host:port
-	Upstream string // host:port of the local listener through which the next service is called; payments has none
+	Role        string // storefront, orders, payments, or bank, which is outside
+	Version     string // reported in every answer
+	Listen      string // host:port
+	Certificate string // of the bank: file to write the certificate to with which it serves HTTPS
+	Upstream    string // host:port of the local listener through which the next service is called; payments has none
 }
 
 // RunShop runs one process of the shop until ctx ends. They are ordinary HTTP servers that know nothing of
-// the mesh: storefront calls orders, orders calls payments, each through an address on its own host.
+// the mesh: storefront calls orders, orders calls payments, each through an address on its own host. The bank is an
+// HTTPS server.
 func RunShop(ctx context.Context, cfg ShopConfig) error {
 	handler, err := shopHandler(cfg)
 	if err != nil {
@@ -32,6 +35,13 @@ func RunShop(ctx context.Context, cfg ShopConfig) error {
 		return fmt.Errorf("%s: %w", cfg.Role, err)
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second}
+	if cfg.Certificate != "" {
+		own, err := ownCertificate(bankName, cfg.Certificate)
+		if err != nil {
+			return err
+		}
+		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{own}, MinVersion: tls.VersionTLS12})
+	}
 	stop := context.AfterFunc(ctx, func() {
 		graceful, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 		defer cancel()
@@ -60,13 +70,15 @@ func shopHandler(cfg ShopConfig) (http.Handler, error) {
 	case "payments":
 		self.Charged = "12.50"
 		mux.HandleFunc("GET /charge", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, self) })
+	case "bank":
+		mux.HandleFunc("GET /rates", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, self) })
 	case "orders":
 		mux.HandleFunc("GET /order", passOn(self, "http://"+cfg.Upstream+"/charge"))
 	case "storefront":
 		mux.HandleFunc("GET /checkout", passOn(self, "http://"+cfg.Upstream+"/order"))
 		mux.HandleFunc("GET /prices", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, map[string]string{"all": "12.50"}) })
 	default:
-		return nil, fmt.Errorf("no process %q in the shop (there are storefront, orders, payments)", cfg.Role)
+		return nil, fmt.Errorf("no process %q in the shop (there are storefront, orders, payments, bank)", cfg.Role)
 	}
 	return mux, nil
 }

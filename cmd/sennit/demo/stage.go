@@ -2,6 +2,7 @@ package demo
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -43,8 +44,8 @@ func (s *show) open(ctx context.Context) error {
 		return err
 	}
 	services := map[string][]string{
-		"host1": {"shop/storefront", "shop/customers", "shop/scraper"},
-		"host2": {"shop/orders", "shop/payments"},
+		"host1": {"shop/storefront", "shop/customers", "shop/scraper", "shop/edge"},
+		"host2": {"shop/orders", "shop/payments", "shop/bank"},
 		"host3": {"shop/orders", "shop/payments"},
 	}
 	for _, host := range hosts {
@@ -52,7 +53,7 @@ func (s *show) open(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := s.startShop(); err != nil {
+	if err := errors.Join(s.startShop(), s.startBank()); err != nil {
 		return err
 	}
 	for _, version := range []string{"v1", "v2"} {
@@ -165,6 +166,7 @@ func (s *show) byHand() string {
   %[2]s audit log
   %[2]s audit verify
   %[2]s get httproutes -n shop
+  %[2]s get gateways,externalservices -n shop
   %[2]s get httproute payments -n shop -o yaml > payments.yaml    # change the weights, then:
   %[2]s diff -f payments.yaml
   %[2]s apply -f payments.yaml --wait
