@@ -170,3 +170,12 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// What becomes an egress, or is one no more, is another registration, or controllers would not hear of it.
+func TestHashKnowsAnEgress(t *testing.T) {
+	in := snapshot.Instance{Service: "default/api", Node: "web1", Instance: "web1"}
+	before := Hash(&in)
+	if in.Egress = true; Hash(&in) == before {
+		t.Error("an egress has the hash of what is none")
+	}
+}
