@@ -22,6 +22,9 @@ const (
 // beat stores and signs the message that lists everything stored since the beat before, read back from the
 // stream: so a new leader's first beat lists what the old one stored and never announced.
 func (l *leader) beat(ctx context.Context, now time.Time) error {
+	if l.clock != nil {
+		now = l.clock()
+	}
 	for {
 		stored, through := l.mirror.list()
 		number := l.mirror.beatsOf(l.epoch) + 1

@@ -114,6 +114,7 @@ type action struct {
 	nonce       []byte
 	report      []byte // tell a controller; the outcome goes to reported
 	move        bool   // connect to another server
+	told        int64  // the leader's clock, in Unix milliseconds, as a new beat had it
 	update      *Update
 	keep        *kept
 }
@@ -301,6 +302,9 @@ func (f *follow) beat(now time.Time, opened snapshot.Opened) {
 	newer, gap := f.beats.take(at, now)
 	if newer && f.stale {
 		f.stale = false
+	}
+	if newer && beat.GetUnixMs() > 0 {
+		f.actions = append(f.actions, action{told: beat.GetUnixMs()})
 	}
 	if !gap {
 		return

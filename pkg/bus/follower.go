@@ -39,6 +39,8 @@ type FollowerConfig struct {
 	// Keep replaces what is kept of a subject; with no messages it removes it. It is called from the
 	// goroutine of Run, after Deliver of the same.
 	Keep func(subject string, messages []snapshot.Raw) error
+	// Clock hears of every new beat what the leader's clock said when it was made, from the goroutine of Run. It may be nil.
+	Clock func(leader time.Time)
 	// Verify replaces ed25519.Verify for messages that arrive (see snapshot.Opener.SetVerify); nil: it does not.
 	Verify snapshot.Verify
 	Log    *slog.Logger
@@ -189,6 +191,10 @@ func (f *Follower) do(ctx context.Context, a action) error {
 		f.request(ctx, VerbCatchup, a.catchup, func(reply []byte, err error) { f.core.answer(time.Now(), a.nonce, reply, err) })
 	case a.report != nil:
 		f.request(ctx, VerbApplied, a.report, func(_ []byte, err error) { f.core.reported(time.Now(), err) })
+	case a.told != 0:
+		if f.cfg.Clock != nil {
+			f.cfg.Clock(time.UnixMilli(a.told))
+		}
 	case a.move:
 		f.cfg.Log.Warn("no beat came for a while: trying another server", "node", f.cfg.Node)
 		return f.cfg.Conn.Reconnect()

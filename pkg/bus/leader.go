@@ -38,6 +38,7 @@ type leader struct {
 	signer     snapshot.Signer
 	stream     configStream
 	mirror     *mirror
+	clock      func() time.Time // of the host, which beats tell; nil: the time that a step is given
 
 	fence    uint64 // the sequence of its own term record; 0: it has none
 	number   uint64 // of the term

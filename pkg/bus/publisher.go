@@ -51,6 +51,7 @@ type PublisherConfig struct {
 	// Superseded is told once of a newer epoch, in which this controller does not lead any more, with the roster that
 	// the root signed. May be nil.
 	Superseded func(epoch uint64, roster []byte)
+	Now        func() time.Time // this host's clock, which beats tell the nodes; nil: time.Now
 	Log        *slog.Logger
 }
 
@@ -261,7 +262,7 @@ func (p *Publisher) turn(ctx context.Context, stream configStream) error {
 func (p *Publisher) term(ctx context.Context, stream configStream) error {
 	l := &leader{
 		cluster: p.cfg.Cluster, controller: p.cfg.Controller, instance: make([]byte, 16), epoch: p.cfg.Epoch,
-		signer: p.cfg.Signer, stream: stream, mirror: p.mirror, sent: map[string]time.Time{},
+		signer: p.cfg.Signer, stream: stream, mirror: p.mirror, clock: p.cfg.Now, sent: map[string]time.Time{},
 	}
 	rand.Read(l.instance) // never fails
 	if err := l.takeOver(ctx, time.Now()); err != nil {

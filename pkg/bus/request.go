@@ -52,17 +52,20 @@ func (c *Conn) RequestParts(ctx context.Context, verb string, payload []byte) it
 			err = c.request(ctx, verb, payload, func(part []byte) bool { return yield(part, nil) })
 		}
 		if err != nil {
-			yield(nil, requestError(verb, err))
+			yield(nil, c.requestError(verb, err))
 		}
 	}
 }
 
-func requestError(verb string, err error) error {
+func (c *Conn) requestError(verb string, err error) error {
 	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) {
 		err = fmt.Errorf("%w: %w", ErrNoController, err)
 	}
 	if errors.Is(err, nats.ErrReconnectBufExceeded) { // nothing is held back for a bus that is away
 		err = fmt.Errorf("%w: the bus is away", ErrNoController)
+		if why := c.Err(); why != nil {
+			err = fmt.Errorf("%w: %w", err, why)
+		}
 	}
 	return fmt.Errorf("ask a controller to %s: %w", verb, err)
 }

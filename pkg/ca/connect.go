@@ -28,7 +28,9 @@ func dialBus(ctx context.Context, cfg bus.ConnConfig) (Requester, func(), error)
 	if err != nil {
 		return nil, nil, err
 	}
+	clock := cfg.TLS.Time
 	cfg.TLS = busTLS(root)
+	cfg.TLS.Time = clock
 	conn, err := bus.Dial(cfg)
 	if err != nil {
 		return nil, nil, err
@@ -107,6 +109,7 @@ func (i *Identity) busToken() (string, error) {
 func controllerTLS(root [32]byte, trustDomain string, now func() time.Time) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
+		Time:       now,
 		// The name of a controller is its SPIFFE ID. VerifyConnection checks more than what this skips.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(state tls.ConnectionState) error {

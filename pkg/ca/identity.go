@@ -66,6 +66,7 @@ type Identity struct {
 	address   string
 	lastErr   error
 	skew      time.Duration // of this host's clock, ahead of the controller's
+	disagreed int           // how many beats in a row said that it is more than maxSkew
 	rotatesAt time.Time
 	showAt    time.Time // when the receipt is shown to a registry that was restored
 

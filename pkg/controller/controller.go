@@ -89,6 +89,9 @@ func New(cfg Config) (c *Controller, err error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if err := checkRestored(cfg.StateDir); err != nil {
 		return nil, err
 	}
@@ -252,6 +255,7 @@ func (c *Controller) open(ctx context.Context) (err error) {
 		return err
 	}
 	c.publisher, err = bus.NewPublisher(bus.PublisherConfig{
+		Now:  c.cfg.Now,
 		Conn: c.conn, Cluster: c.cfg.Cluster, Controller: c.cfg.Name, Root: c.authority.RootHash(),
 		Epoch: c.authority.Epoch(), Roster: c.authority.Roster(), Signer: c.authority.Signer(), Log: c.log,
 		Removed: c.members.wasRemoved, Shown: c.shown, Superseded: c.superseded,

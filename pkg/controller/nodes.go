@@ -44,7 +44,7 @@ func (c *Controller) register(ctx context.Context, node string, request []byte) 
 		return nil, &bus.Error{Code: bus.ErrorCode_ERROR_CODE_DENIED, Message: err.Error()}
 	}
 	in := registration.GetInstance()
-	if err := c.sent.check(node, time.Unix(0, registration.GetSentUnixNs()), time.Now()); err != nil {
+	if err := c.sent.check(node, time.Unix(0, registration.GetSentUnixNs()), c.cfg.Now()); err != nil {
 		return nil, &bus.Error{Code: bus.ErrorCode_ERROR_CODE_CONFLICT, Message: err.Error()}
 	}
 	err := c.catalogue.Register(ctx, node, in, registration.GetRemoved())

@@ -38,6 +38,9 @@ func runController(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if cfg.Now, err = clock(); err != nil {
+		return err
+	}
 	c, err := controller.New(cfg)
 	if err != nil {
 		return err
@@ -48,6 +51,9 @@ func runController(ctx context.Context, args []string) error {
 func runNode(ctx context.Context, args []string) error {
 	cfg, err := node.LoadConfig(args, os.Environ())
 	if err != nil {
+		return err
+	}
+	if cfg.Now, err = clock(); err != nil {
 		return err
 	}
 	n, err := node.New(ctx, cfg)

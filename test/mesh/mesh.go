@@ -37,6 +37,8 @@ type Config struct {
 	Outside []string
 	// CertificateTTL is how long certificates live; 0: as long as they do by default.
 	CertificateTTL time.Duration
+	// Clocks says which hosts' clocks are off, and by how much, from the beginning (Mesh.SetClock).
+	Clocks map[string]time.Duration
 	// Wires puts a wire that can be disturbed (Mesh.Wire) at every host, in namespaces. It excludes Record.
 	Wires bool
 	// Record records what crosses the wire from the beginning, in namespaces.
@@ -102,6 +104,9 @@ func Start(t testing.TB, cfg Config) *Mesh {
 		m.Flags[theController] = []string{"--certificate-ttl", cfg.CertificateTTL.String()}
 	}
 	m.Flags[theController] = slices.Concat(m.Flags[theController], m.metricsFlag(theController), cfg.ControllerFlags)
+	if offset := cfg.Clocks[theController]; offset != 0 {
+		m.SetClock(theController, offset)
+	}
 	t.Cleanup(m.end)
 	m.must("start the controller", m.StartController(t.Context()))
 	for _, name := range cfg.Nodes {
@@ -110,6 +115,9 @@ func Start(t testing.TB, cfg Config) *Mesh {
 		if m.network != nil {
 			m.Prefix[name] = m.network.prefix(name)
 			m.lanes[name] = fmt.Sprintf("%s:%d", m.network.address(name), lanesPort)
+		}
+		if offset := cfg.Clocks[name]; offset != 0 {
+			m.SetClock(name, offset)
 		}
 		_, err := m.Join(t.Context(), name, m.lanes[name], cfg.Services...)
 		m.must("join "+name, err)
