@@ -13,6 +13,7 @@ import (
 
 	"github.com/sennit-mesh/sennit/internal/launch"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/ca"
 )
 
 // shortTTL is how long certificates live here: they are rotated from ten to sixteen seconds after they were made.
@@ -120,35 +121,55 @@ func (m *Mesh) awaitRenewed(host string, than time.Time) {
 	})
 }
 
-// TestStaleNode brings a host back whose certificates, and whose user of the bus, ended while it was off. It renews
-// with its own key, catches up with what changed meanwhile, and is called again.
+// TestStaleNode brings hosts back that were off for an hour, and then for longer than their certificates, and their users
+// of the bus, live. They catch up with what changed meanwhile, renew with their own keys where that is due, and are
+// called again. Lifetimes are those that the product has, and the time is the hosts' clocks', which are set.
 func TestStaleNode(t *testing.T) {
 	t.Parallel()
-	m, address := identities(t)
-	status, err := m.Status("two")
-	m.must("status", err)
-	before := ends(status)
-	was := m.awaitGeneration("two", 1)
-	m.Kill(m.Node("two"))
-	m.Kill(m.Node("one"))
-	m.Eventually("the certificates of both end", func(context.Context) error {
-		// One may have rotated behind the status that was asked for: that makes another life at most.
-		if left := time.Until(before.Add(shortTTL / 2)); left > 0 {
-			return fmt.Errorf("in %s", left)
-		}
-		return nil
-	})
-	_, err = m.StoreOnly(`{apiVersion: v1, kind: Service, metadata: {name: orders, labels: {changed: "yes"}}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
-	m.must("change what runs there", err)
-	version, err := m.StoreOnly(`{apiVersion: v1, kind: Service, metadata: {name: other}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
-	m.must("add another", err)
-	m.RestartNode("two")
-	m.RestartNode("one")
+	m := Start(t, Config{Nodes: []string{"one", "two"}, Services: []string{"default/web", "default/orders"}})
+	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
+	address := m.Listen("one", "default/web", "default/orders:80")
+	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
 	m.AwaitAnswer("one", address, "v1")
-	m.must("what changed meanwhile", m.Wait(t.Context(), version))
-	m.awaitRenewed("two", before)
-	if now := m.awaitGeneration("two", was+1); now <= was {
-		t.Errorf("generation %d, and %d before", now, was)
+	for _, tt := range []struct {
+		name  string
+		clock time.Duration // on which the hosts come back
+		ended bool          // what they hold
+	}{
+		{"an hour later", time.Hour, false},
+		{"when everything has ended", time.Hour + ca.DefaultTTL + time.Minute, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := m.In(t)
+			status, err := m.Status("two")
+			m.must("status", err)
+			before, was := ends(status), m.awaitGeneration("two", 1)
+			m.Kill(m.Node("two"))
+			m.Kill(m.Node("one"))
+			m.StopPart(m.Controller())
+			if time.Now().Add(tt.clock).After(before) != tt.ended {
+				t.Fatalf("it is %s, and certificates end %s", time.Now().Add(tt.clock), before)
+			}
+			m.SetClock(theController, tt.clock)
+			m.RestartController()
+			_, err = m.StoreOnly(fmt.Sprintf(`{apiVersion: v1, kind: Service, metadata: {name: orders, labels: {changed: "%t"}}, spec: {ports: [{port: 80, appProtocol: http}]}}`, tt.ended))
+			m.must("change what runs there", err)
+			version, err := m.StoreOnly(fmt.Sprintf(`{apiVersion: v1, kind: Service, metadata: {name: other-%t}, spec: {ports: [{port: 80, appProtocol: http}]}}`, tt.ended))
+			m.must("add another", err)
+			for _, node := range []string{"two", "one"} {
+				m.SetClock(node, tt.clock)
+				m.RestartNode(node)
+			}
+			m.AwaitAnswer("one", address, "v1")
+			m.must("what changed meanwhile", m.Wait(t.Context(), version))
+			if !tt.ended {
+				return
+			}
+			m.awaitRenewed("two", before)
+			if now := m.awaitGeneration("two", was+1); now <= was {
+				t.Errorf("generation %d, and %d before", now, was)
+			}
+		})
 	}
 }
 
