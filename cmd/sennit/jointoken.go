@@ -3,6 +3,8 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -29,22 +31,26 @@ func joinTokenCreateCommand() *cobra.Command {
 		node     string
 		services []string
 		expires  time.Duration
+		file     string
 		out      *format
 	)
 	cmd := &cobra.Command{
 		Use:   "create --node NAME [--service NAMESPACE/NAME...]",
 		Short: "Make a token with which one host can join, once",
 		Long: `Create makes a token that lets one host join as a node that may run the given services, and prints it alone, so that it
-can be piped. The token is a secret until it is used; it works once, and not after it has expired.`,
-		Example: `  sennit join-token create --node web1 --service default/orders > web1.token   # then, on web1: sennit node --join @web1.token
+can be piped, or writes it into a new file that nobody else can read. The token is a secret until it is used; it works once, and
+not after it has expired.`,
+		Example: `  sennit join-token create --node web1 --service default/orders --out web1.token   # then, on web1: sennit node --join @web1.token
   sennit join-token create --node web1 --service default/orders --service default/stock --expires 10m`,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			switch {
 			case node == "":
 				return misused(cmd, "say with --node which name the host gets")
 			case expires <= 0:
 				return misused(cmd, "--expires must be more than 0, is %s", expires)
+			case file != "" && out.structured():
+				return misused(cmd, "--out writes the token alone: leave --output out, or the file")
 			}
 			doc := &api.JoinToken{
 				ObjectMeta: metav1.ObjectMeta{GenerateName: node + "-"},
@@ -62,6 +68,15 @@ can be piped. The token is a secret until it is used; it works once, and not aft
 			if err != nil {
 				return err
 			}
+			to := cmd.OutOrStdout()
+			if file != "" { // before a token is made that would have no place
+				secret, failed := newSecretFile(file)
+				if failed != nil {
+					return failed
+				}
+				defer func() { err = secret.close(err) }()
+				to = secret
+			}
 			made, err := c.Create(cmd.Context(), api.JoinTokens, u)
 			if err != nil {
 				return err
@@ -76,7 +91,7 @@ can be piped. The token is a secret until it is used; it works once, and not aft
 			if got.Status.Token == "" {
 				return errors.New("the controller made a join token and did not say it; its log tells why")
 			}
-			_, err = fmt.Fprintln(cmd.OutOrStdout(), got.Status.Token)
+			_, err = fmt.Fprintln(to, got.Status.Token)
 			return err
 		},
 	}
@@ -84,7 +99,30 @@ can be piped. The token is a secret until it is used; it works once, and not aft
 	f.StringVar(&node, "node", "", "name that the host will have in the cluster")
 	f.StringArrayVar(&services, "service", nil, "service that the host may run, NAMESPACE/NAME (may be repeated)")
 	f.DurationVar(&expires, "expires", time.Hour, "how long the token can be used")
+	f.StringVar(&file, "out", "", "file that is made with mode 0600 and holds the token; it must not be there yet")
+	_ = cmd.MarkFlagFilename("out")
 	out = outputFlag(cmd)
 	conn.flags(cmd)
 	return cmd
+}
+
+// A secretFile holds a secret that nobody else could read at any moment.
+type secretFile struct{ *os.File }
+
+// newSecretFile makes a file, and refuses one that is there: it may be another's, or hold what is still needed.
+func newSecretFile(name string) (secretFile, error) {
+	f, err := os.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return secretFile{}, fmt.Errorf("%s is there already; remove it, or give another name with --out", name)
+	}
+	return secretFile{f}, err
+}
+
+// close ends the file, and removes it where what it is for failed.
+func (f secretFile) close(failed error) error {
+	failed = errors.Join(failed, f.Close())
+	if failed != nil {
+		_ = os.Remove(f.Name()) // it is empty, or not whole
+	}
+	return failed
 }
