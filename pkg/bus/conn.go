@@ -7,25 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nkeys"
-	"golang.org/x/sys/unix"
 )
 
 const (
-	clientPing     = 2 * time.Second // a server that vanished is found after three of these
-	connectTimeout = 5 * time.Second
-	reconnectFirst = 100 * time.Millisecond
-	reconnectMost  = 5 * time.Second
-	reconnectBuf   = -1 // nothing is kept while disconnected: what could not be sent failed, and its sender knows
+	clientPing   = 2 * time.Second // a server that vanished is found after three of these
+	reconnectBuf = -1              // nothing is kept while disconnected: what could not be sent failed, and its sender knows
 )
 
 // ConnConfig is what Dial needs.
@@ -97,15 +90,16 @@ func dial(cfg ConnConfig, how ...nats.Option) (*Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect to the bus as %q: its key: %w", cfg.Name, err)
 	}
+	d := newDialer()
 	options := append([]nats.Option{
 		nats.Name(cfg.Name),
 		nats.UserJWT(cfg.Credential.Token, user.Sign),
 		nats.CustomInboxPrefix(cfg.Credential.Inbox),
 		nats.SyncQueueLen(maxPartsPending),
 		nats.PingInterval(clientPing), nats.MaxPingsOutstanding(2),
-		nats.Dialer(&net.Dialer{Timeout: connectTimeout, Control: shortSegments}),
+		nats.SetCustomDialer(d),
 		nats.MaxReconnects(-1), nats.RetryOnFailedConnect(true), nats.ReconnectBufSize(reconnectBuf),
-		nats.CustomReconnectDelay(reconnectDelay),
+		nats.CustomReconnectDelay(d.delay),
 		// A token that expired or was revoked may be replaced by one that is good.
 		nats.IgnoreAuthErrorAbort(),
 		nats.ConnectHandler(func(*nats.Conn) { c.isConnected() }),
@@ -128,33 +122,6 @@ func dial(cfg ConnConfig, how ...nats.Option) (*Conn, error) {
 		return nil, fmt.Errorf("connect to the bus as %q: %w", cfg.Name, err)
 	}
 	return c, nil
-}
-
-// maxSegment is how long a TCP segment of a connection to the bus is at the most, in bytes: as a link of 1,280 bytes
-// carries it, headers and options included, which is the least that IPv6 asks for (RFC 8200 §5). Where longer packets
-// are dropped without a word, kernels keep sending them as they come, and the connection would stand still. The bus
-// carries little, so that shorter packets cost little.
-const maxSegment = 1200
-
-// shortSegments bounds what both ends of a connection send in one segment (net.Dialer.Control).
-func shortSegments(_, _ string, raw syscall.RawConn) error {
-	var failed error
-	if err := raw.Control(func(fd uintptr) {
-		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, maxSegment)
-	}); err != nil {
-		return err
-	}
-	return failed
-}
-
-// reconnectDelay doubles from reconnectFirst to reconnectMost, each with up to as much again at random, so
-// that the nodes of a mesh do not come back all at once.
-func reconnectDelay(attempts int) time.Duration {
-	delay := reconnectMost
-	if attempts < 10 {
-		delay = min(reconnectFirst<<max(attempts-1, 0), reconnectMost)
-	}
-	return delay + rand.N(delay)
 }
 
 // Ready waits until the connection stands. When ctx ends before, the error says what was in the way.
