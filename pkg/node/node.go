@@ -257,6 +257,7 @@ func (n *Node) Run(ctx context.Context) error {
 	part("inbound", n.inbound.Run)
 	part("outbound", n.outbound.Run)
 	part("configuration", n.follower.Run)
+	part("store", n.store.retry)
 	part("services", n.local.Run)
 	part("registration", n.registrar.Run)
 	part("identity", func(ctx context.Context) error { return n.identity.Run(ctx, n.conn) })

@@ -1,11 +1,14 @@
 package node
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
@@ -21,7 +24,8 @@ type store struct {
 	// unkept is why some of the newest configuration could not be kept, nil where all is: the node serves with
 	// it, and would start with an older one.
 	unkept atomic.Pointer[error]
-	// owed is that configuration, by subject, which is written with whatever is kept next. keep owns it.
+	mu     sync.Mutex // guards owed
+	// owed is that configuration, by subject, which is written with whatever is kept next, or by retry.
 	owed map[string][]snapshot.Raw
 }
 
@@ -70,9 +74,38 @@ func (s *store) snapshots() ([]snapshot.Raw, error) {
 }
 
 // keep replaces what is kept of a subject; no messages remove it. What could not be written is tried again with
-// every later call. One goroutine calls it.
+// every later call, and by retry.
 func (s *store) keep(subject string, messages []snapshot.Raw) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.owed[subject] = messages
+	return s.write()
+}
+
+// keepAgain is how often what could not be kept is tried again: whoever made room waits no longer for the message to go.
+const keepAgain = 5 * time.Second
+
+// retry tries to write what is owed, until ctx ends.
+func (s *store) retry(ctx context.Context) error {
+	tick := time.NewTicker(keepAgain)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if s.unkept.Load() == nil {
+			continue
+		}
+		s.mu.Lock()
+		_ = s.write() // unkept says so
+		s.mu.Unlock()
+	}
+}
+
+// write keeps all that is owed. The caller holds mu.
+func (s *store) write() error {
 	err := s.db.Update(func(tx *bbolt.Tx) error {
 		for subject, messages := range s.owed {
 			if err := put(tx.Bucket(snapshotsBucket), subject, messages); err != nil {
