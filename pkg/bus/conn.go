@@ -173,8 +173,30 @@ func (c *Conn) Notify(fn func(Notice)) (stop func()) {
 	}
 }
 
+// changeTime is how long a request waits for a connection that is made anew by Reconnect, when nothing is in the way.
+const changeTime = time.Second
+
+// changing reports whether the connection is away and nothing is known to be wrong with it.
+func (c *Conn) changing() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.connected:
+		return true // it came back this moment
+	default:
+		return c.lastErr == nil
+	}
+}
+
 // Reconnect connects anew, with the newest token and perhaps to another server. What is subscribed stays so.
 func (c *Conn) Reconnect() error {
+	c.mu.Lock()
+	select { // nobody is to take it for connected until it is again
+	case <-c.connected:
+		c.connected = make(chan struct{})
+	default:
+	}
+	c.mu.Unlock()
 	if err := c.nc.ForceReconnect(); err != nil {
 		return fmt.Errorf("reconnect to the bus: %w", readable(err))
 	}

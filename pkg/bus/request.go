@@ -91,7 +91,14 @@ func (c *Conn) request(ctx context.Context, verb string, payload []byte, fn func
 	if err := parts.SetPendingLimits(maxPartsPending, maxPartsPending*maxPayload/16); err != nil {
 		return err
 	}
-	if err := c.nc.PublishRequest(request.Subject, inbox, data); err != nil {
+	err = c.nc.PublishRequest(request.Subject, inbox, data)
+	if errors.Is(err, nats.ErrReconnectBufExceeded) && c.changing() {
+		waiting, cancel := context.WithTimeout(ctx, changeTime)
+		_ = c.Ready(waiting) // what is in the way otherwise, publishing says
+		cancel()
+		err = c.nc.PublishRequest(request.Subject, inbox, data)
+	}
+	if err != nil {
 		return err
 	}
 	for due := uint32(0); ; {

@@ -64,6 +64,25 @@ func TestARequestIsAnsweredUnderTheNodesName(t *testing.T) {
 	}
 }
 
+// A connection that is made anew is not away: what is asked meanwhile waits for it.
+func TestARequestWaitsForANewConnection(t *testing.T) {
+	t.Parallel()
+	b := bustest.Start(t)
+	serving(t, b, bus.DefaultLimits, bus.VerbRegister, func(context.Context, string, []byte) ([]byte, error) { return nil, nil })
+	node := b.Node(t, "web1")
+	if _, err := ask(t, node, bus.VerbRegister, nil); err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if err := node.Reconnect(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := node.Request(t.Context(), bus.VerbRegister, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestAnAnswerInPartsArrivesWhole(t *testing.T) {
 	t.Parallel()
 	b := bustest.Start(t)
