@@ -119,7 +119,7 @@ func (r *rollback) run(cmd *cobra.Command, args []string) error {
 		}
 		return r.show(cmd, steps)
 	}
-	if err := r.confirm(cmd, len(steps)); err != nil {
+	if err := confirm(cmd, r.yes, fmt.Sprintf("change %d documents as shown?", len(steps))); err != nil {
 		return err
 	}
 	if err := perform(ctx, c, steps, to, false); err != nil {
@@ -179,15 +179,15 @@ func perform(ctx context.Context, c *client.Client, steps []step, to uint64, dry
 }
 
 // confirm asks on a terminal; elsewhere --yes is needed.
-func (r *rollback) confirm(cmd *cobra.Command, n int) error {
-	if r.yes {
+func confirm(cmd *cobra.Command, yes bool, question string) error {
+	if yes {
 		return nil
 	}
 	in, ok := cmd.InOrStdin().(*os.File)
 	if !ok || !term.IsTerminal(int(in.Fd())) {
 		return misused(cmd, "nobody can be asked here: say --yes to change what is shown, or --dry-run to see it only")
 	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "change %d documents as shown? [y/N] ", n)
+	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
 	answer, _ := bufio.NewReader(in).ReadString('\n') // none is no
 	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
 		return errors.New("nothing was changed")

@@ -41,7 +41,7 @@ Exit codes: 0 done, 1 failed (for diff: there are differences), 2 the command wa
 		&cobra.Group{ID: groupRun, Title: "Daemons:"},
 	)
 	root.AddCommand(
-		applyCommand(), getCommand(), deleteCommand(), diffCommand(), rollbackCommand(), auditCommand(),
+		applyCommand(), getCommand(), deleteCommand(), diffCommand(), splitCommand(), rollbackCommand(), auditCommand(),
 		statusCommand(), graphCommand(), tapCommand(), quotaCommand(), joinTokenCommand(), serviceCommand(), kubeconfigCommand(),
 		demoCommand(), controllerCommand(), nodeCommand(), versionCommand(),
 	)
