@@ -58,12 +58,13 @@ type Controller struct {
 	quotas     *quota.Owner
 	taps       taps
 	recorder   *recorder
-	issued     chan ca.Issued // certificates of this controller's own listeners, to be recorded
-	rebuild    chan struct{}  // something that goes into snapshots has changed
-	bell       bell           // nodes or instances have changed
-	gathering  atomic.Bool    // since a restore, nothing is published yet
-	inputs     chan struct{}  // closed when all that was stored before this start is in memory
-	compiled                  // the compile loop's
+	issued     chan ca.Issued              // certificates of this controller's own listeners, to be recorded
+	rebuild    chan struct{}               // something that goes into snapshots has changed
+	bell       bell                        // nodes or instances have changed
+	gathering  atomic.Bool                 // since a restore, nothing is published yet
+	inputs     chan struct{}               // closed when all that was stored before this start is in memory
+	compiled                               // the compile loop's
+	last       atomic.Pointer[compilation] // nil: nothing is compiled yet
 	sent       sentTimes
 	apiAddress atomic.Pointer[netip.AddrPort] // nil: not open
 	busHosts   []string                       // host:port, as tokens name the bus

@@ -80,6 +80,7 @@ func (c *Controller) compile(ctx context.Context) error {
 	c.forget(lost)
 	in.Instances, in.Lost = instances, lost
 	out := compile.Compile(in)
+	c.last.Store(&compilation{in, out})
 
 	configs, err := c.nodeConfigs()
 	if err != nil {

@@ -36,6 +36,7 @@ func (n *Node) serveSocket(ctx context.Context) error {
 	mux.HandleFunc("DELETE "+report.PathServices+"/{namespace}/{name}/{instance}", n.deleteService)
 	mux.HandleFunc("GET "+report.PathNodeStatus, func(w http.ResponseWriter, _ *http.Request) { socket.WriteJSON(w, n.Status()) })
 	mux.HandleFunc("GET "+report.PathNodeTap, n.localTap)
+	mux.HandleFunc("POST "+report.PathNodeExplain, n.explain)
 	return socket.Serve(ctx, l, mux)
 }
 

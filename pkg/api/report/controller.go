@@ -20,11 +20,16 @@ const (
 	PathTap = "/sennit/v1/tap"
 	// PathQuota (GET) answers a list of Quota.
 	PathQuota = "/sennit/v1/quota"
+	// PathExplain (POST of routing's Question, of at most MaxQuestion bytes) answers routing's Explanation.
+	PathExplain = "/sennit/v1/explain"
 	// PathKubeconfig (GET) answers a kubeconfig in YAML. It holds a secret.
 	PathKubeconfig = "/sennit/v1/kubeconfig"
 	// PathBackup (GET) answers a backup (see package backup). It holds every document, and the authority's file, sealed.
 	PathBackup = "/sennit/v1/backup"
 )
+
+// MaxQuestion is how many bytes a question may have: a head of the largest size, and its JSON.
+const MaxQuestion = 256 << 10
 
 // HeaderSealingKey names, in the answer with a backup, the file of the key that a restore needs beside it.
 const HeaderSealingKey = "Sennit-Sealing-Key"

@@ -12,6 +12,9 @@ const (
 	// PathNodeTap (GET, a filter as of PathTap) answers telemetry's TapLine, a line of JSON for each, until the caller
 	// goes.
 	PathNodeTap = "/v1/tap"
+	// PathNodeExplain (POST of routing's Question, of at most MaxQuestion bytes) answers routing's Explanation, from the
+	// node's own table.
+	PathNodeExplain = "/v1/explain"
 )
 
 // Declared names an instance that a node has taken on.
