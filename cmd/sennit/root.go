@@ -27,7 +27,7 @@ func newRoot() *cobra.Command {
 On the controller's host, commands reach it by its unix socket and need no token. Elsewhere, name it with --server,
 --token-file and --ca-file (or SENNIT_SERVER, SENNIT_TOKEN_FILE and SENNIT_CA_FILE), or with --kubeconfig.
 
-Exit codes: 0 done, 1 failed (for diff: there are differences), 2 the command was not understood.`,
+Exit codes: 0 done, 1 failed (for diff: there are differences; for analyze: there are errors), 2 the command was not understood.`,
 		Example: `  sennit demo                              # a whole mesh on this machine, nothing to set up
   sennit apply -f routes/ --wait           # apply documents, return when every node has them
   sennit get httproutes                    # what there is
@@ -41,7 +41,7 @@ Exit codes: 0 done, 1 failed (for diff: there are differences), 2 the command wa
 		&cobra.Group{ID: groupRun, Title: "Daemons:"},
 	)
 	root.AddCommand(
-		applyCommand(), getCommand(), deleteCommand(), diffCommand(), splitCommand(), rollbackCommand(), auditCommand(),
+		applyCommand(), getCommand(), deleteCommand(), diffCommand(), analyzeCommand(), splitCommand(), rollbackCommand(), auditCommand(),
 		statusCommand(), graphCommand(), tapCommand(), explainCommand(), quotaCommand(), joinTokenCommand(), serviceCommand(), kubeconfigCommand(),
 		demoCommand(), controllerCommand(), nodeCommand(), versionCommand(),
 	)
@@ -112,12 +112,15 @@ func strict(cmd *cobra.Command) {
 // errDifferent is diff's result where something is different: exit code 1, and nothing to say.
 var errDifferent = errors.New("there are differences")
 
+// errFound is analyze's result where it found an error, which it showed: exit code 1 likewise.
+var errFound = errors.New("there are errors")
+
 // exitCode tells people what was wrong, and is the process's exit code.
 func exitCode(stderr io.Writer, err error) int {
 	if err == nil {
 		return 0
 	}
-	if errors.Is(err, errDifferent) {
+	if errors.Is(err, errDifferent) || errors.Is(err, errFound) {
 		return 1
 	}
 	var refused *refusal

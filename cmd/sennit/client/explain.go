@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 
+	"github.com/sennit-mesh/sennit/pkg/analyze"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
 	"github.com/sennit-mesh/sennit/pkg/routing"
 )
@@ -22,13 +23,25 @@ func (n *Node) Explain(ctx context.Context, q *routing.Question) (*routing.Expla
 	return &e, n.conn.ask(ctx, report.PathNodeExplain, q, &e)
 }
 
+// Analyze tells what is wrong with the documents of the controller, or would be with those in data applied (a file of
+// them in YAML or JSON; nil: none).
+func (c *Client) Analyze(ctx context.Context, data []byte) (*report.Analysis[analyze.Finding], error) {
+	var out report.Analysis[analyze.Finding]
+	return &out, c.conn.send(ctx, report.PathAnalyze, data, "application/yaml", &out)
+}
+
 // ask posts a question as JSON, and reads the answer.
 func (c *conn) ask(ctx context.Context, path string, question, into any) error {
 	body, err := json.Marshal(question)
 	if err != nil {
 		return fmt.Errorf("encode the question: %w", err)
 	}
-	a, err := c.whole(ctx, request{method: http.MethodPost, path: path, body: body, contentType: "application/json"})
+	return c.send(ctx, path, body, "application/json", into)
+}
+
+// send posts a body, and reads the answer.
+func (c *conn) send(ctx context.Context, path string, body []byte, contentType string, into any) error {
+	a, err := c.whole(ctx, request{method: http.MethodPost, path: path, body: body, contentType: contentType})
 	if err != nil {
 		return err
 	}

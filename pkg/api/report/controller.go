@@ -22,6 +22,9 @@ const (
 	PathQuota = "/sennit/v1/quota"
 	// PathExplain (POST of routing's Question, of at most MaxQuestion bytes) answers routing's Explanation.
 	PathExplain = "/sennit/v1/explain"
+	// PathAnalyze (POST of documents in YAML or JSON, or of nothing) answers Analysis: what is wrong with the documents
+	// that there are, as they would be if those of the request were applied.
+	PathAnalyze = "/sennit/v1/analyze"
 	// PathKubeconfig (GET) answers a kubeconfig in YAML. It holds a secret.
 	PathKubeconfig = "/sennit/v1/kubeconfig"
 	// PathBackup (GET) answers a backup (see package backup). It holds every document, and the authority's file, sealed.
@@ -30,6 +33,12 @@ const (
 
 // MaxQuestion is how many bytes a question may have: a head of the largest size, and its JSON.
 const MaxQuestion = 256 << 10
+
+// An Analysis is what is wrong, of package analyze's findings.
+type Analysis[F any] struct {
+	Findings []F `json:"findings"`
+	Before   []F `json:"before,omitempty"` // the same without the documents of the request
+}
 
 // HeaderSealingKey names, in the answer with a backup, the file of the key that a restore needs beside it.
 const HeaderSealingKey = "Sennit-Sealing-Key"

@@ -1,0 +1,96 @@
+package controller
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/sennit-mesh/sennit/internal/socket"
+	"github.com/sennit-mesh/sennit/pkg/analyze"
+	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/compile"
+)
+
+// analyze answers what is wrong with the documents, or would be if those of the request were applied. Nothing changes.
+func (c *Controller) analyze(w http.ResponseWriter, r *http.Request) {
+	data, err := io.ReadAll(http.MaxBytesReader(w, r.Body, api.MaxFile))
+	if err != nil {
+		socket.WriteFailure(w, http.StatusBadRequest, fmt.Errorf("read the documents: %w", err))
+		return
+	}
+	last := c.last.Load()
+	if last == nil {
+		socket.WriteFailure(w, http.StatusServiceUnavailable, fmt.Errorf("nothing is compiled yet; ask again in a moment"))
+		return
+	}
+	answer := report.Analysis[analyze.Finding]{Findings: analyze.Analyze(last.in, last.out)}
+	if len(data) > 0 {
+		docs, err := api.Decode("request", data)
+		if err != nil {
+			socket.WriteFailure(w, http.StatusBadRequest, err)
+			return
+		}
+		in, err := overlaid(last.in, docs)
+		if err != nil {
+			socket.WriteFailure(w, http.StatusBadRequest, err)
+			return
+		}
+		answer.Before, answer.Findings = answer.Findings, analyze.Analyze(in, compile.Compile(in))
+	}
+	if answer.Findings == nil {
+		answer.Findings = []analyze.Finding{}
+	}
+	socket.WriteJSON(w, answer)
+}
+
+// overlaid is the input with documents in the place of those of their names.
+func overlaid(in compile.Input, docs []api.Document) (compile.Input, error) {
+	for _, d := range docs {
+		var err error
+		switch d.Kind {
+		case api.Service:
+			in.Services, err = overlay(in.Services, d)
+		case api.HTTPRoute:
+			in.Routes, err = overlay(in.Routes, d)
+		case api.QuotaPolicies:
+			in.Quotas, err = overlay(in.Quotas, d)
+		case api.ExternalServices:
+			in.External, err = overlay(in.External, d)
+		case api.Gateway:
+			in.Gateways, err = overlay(in.Gateways, d)
+		case api.GatewayClass:
+			in.Classes, err = overlay(in.Classes, d)
+		case api.Namespace:
+			in.Namespaces, err = overlay(in.Namespaces, d)
+		}
+		if err != nil {
+			return in, err
+		}
+	}
+	return in, nil
+}
+
+// overlay returns the documents with d in the place of the one of its name, or behind them as the newest.
+func overlay[T any, P interface {
+	*T
+	metav1.Object
+}](all []P, d api.Document) ([]P, error) {
+	one := P(new(T))
+	if err := api.As(d.Object, one); err != nil {
+		return nil, err
+	}
+	one.SetCreationTimestamp(metav1.NewTime(time.Now().Truncate(time.Second)))
+	next := make([]P, 0, len(all)+1)
+	for _, before := range all {
+		if before.GetName() == one.GetName() && before.GetNamespace() == one.GetNamespace() {
+			one.SetCreationTimestamp(before.GetCreationTimestamp())
+			continue
+		}
+		next = append(next, before)
+	}
+	return append(next, one), nil
+}
