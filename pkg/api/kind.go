@@ -64,6 +64,11 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "io.k8s.networking.gateway.v1.HTTPRoute", typ: reflect.TypeFor[gatewayv1.HTTPRoute](),
 	}
+	ReferenceGrant = &Kind{
+		Group: "gateway.networking.k8s.io", Version: "v1", Name: "ReferenceGrant", Plural: "referencegrants", Singular: "referencegrant", Short: []string{"refgrant"},
+		Namespaced: true, Verbs: stored,
+		model: "io.k8s.networking.gateway.v1.ReferenceGrant", typ: reflect.TypeFor[gatewayv1.ReferenceGrant](),
+	}
 	QuotaPolicies = &Kind{
 		Group: "sennit.dev", Version: "v1alpha1", Name: "QuotaPolicy", Plural: "quotapolicies", Singular: "quotapolicy", Short: []string{"quota"},
 		Namespaced: true, HasStatus: true, Verbs: stored,
@@ -88,7 +93,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, EndpointSlice, GatewayClass, Gateway, HTTPRoute, QuotaPolicies, ExternalServices, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, EndpointSlice, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, JoinTokens, Nodes}
 }
 
 // ByResource returns the kind that a URL names, or nil.

@@ -61,7 +61,8 @@ type catalog struct {
 	byName    map[exchange.ServiceName]*service
 	external  map[exchange.ServiceName]bool
 	displaced map[exchange.ServiceName]bool // ExternalServices whose name an older Service has
-	outside   bool                          // as routes of Gateways see it: they lead those outside to services of their own namespace alone
+	outside   bool                          // as routes of Gateways see it: into other namespaces they lead those outside by a grant alone
+	grants    *grants
 }
 
 func (c *catalog) sorted() []*service {
@@ -77,6 +78,7 @@ func newCatalog(in Input) *catalog {
 	c := &catalog{
 		byName:   make(map[exchange.ServiceName]*service, len(in.Services)),
 		external: make(map[exchange.ServiceName]bool),
+		grants:   newGrants(in.Grants),
 	}
 	displacing := c.addExternal(in)
 	for _, document := range in.Services {

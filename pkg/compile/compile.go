@@ -37,6 +37,7 @@ type Input struct {
 	Gateways   []*gatewayv1.Gateway
 	Classes    []*gatewayv1.GatewayClass
 	Namespaces []*corev1.Namespace
+	Grants     []*gatewayv1.ReferenceGrant // what may be named from other namespaces
 	Instances  []*snapshot.Instance
 	Lost       map[string]bool // nodes that the leader declared lost, by name
 }

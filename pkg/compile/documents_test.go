@@ -32,6 +32,8 @@ func InputOf(t testing.TB, documents string) (in Input) {
 			in.Classes = append(in.Classes, decode[gatewayv1.GatewayClass](t, text))
 		case "Namespace":
 			in.Namespaces = append(in.Namespaces, decode[corev1.Namespace](t, text))
+		case "ReferenceGrant":
+			in.Grants = append(in.Grants, decode[gatewayv1.ReferenceGrant](t, text))
 		case "":
 			if strings.TrimSpace(text) != "" {
 				t.Fatalf("a document without a kind: %s", text)

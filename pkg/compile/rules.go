@@ -75,8 +75,8 @@ func compileActions(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPR
 	return compiled
 }
 
-// resolve finds what a backendRef names. A Service of another namespace needs no ReferenceGrant: its
-// callers may call it as they are (GEP-1294, "Namespace boundaries").
+// resolve finds what a backendRef names. In the mesh a Service of another namespace needs no ReferenceGrant: its
+// callers may call it as they are (GEP-1294, "Namespace boundaries"). Those outside could not.
 func resolve(namespace string, ref *gatewayv1.HTTPBackendRef, services *catalog) (*snapshot.Backend, gatewayv1.RouteConditionReason, string) {
 	name := exchange.ServiceName{Namespace: namespace, Name: string(ref.Name)}
 	if ref.Namespace != nil && *ref.Namespace != "" {
@@ -96,8 +96,8 @@ func resolve(namespace string, ref *gatewayv1.HTTPBackendRef, services *catalog)
 	if (group != "" || kind != "Service") && (group != api.ExternalServices.Group || kind != api.ExternalServices.Name) {
 		return unresolved, gatewayv1.RouteReasonInvalidKind, fmt.Sprintf("kind %s in group %q is not supported; a backend is a Service of the core group, or an ExternalService of group sennit.dev", kind, group)
 	}
-	if services.outside && name.Namespace != namespace {
-		return unresolved, gatewayv1.RouteReasonRefNotPermitted, fmt.Sprintf("%s %s is of another namespace: what leads there from a Gateway is a route in that namespace (ReferenceGrant is not served in this version)", kind, name)
+	if services.outside && !services.grants.allow(reference{gatewayv1.GroupName, "HTTPRoute", namespace}, referred{group, kind, name.Namespace, name.Name}) {
+		return unresolved, gatewayv1.RouteReasonRefNotPermitted, fmt.Sprintf("%s %s is of another namespace, and no ReferenceGrant there lets HTTPRoutes of namespace %s name it", kind, name, namespace)
 	}
 	s, problem := services.find(kind, name)
 	if problem != "" {

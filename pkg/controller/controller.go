@@ -81,6 +81,7 @@ type compiled struct {
 	gateways  decoded[gatewayv1.Gateway]
 	classes   decoded[gatewayv1.GatewayClass]
 	spaces    decoded[corev1.Namespace]
+	grants    decoded[gatewayv1.ReferenceGrant]
 	configs   map[string]bus.Body // of nodes, by subject; never changed,
 	configsOf *map[string]ca.Node // and the registry that they were made from
 }

@@ -164,7 +164,7 @@ func (c *Controller) forget(lost map[string]bool) {
 func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64, err error) {
 	const tries = 8
 	for range tries {
-		var sequences [7]uint64
+		var sequences [8]uint64
 		in = compile.Input{}
 		err := errors.Join(
 			read(ctx, c, api.Service, &c.services, &in.Services, &sequences[0]),
@@ -174,6 +174,7 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 			read(ctx, c, api.GatewayClass, &c.classes, &in.Classes, &sequences[4]),
 			read(ctx, c, api.Namespace, &c.spaces, &in.Namespaces, &sequences[5]),
 			read(ctx, c, api.ExternalServices, &c.outside, &in.External, &sequences[6]),
+			read(ctx, c, api.ReferenceGrant, &c.grants, &in.Grants, &sequences[7]),
 		)
 		if err != nil {
 			return compile.Input{}, 0, err
