@@ -153,7 +153,7 @@ func text(m map[string]any) ([]byte, error) {
 	if m == nil {
 		return nil, nil
 	}
-	data, err := yaml.Marshal(m)
+	data, err := yaml.Marshal(masked(m))
 	if err != nil {
 		return nil, fmt.Errorf("encode a document: %w", err)
 	}

@@ -21,6 +21,7 @@ type Kind struct {
 	Namespaced           bool
 	Core                 bool // a built-in of Kubernetes: strategic merge and protobuf are served
 	HasStatus            bool // has a status subresource, which controllers write
+	Sealed               bool // its data is not stored, backed up or audited in the clear
 	Derived              bool // shown from other state (registrations, tokens), not stored as a document
 
 	Verbs []string // as discovery lists them
@@ -43,6 +44,16 @@ var (
 		Version: "v1", Name: "Service", Plural: "services", Singular: "service", Short: []string{"svc"},
 		Namespaced: true, Core: true, HasStatus: true, Verbs: stored,
 		model: "io.k8s.api.core.v1.Service", typ: reflect.TypeFor[corev1.Service](),
+	}
+	Secret = &Kind{
+		Version: "v1", Name: "Secret", Plural: "secrets", Singular: "secret",
+		Namespaced: true, Core: true, Sealed: true, Verbs: stored,
+		model: "io.k8s.api.core.v1.Secret", typ: reflect.TypeFor[corev1.Secret](),
+	}
+	ConfigMap = &Kind{
+		Version: "v1", Name: "ConfigMap", Plural: "configmaps", Singular: "configmap", Short: []string{"cm"},
+		Namespaced: true, Core: true, Verbs: stored,
+		model: "io.k8s.api.core.v1.ConfigMap", typ: reflect.TypeFor[corev1.ConfigMap](),
 	}
 	EndpointSlice = &Kind{
 		Group: "discovery.k8s.io", Version: "v1", Name: "EndpointSlice", Plural: "endpointslices", Singular: "endpointslice",
@@ -93,7 +104,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, EndpointSlice, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, JoinTokens, Nodes}
 }
 
 // ByResource returns the kind that a URL names, or nil.

@@ -25,6 +25,10 @@ func Check(k *Kind, u *unstructured.Unstructured) []Problem {
 	switch k {
 	case Service:
 		w.service(u)
+	case Secret:
+		w.secret(u)
+	case ConfigMap:
+		w.configMap(u)
 	case JoinTokens:
 		w.joinToken(u)
 	case QuotaPolicies:

@@ -31,7 +31,7 @@ func (s *Server) past(ctx context.Context, k *api.Kind, want filter, at uint64) 
 	there := map[string]*unstructured.Unstructured{}
 	err = s.cfg.Resources.Follow(ctx, 1, func(e bus.Entry) error {
 		if e.Sequence <= at {
-			w, err := ReadWritten(e)
+			w, err := s.readWhole(e)
 			switch {
 			case err != nil:
 				s.cfg.Log.Error("record skipped", "subject", e.Subject, "sequence", e.Sequence, "err", err)

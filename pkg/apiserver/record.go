@@ -20,7 +20,8 @@ type record struct {
 	Verb    string          `json:"verb,omitempty"`
 	Deleted bool            `json:"deleted,omitempty"`
 	Was     uint64          `json:"was,omitempty"` // sequence of the revision that it replaces; 0: there was none
-	Object  json.RawMessage `json:"object"`        // without status and resourceVersion
+	Object  json.RawMessage `json:"object"`        // without status and resourceVersion, and of a sealed kind without what is in Sealed
+	Sealed  []byte          `json:"sealed,omitempty"`
 }
 
 // A statusRecord is the newest status of one document. It says which document it is of, since a document that
@@ -51,7 +52,7 @@ func subject(prefix string, k *api.Kind, namespace, name string) string {
 
 // applyResource takes one revision into the cache.
 func (s *Server) applyResource(e bus.Entry) error {
-	w, err := ReadWritten(e)
+	w, err := s.readWhole(e)
 	if err != nil {
 		return err
 	}
@@ -69,10 +70,11 @@ type Written struct {
 	Deleted  bool
 	Was      uint64                     // sequence of the revision that it replaces; 0: there was none
 	Kind     *api.Kind                  // nil: of a newer version
-	Document *unstructured.Unstructured // the last one where it is deleted
+	Document *unstructured.Unstructured // the last one where it is deleted; of a sealed kind without what is sealed
+	sealed   []byte
 }
 
-// ReadWritten decodes an entry of the log of resources.
+// ReadWritten decodes an entry of the log of resources. What is sealed in it stays so.
 func ReadWritten(e bus.Entry) (Written, error) {
 	var r record
 	if err := json.Unmarshal(e.Data, &r); err != nil {
@@ -82,7 +84,7 @@ func ReadWritten(e bus.Entry) (Written, error) {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(r.Object, &u.Object); err != nil {
 		return Written{}, fmt.Errorf("decode document: %w", err)
 	}
-	return Written{Caller{r.User, r.From}, r.Verb, r.Deleted, r.Was, api.ByKind(u.GetAPIVersion(), u.GetKind()), u}, nil
+	return Written{Caller{r.User, r.From}, r.Verb, r.Deleted, r.Was, api.ByKind(u.GetAPIVersion(), u.GetKind()), u, r.Sealed}, nil
 }
 
 // applyStatus takes one status into the cache.

@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"crypto/cipher"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -81,6 +82,9 @@ type Config struct {
 	Virtual           map[*api.Kind]Virtual
 	// Always are documents of kinds without namespaces that a start makes where they are not there, complete.
 	Always []*unstructured.Unstructured
+
+	// Sealer keeps the data of Secrets out of the log (cipher.NewGCMWithRandomNonce). nil: none can be stored.
+	Sealer cipher.AEAD
 
 	// Authenticate returns the name of the operator whose bearer token it is, or an error.
 	Authenticate func(ctx context.Context, token string) (user string, err error)

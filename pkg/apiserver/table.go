@@ -39,6 +39,13 @@ var columns = map[*api.Kind][]column{
 			return pairs(m)
 		}},
 	},
+	api.Secret: {
+		{"Type", "What it is for.", false, text("type")},
+		{"Data", "How many values it has.", false, func(u *unstructured.Unstructured) any { return entries(u, "data") }},
+	},
+	api.ConfigMap: {
+		{"Data", "How many values it has.", false, func(u *unstructured.Unstructured) any { return entries(u, "data") + entries(u, "binaryData") }},
+	},
 	api.EndpointSlice: {
 		{"AddressType", "Kind of addresses.", false, func(u *unstructured.Unstructured) any { return value(u, "addressType") }},
 		{"Ports", "Ports of the endpoints.", false, func(u *unstructured.Unstructured) any {
@@ -260,4 +267,9 @@ func condition(kind string) func(*unstructured.Unstructured) any {
 		}
 		return said
 	}
+}
+
+func entries(u *unstructured.Unstructured, field string) int {
+	m, _ := u.Object[field].(map[string]any)
+	return len(m)
 }

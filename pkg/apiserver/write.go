@@ -214,6 +214,9 @@ func (s *Server) changeOnce(r *request, verb string, old *item, u *unstructured.
 	if err := r.check(u, problems); err != nil {
 		return nil, err
 	}
+	if problem := api.Frozen(r.kind, was, u); problem != "" {
+		return nil, invalid(r.kind, r.name, []api.Problem{{Reason: api.Invalid, Message: problem}})
+	}
 	if !equality.Semantic.DeepEqual(content(was), content(u)) {
 		u.SetGeneration(was.GetGeneration() + 1)
 	}
@@ -298,7 +301,11 @@ func (s *Server) store(r *request, verb string, old *item, u *unstructured.Unstr
 			r.warn(fmt.Sprintf("namespace %q was not there and has been made", ns))
 		}
 	}
-	object, err := json.Marshal(u.Object)
+	open, sealed, err := s.seal(r.kind, u)
+	if err != nil {
+		return nil, err
+	}
+	object, err := json.Marshal(open.Object)
 	if err != nil {
 		return nil, fmt.Errorf("encode document: %w", err)
 	}
@@ -306,7 +313,7 @@ func (s *Server) store(r *request, verb string, old *item, u *unstructured.Unstr
 	if old != nil {
 		was = old.sequence
 	}
-	data, err := json.Marshal(record{User: r.caller.User, From: r.caller.From, Verb: verb, Deleted: verb == "delete", Was: was, Object: object})
+	data, err := json.Marshal(record{User: r.caller.User, From: r.caller.From, Verb: verb, Deleted: verb == "delete", Was: was, Object: object, Sealed: sealed})
 	if err != nil {
 		return nil, fmt.Errorf("encode record: %w", err)
 	}

@@ -242,10 +242,14 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	if c.operators, err = openOperators(c.authority); err != nil {
 		return err
 	}
+	sealer, err := documentSealer(c.authority)
+	if err != nil {
+		return err
+	}
 	c.api, err = apiserver.New(apiserver.Config{
 		Resources: c.conn.Records(bus.StreamResource), Status: c.conn.Records(bus.StreamStatus),
 		Epoch: c.authority.Epoch(), Authenticate: c.operators.authenticate, Version: release.Version(), Log: c.log,
-		Hook: c.hook, Refused: c.recorder.refused,
+		Hook: c.hook, Refused: c.recorder.refused, Sealer: sealer,
 		Virtual: map[*api.Kind]apiserver.Virtual{
 			api.EndpointSlice: endpointSlices{c},
 			api.JoinTokens:    newJoinTokens(c),
