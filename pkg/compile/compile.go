@@ -38,8 +38,12 @@ type Input struct {
 	Classes    []*gatewayv1.GatewayClass
 	Namespaces []*corev1.Namespace
 	Grants     []*gatewayv1.ReferenceGrant // what may be named from other namespaces
-	Instances  []*snapshot.Instance
-	Lost       map[string]bool // nodes that the leader declared lost, by name
+	Secrets    []*corev1.Secret            // that listeners may name
+	// Seal encrypts a private key of a gateway's to the holder of a sealing key (snapshot.SealKey), the same for the same
+	// arguments. nil: no key can be sealed.
+	Seal      func(recipient []byte, gateway string, key []byte) ([]byte, error)
+	Instances []*snapshot.Instance
+	Lost      map[string]bool // nodes that the leader declared lost, by name
 }
 
 // Output is what nodes and operators are told of an input.
@@ -94,7 +98,7 @@ func Compile(in Input) Output {
 	}
 	for _, g := range gateways.sorted() {
 		out.Gateways[types.NamespacedName{Namespace: g.name.Namespace, Name: g.name.Name}] = g.status()
-		if ingress := g.ingress(limits); ingress != nil {
+		if ingress := g.ingress(limits, in.Seal); ingress != nil {
 			subject := snapshot.InSubject(g.name.Namespace, g.name.Name)
 			body, ok := out.Bodies[subject].(*snapshot.Inbound) // of a service of the same name
 			if !ok {

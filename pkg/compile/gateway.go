@@ -26,6 +26,7 @@ type gateways struct {
 	classless  map[exchange.ServiceName]string // the class of others, which is not there
 	namespaces map[string]labels.Set
 	services   *catalog // as those outside may reach it
+	secrets    *secrets
 }
 
 // A gateway is one Gateway, with what its routes say.
@@ -47,11 +48,19 @@ type listener struct {
 	conflict gatewayv1.ListenerConditionReason // with another listener; may be empty
 	allowed  func(namespace string) bool
 
+	secure       bool                  // TLS ends here
+	certificates []*gatewayCertificate // of it, as far as they are there
+	badRefs      string                // why some of certificateRefs cannot be used, and the reason; may be empty
+	badRefsWhy   gatewayv1.ListenerConditionReason
+
 	attached map[types.NamespacedName]bool
 	hosts    map[string][]*entry // by the hostnames that routes and listener have in common
 }
 
 func (l *listener) valid() bool { return l.refused == "" && l.conflict == "" }
+
+// usable reports whether the listener can be opened.
+func (l *listener) usable() bool { return l.valid() && (!l.secure || len(l.certificates) > 0) }
 
 // newGateways finds out which Gateways are Sennit's to run, and puts into out what became of the classes.
 func newGateways(in Input, services *catalog, out *Output) *gateways {
@@ -59,7 +68,7 @@ func newGateways(in Input, services *catalog, out *Output) *gateways {
 	outside.outside = true
 	gs := &gateways{
 		byName: map[exchange.ServiceName]*gateway{}, foreign: map[exchange.ServiceName]bool{}, classless: map[exchange.ServiceName]string{},
-		namespaces: map[string]labels.Set{}, services: &outside,
+		namespaces: map[string]labels.Set{}, services: &outside, secrets: newSecrets(in, services.grants),
 	}
 	for _, n := range in.Namespaces {
 		gs.namespaces[n.Name] = n.Labels
@@ -120,7 +129,7 @@ func newGateway(document *gatewayv1.Gateway, class *gatewayv1.GatewayClass, gs *
 		g.refused = v1.Condition{Type: string(gatewayv1.GatewayConditionAccepted), Status: v1.ConditionFalse, Reason: string(reason), Message: problem}
 	}
 	for i := range document.Spec.Listeners {
-		g.listeners = append(g.listeners, newListener(&document.Spec.Listeners[i], document.Namespace, gs.namespaces))
+		g.listeners = append(g.listeners, newListener(&document.Spec.Listeners[i], document.Namespace, gs))
 	}
 	for i, a := range g.listeners {
 		for _, b := range g.listeners[:i] {
@@ -152,13 +161,19 @@ func refusedGateway(g *gatewayv1.Gateway) (gatewayv1.GatewayConditionReason, str
 	return "", ""
 }
 
-func newListener(document *gatewayv1.Listener, namespace string, namespaces map[string]labels.Set) *listener {
+func newListener(document *gatewayv1.Listener, namespace string, gs *gateways) *listener {
 	l := &listener{document: document, attached: map[types.NamespacedName]bool{}, hosts: map[string][]*entry{}, allowed: func(string) bool { return false }}
 	if document.Hostname != nil {
 		l.hostname = strings.ToLower(string(*document.Hostname))
 	}
-	if document.Protocol != gatewayv1.HTTPProtocolType {
-		l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedProtocol, fmt.Sprintf("protocol %s is not supported in this version; HTTP is", document.Protocol)
+	switch document.Protocol {
+	case gatewayv1.HTTPProtocolType:
+	case gatewayv1.HTTPSProtocolType:
+		if l.secureWith(document.TLS, namespace, gs); l.refused != "" {
+			return l
+		}
+	default:
+		l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedProtocol, fmt.Sprintf("protocol %s is not supported in this version; HTTP and HTTPS are", document.Protocol)
 		return l
 	}
 	l.supportKinds(document.AllowedRoutes)
@@ -180,7 +195,7 @@ func newListener(document *gatewayv1.Listener, namespace string, namespaces map[
 		case gatewayv1.NamespacesFromAll:
 			return true
 		case gatewayv1.NamespacesFromSelector:
-			return selector.Matches(namespaces[of])
+			return selector.Matches(gs.namespaces[of])
 		}
 		return false
 	}
@@ -199,7 +214,7 @@ func (l *listener) supportKinds(allowed *gatewayv1.AllowedRoutes) {
 		if k.Kind == http.Kind && (k.Group == nil || *k.Group == group) {
 			l.kinds = []gatewayv1.RouteGroupKind{http}
 		} else if l.badKinds == "" {
-			l.badKinds = fmt.Sprintf("allowedRoutes.kinds: a listener of protocol HTTP takes HTTPRoute and not %s", k.Kind)
+			l.badKinds = fmt.Sprintf("allowedRoutes.kinds: a listener of protocol %s takes HTTPRoute and not %s", l.document.Protocol, k.Kind)
 		}
 	}
 }

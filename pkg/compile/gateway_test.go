@@ -90,7 +90,7 @@ func TestWhoseRoutesAListenerTakes(t *testing.T) {
 		{"by another name", "{" + http + "}", ", sectionName: b", "shop", "False NoMatchingParent", 0},
 		{"by another port", "{" + http + "}", ", port: 81", "shop", "False NoMatchingParent", 0},
 		{"by name and another port", "{" + http + "}, {name: b, port: 81, protocol: HTTP}", ", port: 81, sectionName: a", "shop", "False NoMatchingParent", 0},
-		{"another protocol", "{name: a, port: 443, protocol: HTTPS}", "", "shop", "False NotAllowedByListeners", 0},
+		{"another protocol", "{name: a, port: 443, protocol: UDP}", "", "shop", "False NotAllowedByListeners", 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := withGateway(t, tt.listeners, tt.parent, tt.namespace)
@@ -183,8 +183,8 @@ func TestListenersThatAreNotInEffect(t *testing.T) {
 	const good = "{name: z, port: 8080, protocol: HTTP}"
 	for _, tt := range []struct{ name, listeners, accepted, conflicted, refs, gateway string }{
 		{"all are", good, "True Accepted", "none", "True ResolvedRefs", "True Accepted"},
-		{"a protocol that is not served", "{name: a, port: 443, protocol: HTTPS}, " + good, "False UnsupportedProtocol", "none", "True ResolvedRefs", "True ListenersNotValid"},
-		{"no other", "{name: a, port: 443, protocol: HTTPS}", "False UnsupportedProtocol", "none", "True ResolvedRefs", "False ListenersNotValid"},
+		{"a protocol that is not served", "{name: a, port: 443, protocol: UDP}, " + good, "False UnsupportedProtocol", "none", "True ResolvedRefs", "True ListenersNotValid"},
+		{"no other", "{name: a, port: 443, protocol: UDP}", "False UnsupportedProtocol", "none", "True ResolvedRefs", "False ListenersNotValid"},
 		{"the same port and hostname", "{name: a, port: 80, protocol: HTTP, hostname: a.b}, {name: b, port: 80, protocol: HTTP, hostname: a.b}, " + good, "False HostnameConflict", "True HostnameConflict", "True ResolvedRefs", "True ListenersNotValid"},
 		{"the same port, another protocol", "{name: a, port: 80, protocol: HTTP}, {name: b, port: 80, protocol: TCP}, " + good, "False ProtocolConflict", "True ProtocolConflict", "True ResolvedRefs", "True ListenersNotValid"},
 		{"the same port, another hostname", "{name: a, port: 80, protocol: HTTP}, {name: b, port: 80, protocol: HTTP, hostname: a.b}", "True Accepted", "none", "True ResolvedRefs", "True Accepted"},

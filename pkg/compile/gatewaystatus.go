@@ -96,6 +96,10 @@ func (g *gateway) programmed(l *listener) v1.Condition {
 		c.Reason, c.Message = string(gatewayv1.ListenerReasonInvalid), "the listener, or its Gateway, is not accepted"
 		return c
 	}
+	if !l.usable() {
+		c.Reason, c.Message = string(gatewayv1.ListenerReasonInvalid), "the listener has no certificate: "+l.badRefs
+		return cut(c)
+	}
 	if len(g.nodes) == 0 {
 		c.Reason, c.Message = string(gatewayv1.ListenerReasonPending), g.nobody()
 		return c
@@ -149,8 +153,10 @@ func (l *listener) resolved() v1.Condition {
 	}
 	if l.badKinds != "" {
 		c.Status, c.Reason, c.Message = v1.ConditionFalse, string(gatewayv1.ListenerReasonInvalidRouteKinds), l.badKinds
+	} else if l.badRefs != "" {
+		c.Status, c.Reason, c.Message = v1.ConditionFalse, string(l.badRefsWhy), l.badRefs
 	}
-	return c
+	return cut(c)
 }
 
 // addresses are where nodes say that they let requests in; where that is on each of their addresses, it is the one that

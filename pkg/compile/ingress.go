@@ -81,14 +81,14 @@ func (gs *gateways) attachTo(route *compiledRoute, ref gatewayv1.ParentReference
 }
 
 // ingress is what the nodes that run a gateway need; nil where it has no listener that can be opened.
-func (g *gateway) ingress(limits *quotas) *snapshot.Ingress {
+func (g *gateway) ingress(limits *quotas, seal sealer) *snapshot.Ingress {
 	if g.refused.Type != "" {
 		return nil
 	}
 	body := &snapshot.Ingress{}
 	positions := map[*snapshot.Rule]uint32{}
 	for _, l := range g.listeners {
-		if !l.valid() {
+		if !l.usable() {
 			continue
 		}
 		listener := &snapshot.IngressListener{Name: string(l.document.Name), Port: uint32(l.document.Port), Hostname: l.hostname}
@@ -109,6 +109,9 @@ func (g *gateway) ingress(limits *quotas) *snapshot.Ingress {
 				host.Rules = append(host.Rules, at)
 			}
 			listener.Hosts = append(listener.Hosts, host)
+		}
+		if l.secure {
+			listener.Tls = g.addCertificates(body, l, seal)
 		}
 		body.Listeners = append(body.Listeners, listener)
 	}

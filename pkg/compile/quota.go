@@ -144,6 +144,9 @@ func Requires(body proto.Message) []string {
 		limits, rules = body.GetIngress().GetLimits(), body.GetIngress().GetRules()
 	}
 	var features []string
+	if in, ok := body.(*snapshot.Inbound); ok && hasTLS(in.GetIngress()) {
+		features = append(features, snapshot.FeatureIngressTLS)
+	}
 	if len(limits) > 0 {
 		features = append(features, quota.Feature)
 	}

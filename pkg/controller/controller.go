@@ -82,6 +82,8 @@ type compiled struct {
 	classes   decoded[gatewayv1.GatewayClass]
 	spaces    decoded[corev1.Namespace]
 	grants    decoded[gatewayv1.ReferenceGrant]
+	secrets   decoded[corev1.Secret]
+	keys      keySealer
 	configs   map[string]bus.Body // of nodes, by subject; never changed,
 	configsOf *map[string]ca.Node // and the registry that they were made from
 }

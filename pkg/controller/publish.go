@@ -78,9 +78,10 @@ func (c *Controller) compile(ctx context.Context) error {
 	}
 	instances, lost, sequence := c.instances()
 	c.forget(lost)
-	in.Instances, in.Lost = instances, lost
+	in.Instances, in.Lost, in.Seal = instances, lost, c.keys.seal
 	out := compile.Compile(in)
 	c.last.Store(&compilation{in, out})
+	c.keys.forget()
 
 	configs, err := c.nodeConfigs()
 	if err != nil {
@@ -164,7 +165,7 @@ func (c *Controller) forget(lost map[string]bool) {
 func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64, err error) {
 	const tries = 8
 	for range tries {
-		var sequences [8]uint64
+		var sequences [9]uint64
 		in = compile.Input{}
 		err := errors.Join(
 			read(ctx, c, api.Service, &c.services, &in.Services, &sequences[0]),
@@ -175,6 +176,7 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 			read(ctx, c, api.Namespace, &c.spaces, &in.Namespaces, &sequences[5]),
 			read(ctx, c, api.ExternalServices, &c.outside, &in.External, &sequences[6]),
 			read(ctx, c, api.ReferenceGrant, &c.grants, &in.Grants, &sequences[7]),
+			read(ctx, c, api.Secret, &c.secrets, &in.Secrets, &sequences[8]),
 		)
 		if err != nil {
 			return compile.Input{}, 0, err

@@ -11,6 +11,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/capture"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/registry"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // listen opens what services.d declares, and the ports of the gateways that it names, where that has changed. n.mu is
@@ -22,6 +23,9 @@ func (n *Node) listen() {
 	wanted := []capture.Listener{}
 	for _, l := range n.local.Listeners() {
 		wanted = append(wanted, capture.Listener{As: l.As, To: l.To, Port: l.Port, Address: l.Address, HasUID: l.HasUID, UID: l.UID, Unit: l.Unit})
+	}
+	if n.takeCertificates() {
+		n.registrar.Wake() // what could be opened is told
 	}
 	taken := map[netip.AddrPort]bool{}
 	for _, l := range wanted {
@@ -44,6 +48,17 @@ func (n *Node) listen() {
 		n.capture.Apply(wanted)
 		n.registrar.Wake() // ports of gateways are told
 	}
+}
+
+// takeCertificates opens those of the gateways that run here. n.mu is held.
+func (n *Node) takeCertificates() (changed bool) {
+	bodies := map[exchange.ServiceName]*snapshot.Ingress{}
+	for _, in := range n.gateways() {
+		if body := n.table.Ingress(in.Service); body != nil {
+			bodies[in.Service] = body
+		}
+	}
+	return n.certificates.take(bodies)
 }
 
 // identifiedAs reports whether this node has a certificate of a service. Being allowed to run it, it gets one soon.
@@ -86,6 +101,8 @@ func (n *Node) gatewayPorts(gateway exchange.ServiceName) []registry.GatewayPort
 			port.Problem = fmt.Sprintf("gateway %s has %s on this host", s.Listener.As, s.Listener.Address)
 		case s.Err != nil:
 			port.Problem = s.Err.Error()
+		default:
+			port.Problem = n.certificates.problem(gateway, n.table.Ingress(gateway), number)
 		}
 		ports = append(ports, port)
 	}

@@ -38,8 +38,9 @@ const peerSilence = 3 * time.Second
 
 // A Node is the proxy of one host.
 type Node struct {
-	cfg Config
-	log *slog.Logger
+	certificates certificates // of gateways
+	cfg          Config
+	log          *slog.Logger
 
 	identity  *ca.Identity
 	store     *store
@@ -114,15 +115,21 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 	if err != nil {
 		return n, err
 	}
+	sealing, err := n.store.sealingKey()
+	if err != nil {
+		return n, fmt.Errorf("read %s: %w", filepath.Join(n.cfg.StateDir, "node.db"), err)
+	}
+	n.certificates.key = sealing
 	n.registrar = registry.NewRegistrar(registry.RegistrarConfig{
 		Node: n.identity.Node(), Local: n.local, LaneAddress: n.address, Bus: n.words, Version: release.Version(), Log: n.log,
-		Ports: n.gatewayPorts,
+		Ports: n.gatewayPorts, SealingKey: sealing.PublicKey().Bytes(),
 	})
 	n.inbound = proxy.NewInbound(places{n.local, &n.outsides}, http1Limits, n.log)
 	n.inbound.Traced = &traced{n.spans}
 	n.outbound = &proxy.Outbound{
 		TraceShare: cfg.TraceShare,
 		Table:      n.table, Lanes: n.lanes, Await: n.await, Observe: n.observe, Quota: n.quota, Log: n.log, Limits: http1Limits,
+		Certificates: n.certificates.of,
 	}
 	n.capture, err = capture.New(capture.Config{
 		Handle: n.outbound.Serve, Changed: n.registrar.Wake, MaxOfSource: cfg.SourceConnections, Log: n.log,
@@ -220,7 +227,7 @@ func (n *Node) openFollower() error {
 	}
 	n.follower, err = bus.NewFollower(bus.FollowerConfig{
 		Conn: n.conn, Cluster: n.identity.Cluster(), Node: n.identity.Node(), Root: n.identity.RootHash(),
-		Features: []string{quota.Feature, snapshot.FeatureFilters}, Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Clock: n.identity.CompareClock, Log: cmp.Or(n.cfg.Log, slog.Default()),
+		Features: []string{quota.Feature, snapshot.FeatureFilters, snapshot.FeatureIngressTLS}, Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Clock: n.identity.CompareClock, Log: cmp.Or(n.cfg.Log, slog.Default()),
 	})
 	return err
 }

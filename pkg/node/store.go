@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -136,6 +137,21 @@ func put(bucket *bbolt.Bucket, subject string, messages []snapshot.Raw) error {
 		return err
 	}
 	return bucket.Put([]byte(subject), value)
+}
+
+// sealingKey is what private keys of gateways are sealed to for this node. It is made once.
+func (s *store) sealingKey() (key *ecdh.PrivateKey, err error) {
+	return key, s.db.Update(func(tx *bbolt.Tx) error {
+		bucket, name := tx.Bucket(lanesBucket), []byte("sealing-key")
+		if kept := bucket.Get(name); kept != nil {
+			key, err = ecdh.X25519().NewPrivateKey(kept)
+			return err
+		}
+		if key, err = snapshot.NewSealingKey(); err != nil {
+			return err
+		}
+		return bucket.Put(name, key.Bytes())
+	})
 }
 
 // resetKey makes the tokens by which peers notice at once that this process replaced another. It is made once.

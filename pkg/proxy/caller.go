@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"errors"
-	"net"
 	"sync"
 	"time"
 
@@ -15,7 +14,7 @@ import (
 // A caller is one HTTP/1.1 connection of a local application, or from outside. One goroutine owns it.
 type caller struct {
 	*Outbound
-	conn     *net.TCPConn
+	conn     duplex
 	http     *http1.ServerConn
 	guard    guard
 	call     routing.Call

@@ -45,7 +45,9 @@ type Outbound struct {
 	TraceShare float64
 	Limits     http1.Limits
 	Outside    Patience // with those who come to a gateway
-	Log        *slog.Logger
+	// Certificates has those of gateways' listeners. It may be nil where none has TLS.
+	Certificates Certificates
+	Log          *slog.Logger
 
 	callers sync.Map     // *caller → nothing: those of HTTP, for Run to look after
 	conns   sync.Map     // *net.TCPConn → nothing: all that are open, for Run to end

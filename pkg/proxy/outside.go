@@ -49,10 +49,22 @@ func (o *Outbound) serveOutside(ctx context.Context, conn *net.TCPConn, l captur
 	}
 	limits, patience := o.Limits, o.Outside.withDefaults()
 	limits.HeadTimeout = patience.Head
+	call := routing.Call{Caller: l.As, Callee: l.As, Port: l.Port, Random: rand.NewPCG(rand.Uint64(), rand.Uint64())}
+	var plain net.Conn = conn
+	var both duplex = conn
+	if _, secure, _ := o.Table.IngressListener(l.As, l.Port, ""); secure {
+		encrypted, err := o.terminate(ctx, conn, l, patience.Head)
+		if err != nil {
+			o.Log.Debug("TLS from outside was not agreed on", "service", l.As.String(), "peer", far.String(), "err", err)
+			return
+		}
+		call.Secure, call.ServerName = true, strings.ToLower(strings.TrimSuffix(encrypted.ConnectionState().ServerName, "."))
+		plain, both = encrypted, secured{encrypted, conn}
+	}
 	c := &caller{
-		Outbound: o, conn: conn, drains: ctx.Done(), guard: guard{conn: conn}, idle: patience.Head,
-		call: routing.Call{Caller: l.As, Callee: l.As, Port: l.Port, Random: rand.NewPCG(rand.Uint64(), rand.Uint64())},
-		http: http1.NewServerConn(conn, limits), observer: o.Observe(), outside: newOutsider(far.AddrPort().Addr(), patience),
+		Outbound: o, conn: both, drains: ctx.Done(), guard: guard{conn: conn}, idle: patience.Head,
+		call: call,
+		http: http1.NewServerConn(plain, limits), observer: o.Observe(), outside: newOutsider(far.AddrPort().Addr(), patience),
 	}
 	c.drive(ctx)
 }

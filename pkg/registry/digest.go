@@ -42,6 +42,9 @@ func Hash(in *snapshot.Instance) [32]byte {
 			number(int(p.GetNumber()))
 			text(p.GetProblem())
 		}
+		if len(g.GetSealingKey()) > 0 {
+			text(string(g.GetSealingKey()))
+		}
 	}
 	if in.GetEgress() {
 		text("egress")

@@ -33,8 +33,8 @@ func (r *reader) gateway(n *yaml.Node, path string) netip.Addr {
 }
 
 // gatewayRegistration is what is said of a gateway whose ports are as told.
-func (in *Instance) gatewayRegistration(ports []GatewayPort) *snapshot.Gateway {
-	g := &snapshot.Gateway{Address: in.Gateway.String()}
+func (in *Instance) gatewayRegistration(ports []GatewayPort, sealing []byte) *snapshot.Gateway {
+	g := &snapshot.Gateway{Address: in.Gateway.String(), SealingKey: sealing}
 	for _, p := range ports[:min(len(ports), maxGatewayPorts)] {
 		g.Ports = append(g.Ports, &snapshot.GatewayPort{Number: uint32(p.Number), Problem: p.Problem[:min(len(p.Problem), maxPortProblem)]})
 	}
@@ -50,6 +50,9 @@ type GatewayPort struct {
 func checkGateway(g *snapshot.Gateway) error {
 	if _, err := netip.ParseAddr(g.GetAddress()); err != nil {
 		return fmt.Errorf("its gateway's address is %q", g.GetAddress())
+	}
+	if n := len(g.GetSealingKey()); n != 0 && n != 32 {
+		return fmt.Errorf("its gateway's sealing key has %d bytes", n)
 	}
 	if len(g.GetPorts()) > maxGatewayPorts {
 		return fmt.Errorf("its gateway has %d ports", len(g.GetPorts()))

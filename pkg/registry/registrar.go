@@ -28,9 +28,11 @@ type RegistrarConfig struct {
 	Bus         Bus
 	// Ports tells of the ports of a gateway that is declared here, ascending. It is asked whenever Wake was called; nil
 	// where no gateway is.
-	Ports   func(gateway exchange.ServiceName) []GatewayPort
-	Version string // of this program, which controllers show
-	Log     *slog.Logger
+	Ports func(gateway exchange.ServiceName) []GatewayPort
+	// SealingKey is the X25519 key that gateways' private keys are sealed to for this node.
+	SealingKey []byte
+	Version    string // of this program, which controllers show
+	Log        *slog.Logger
 }
 
 // A Registrar makes the controllers hold what Local declares. It does not trust that what was acknowledged
@@ -227,7 +229,7 @@ func (r *Registrar) wanted() (wanted map[Key]*snapshot.Instance, undecided map[K
 		default:
 			wanted[in.Key()] = in.registration(r.cfg.Node, lane, well, detail)
 			if in.IsGateway() {
-				wanted[in.Key()].Gateway = in.gatewayRegistration(r.cfg.Ports(in.Service))
+				wanted[in.Key()].Gateway = in.gatewayRegistration(r.cfg.Ports(in.Service), r.cfg.SealingKey)
 			}
 		}
 	}

@@ -87,6 +87,9 @@ func (t *Table) Explain(q *Question, now time.Time) *Explanation {
 	var d Decision
 	var tried []explainedPort
 	if q.Gateway {
+		if call.Secure = q.Scheme == "https"; call.Secure {
+			call.ServerName = strings.ToLower(req.Host()) // as a client asks that was not led here otherwise
+		}
 		t.PickIngress(call, req, &d)
 		tried = t.ingressPorts(call, req)
 	} else {
@@ -129,12 +132,13 @@ func (t *Table) ingressPorts(call *Call, req *exchange.Request) []explainedPort 
 	}
 	var all []explainedPort
 	host := strings.ToLower(req.Host())
-	in.ports[call.Port].each(host, func(of *hosts[*port]) bool {
-		of.each(host, func(p *port) bool {
-			all = append(all, explainedPort{p, of.hostnameOf(func(other *port) bool { return other == p })})
-			return true
-		})
-		return false
+	of := in.closest(call.Port, host)
+	if of == nil || !in.takes(of, call) {
+		return nil
+	}
+	of.each(host, func(p *port) bool {
+		all = append(all, explainedPort{p, of.hostnameOf(func(other *port) bool { return other == p })})
+		return true
 	})
 	return all
 }

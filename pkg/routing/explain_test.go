@@ -162,7 +162,7 @@ func TestExplainAtAGateway(t *testing.T) {
 			{Origin: "shop", Match: &snapshot.Match{Method: "PUT"}, Backends: []*snapshot.Backend{to("orders", 1)}},
 			{Origin: "any", Backends: []*snapshot.Backend{to("orders", 1)}},
 		},
-		Listeners: []*snapshot.IngressListener{{Name: "l", Port: 443, Hosts: []*snapshot.IngressHost{
+		Listeners: []*snapshot.IngressListener{{Name: "l", Port: 443, Tls: &snapshot.IngressTLS{}, Hosts: []*snapshot.IngressHost{
 			{Hostname: "shop.example.com", Rules: []uint32{0}}, {Hostname: "*.example.com", Rules: []uint32{1}},
 		}}},
 	}}

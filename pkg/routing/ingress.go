@@ -12,7 +12,15 @@ import (
 // An ingress is what a gateway lets in, by the port on which it comes. It never changes but for the counters of
 // round robin.
 type ingress struct {
-	ports map[uint16]*hosts[*hosts[*port]] // of each listener of a port by its hostname, its rules by theirs
+	ports map[uint16]*hosts[*ingressListener] // the listeners of a port by their hostnames
+	body  *snapshot.Ingress
+}
+
+// An ingressListener has rules by their hostnames.
+type ingressListener struct {
+	hosts[*port]
+	name   string
+	secure bool
 }
 
 // hosts hold something for each of several hostnames: exact ones, "*.example.com", and "" for every host.
@@ -70,7 +78,7 @@ func (h *hosts[T]) each(host string, visit func(T) bool) {
 
 // compileIngress makes what a gateway lets in ready for reading.
 func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
-	r := &rules{refers: make(map[*pool]uint32), ingress: &ingress{ports: make(map[uint16]*hosts[*hosts[*port]])}}
+	r := &rules{refers: make(map[*pool]uint32), ingress: &ingress{ports: make(map[uint16]*hosts[*ingressListener]), body: body}}
 	all, err := t.compileRules(body.Rules, body.Limits, r.refers)
 	if err != nil {
 		return nil, err
@@ -79,7 +87,7 @@ func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
 		if l.Port == 0 || l.Port > 65535 {
 			return nil, fmt.Errorf("listener %s has port %d", l.Name, l.Port)
 		}
-		of := &hosts[*port]{}
+		of := &ingressListener{name: l.Name, secure: l.Tls != nil}
 		for _, h := range l.Hosts {
 			p := &port{protocol: snapshot.Protocol_PROTOCOL_HTTP}
 			for _, at := range h.Rules {
@@ -95,8 +103,18 @@ func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
 		}
 		listeners := r.ingress.ports[uint16(l.Port)]
 		if listeners == nil {
-			listeners = &hosts[*hosts[*port]]{}
+			listeners = &hosts[*ingressListener]{}
 			r.ingress.ports[uint16(l.Port)] = listeners
+		}
+		for _, other := range body.Listeners {
+			if other.Port == l.Port && (other.Tls == nil) != (l.Tls == nil) {
+				return nil, fmt.Errorf("port %d has listeners with TLS and without", l.Port)
+			}
+		}
+		for _, at := range l.Tls.GetCertificates() {
+			if int(at) >= len(body.Certificates) {
+				return nil, fmt.Errorf("listener %s: certificate %d of %d is named", l.Name, at, len(body.Certificates))
+			}
 		}
 		if !listeners.add(l.Hostname, of) {
 			return nil, fmt.Errorf("port %d has two listeners for hostname %q", l.Port, l.Hostname)
@@ -143,26 +161,64 @@ func (t *Table) IngressPorts(gateway exchange.ServiceName) []uint16 {
 	return ports
 }
 
+// Ingress is what a gateway lets in now, which must not be changed; nil: nothing.
+func (t *Table) Ingress(gateway exchange.ServiceName) *snapshot.Ingress {
+	if in := (*t.ingresses.Load())[gateway]; in != nil {
+		return in.body
+	}
+	return nil
+}
+
+// IngressListener names the listener of a gateway's port that a TLS client gets which asks for a server's name, or for
+// none. secure says whether the port has TLS at all; found, whether a listener is for that name.
+func (t *Table) IngressListener(gateway exchange.ServiceName, number uint16, server string) (name string, secure, found bool) {
+	in := (*t.ingresses.Load())[gateway]
+	if in == nil || in.ports[number] == nil {
+		return "", false, false
+	}
+	for _, l := range in.body.Listeners {
+		secure = secure || l.Port == uint32(number) && l.Tls != nil
+	}
+	if l := in.closest(number, strings.ToLower(server)); l != nil {
+		return l.name, secure, true
+	}
+	return "", secure, false
+}
+
+// closest is the listener of a port whose hostname is closest to a host.
+func (in *ingress) closest(number uint16, host string) (of *ingressListener) {
+	if listeners := in.ports[number]; listeners != nil {
+		listeners.each(host, func(l *ingressListener) bool {
+			of = l
+			return false // the closest alone has the request
+		})
+	}
+	return of
+}
+
+// takes reports whether a call's connection is that of a listener. It is of the one that its client asked for: what that
+// proved, or demanded, is not for the others.
+func (in *ingress) takes(of *ingressListener, call *Call) bool {
+	return of.secure == call.Secure && (!call.Secure || in.closest(call.Port, call.ServerName) == of)
+}
+
 // PickIngress routes a request from outside that came to a gateway, which is both the Caller and the Callee of call,
 // on the call's port. It is as Pick otherwise, and allocates where the host has upper case.
 func (t *Table) PickIngress(call *Call, req *exchange.Request, out *Decision) {
 	out.reset()
-	var listeners *hosts[*hosts[*port]]
-	if in := (*t.ingresses.Load())[call.Callee]; in != nil {
-		listeners = in.ports[call.Port]
-	}
-	if listeners == nil {
+	in := (*t.ingresses.Load())[call.Callee]
+	if in == nil || in.ports[call.Port] == nil {
 		out.answer(404, exchange.NoRoute, "the gateway has no listener on this port any more")
 		return
 	}
 	host := strings.ToLower(req.Host())
-	var of *hosts[*port]
-	listeners.each(host, func(l *hosts[*port]) bool {
-		of = l
-		return false // the closest alone has the request
-	})
+	of := in.closest(call.Port, host)
 	if of == nil {
 		out.answer(404, exchange.NoRoute, "no listener of the gateway is for this host")
+		return
+	}
+	if !in.takes(of, call) {
+		out.answer(421, exchange.NoRoute, "another listener of the gateway is for this host; open a connection to it")
 		return
 	}
 	out.answer(404, exchange.NoRoute, "no rule of the gateway matches")

@@ -17,7 +17,10 @@ type Call struct {
 	Caller, Callee exchange.ServiceName
 	Port           uint16 // of the callee
 	Now            time.Time
-	Random         rand.Source // of one goroutine, or safe for several
+	// Secure and ServerName are of a connection from outside: whether it came by TLS, and whom it asked for, in lower case.
+	Secure     bool
+	ServerName string
+	Random     rand.Source // of one goroutine, or safe for several
 }
 
 // A Decision is where an exchange goes, or what it is answered with. It belongs to one exchange at a time

@@ -3,3 +3,7 @@ package snapshot
 // FeatureFilters is what a reader must know to use rules with Filters: one that did not would pass on unchanged what
 // is to be changed.
 const FeatureFilters = "filters"
+
+// FeatureIngressTLS is what a reader must know to open listeners with TLS: one that did not would let requests in
+// without.
+const FeatureIngressTLS = "ingress-tls"

@@ -144,8 +144,9 @@ func (x *Instance) GetEgress() bool {
 // Gateway is how a node runs a gateway.
 type Gateway struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"` // IP address on which ports are opened; unspecified is each of the host's
-	Ports         []*GatewayPort         `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`     // that its configuration asks for, ordered by number
+	Address       string                 `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`                          // IP address on which ports are opened; unspecified is each of the host's
+	Ports         []*GatewayPort         `protobuf:"bytes,2,rep,name=ports,proto3" json:"ports,omitempty"`                              // that its configuration asks for, ordered by number
+	SealingKey    []byte                 `protobuf:"bytes,70,opt,name=sealing_key,json=sealingKey,proto3" json:"sealing_key,omitempty"` // X25519, 32 bytes: private keys of the gateway are sealed to it for this node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -190,6 +191,13 @@ func (x *Gateway) GetAddress() string {
 func (x *Gateway) GetPorts() []*GatewayPort {
 	if x != nil {
 		return x.Ports
+	}
+	return nil
+}
+
+func (x *Gateway) GetSealingKey() []byte {
+	if x != nil {
+		return x.SealingKey
 	}
 	return nil
 }
@@ -692,10 +700,12 @@ const file_instance_proto_rawDesc = "" +
 	" \x01(\bR\x06egress\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"Z\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"{\n" +
 	"\aGateway\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x125\n" +
-	"\x05ports\x18\x02 \x03(\v2\x1f.sennit.snapshot.v1.GatewayPortR\x05ports\"?\n" +
+	"\x05ports\x18\x02 \x03(\v2\x1f.sennit.snapshot.v1.GatewayPortR\x05ports\x12\x1f\n" +
+	"\vsealing_key\x18F \x01(\fR\n" +
+	"sealingKey\"?\n" +
 	"\vGatewayPort\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x18\n" +
 	"\aproblem\x18\x02 \x01(\tR\aproblem\"\x8e\x01\n" +

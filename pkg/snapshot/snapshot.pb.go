@@ -1832,8 +1832,9 @@ func (x *InboundPort) GetProtocol() Protocol {
 type Ingress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Listeners     []*IngressListener     `protobuf:"bytes,1,rep,name=listeners,proto3" json:"listeners,omitempty"`
-	Rules         []*Rule                `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`   // that hosts name
-	Limits        []*Limit               `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"` // that rules name
+	Rules         []*Rule                `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`                // that hosts name
+	Limits        []*Limit               `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`              // that rules name
+	Certificates  []*IngressCertificate  `protobuf:"bytes,70,rep,name=certificates,proto3" json:"certificates,omitempty"` // that listeners name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1889,19 +1890,178 @@ func (x *Ingress) GetLimits() []*Limit {
 	return nil
 }
 
+func (x *Ingress) GetCertificates() []*IngressCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+// IngressCertificate is a certificate of listeners with TLS.
+type IngressCertificate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chain         []byte                 `protobuf:"bytes,1,opt,name=chain,proto3" json:"chain,omitempty"` // PEM
+	Keys          []*SealedKey           `protobuf:"bytes,2,rep,name=keys,proto3" json:"keys,omitempty"`   // its private key (PEM), for each node that runs the Gateway
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressCertificate) Reset() {
+	*x = IngressCertificate{}
+	mi := &file_snapshot_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressCertificate) ProtoMessage() {}
+
+func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressCertificate.ProtoReflect.Descriptor instead.
+func (*IngressCertificate) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *IngressCertificate) GetChain() []byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *IngressCertificate) GetKeys() []*SealedKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+// SealedKey is a private key that one node alone can read, see SealKey.
+type SealedKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Recipient     []byte                 `protobuf:"bytes,1,opt,name=recipient,proto3" json:"recipient,omitempty"` // the node's sealing key
+	Sealed        []byte                 `protobuf:"bytes,2,opt,name=sealed,proto3" json:"sealed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealedKey) Reset() {
+	*x = SealedKey{}
+	mi := &file_snapshot_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealedKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealedKey) ProtoMessage() {}
+
+func (x *SealedKey) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealedKey.ProtoReflect.Descriptor instead.
+func (*SealedKey) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *SealedKey) GetRecipient() []byte {
+	if x != nil {
+		return x.Recipient
+	}
+	return nil
+}
+
+func (x *SealedKey) GetSealed() []byte {
+	if x != nil {
+		return x.Sealed
+	}
+	return nil
+}
+
+// IngressTLS says that TLS ends at the gateway.
+type IngressTLS struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificates  []uint32               `protobuf:"varint,1,rep,packed,name=certificates,proto3" json:"certificates,omitempty"` // positions in Ingress.certificates; the first is for clients that fit none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IngressTLS) Reset() {
+	*x = IngressTLS{}
+	mi := &file_snapshot_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IngressTLS) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IngressTLS) ProtoMessage() {}
+
+func (x *IngressTLS) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IngressTLS.ProtoReflect.Descriptor instead.
+func (*IngressTLS) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *IngressTLS) GetCertificates() []uint32 {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
 type IngressListener struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`         // of the Gateway's listener
 	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`        // that is opened on the nodes that run the Gateway
 	Hostname      string                 `protobuf:"bytes,3,opt,name=hostname,proto3" json:"hostname,omitempty"` // exact, "*.example.com" for whatever is below example.com, or empty for all; lower case
 	Hosts         []*IngressHost         `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Tls           *IngressTLS            `protobuf:"bytes,70,opt,name=tls,proto3" json:"tls,omitempty"` // absent: connections are not encrypted. The listeners of a port all have it, or none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *IngressListener) Reset() {
 	*x = IngressListener{}
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2073,7 @@ func (x *IngressListener) String() string {
 func (*IngressListener) ProtoMessage() {}
 
 func (x *IngressListener) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2086,7 @@ func (x *IngressListener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressListener.ProtoReflect.Descriptor instead.
 func (*IngressListener) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{23}
+	return file_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *IngressListener) GetName() string {
@@ -1957,6 +2117,13 @@ func (x *IngressListener) GetHosts() []*IngressHost {
 	return nil
 }
 
+func (x *IngressListener) GetTls() *IngressTLS {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
 // IngressHost is what routes say of one hostname.
 type IngressHost struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1968,7 +2135,7 @@ type IngressHost struct {
 
 func (x *IngressHost) Reset() {
 	*x = IngressHost{}
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1980,7 +2147,7 @@ func (x *IngressHost) String() string {
 func (*IngressHost) ProtoMessage() {}
 
 func (x *IngressHost) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1993,7 +2160,7 @@ func (x *IngressHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressHost.ProtoReflect.Descriptor instead.
 func (*IngressHost) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{24}
+	return file_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *IngressHost) GetHostname() string {
@@ -2021,7 +2188,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2033,7 +2200,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2046,7 +2213,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{25}
+	return file_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Endpoints) GetEndpoints() []*Endpoint {
@@ -2079,7 +2246,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2258,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2271,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Endpoint) GetNode() string {
@@ -2166,7 +2333,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2178,7 +2345,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2191,7 +2358,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *EndpointPort) GetNumber() uint32 {
@@ -2218,7 +2385,7 @@ type NodeConfig struct {
 
 func (x *NodeConfig) Reset() {
 	*x = NodeConfig{}
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2230,7 +2397,7 @@ func (x *NodeConfig) String() string {
 func (*NodeConfig) ProtoMessage() {}
 
 func (x *NodeConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2243,7 +2410,7 @@ func (x *NodeConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeConfig.ProtoReflect.Descriptor instead.
 func (*NodeConfig) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_snapshot_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *NodeConfig) GetServices() []string {
@@ -2267,7 +2434,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +2446,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +2459,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_snapshot_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Beat) GetNumber() uint64 {
@@ -2342,7 +2509,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2354,7 +2521,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2367,7 +2534,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{30}
+	return file_snapshot_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Stored) GetSubject() string {
@@ -2403,7 +2570,7 @@ type SignedRoster struct {
 
 func (x *SignedRoster) Reset() {
 	*x = SignedRoster{}
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2582,7 @@ func (x *SignedRoster) String() string {
 func (*SignedRoster) ProtoMessage() {}
 
 func (x *SignedRoster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2595,7 @@ func (x *SignedRoster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRoster.ProtoReflect.Descriptor instead.
 func (*SignedRoster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{31}
+	return file_snapshot_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SignedRoster) GetRoster() []byte {
@@ -2467,7 +2634,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2479,7 +2646,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2492,7 +2659,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{32}
+	return file_snapshot_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Roster) GetCluster() string {
@@ -2554,7 +2721,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2566,7 +2733,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2579,7 +2746,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{33}
+	return file_snapshot_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SigningKey) GetId() string {
@@ -2734,16 +2901,27 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06target\x18\x03 \x01(\rR\x06target\x128\n" +
-	"\bprotocol\x18\x04 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\"\xaf\x01\n" +
+	"\bprotocol\x18\x04 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\"\xfb\x01\n" +
 	"\aIngress\x12A\n" +
 	"\tlisteners\x18\x01 \x03(\v2#.sennit.snapshot.v1.IngressListenerR\tlisteners\x12.\n" +
 	"\x05rules\x18\x02 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\x121\n" +
-	"\x06limits\x18\x03 \x03(\v2\x19.sennit.snapshot.v1.LimitR\x06limits\"\x8c\x01\n" +
+	"\x06limits\x18\x03 \x03(\v2\x19.sennit.snapshot.v1.LimitR\x06limits\x12J\n" +
+	"\fcertificates\x18F \x03(\v2&.sennit.snapshot.v1.IngressCertificateR\fcertificates\"]\n" +
+	"\x12IngressCertificate\x12\x14\n" +
+	"\x05chain\x18\x01 \x01(\fR\x05chain\x121\n" +
+	"\x04keys\x18\x02 \x03(\v2\x1d.sennit.snapshot.v1.SealedKeyR\x04keys\"A\n" +
+	"\tSealedKey\x12\x1c\n" +
+	"\trecipient\x18\x01 \x01(\fR\trecipient\x12\x16\n" +
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"0\n" +
+	"\n" +
+	"IngressTLS\x12\"\n" +
+	"\fcertificates\x18\x01 \x03(\rR\fcertificates\"\xbe\x01\n" +
 	"\x0fIngressListener\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
 	"\bhostname\x18\x03 \x01(\tR\bhostname\x125\n" +
-	"\x05hosts\x18\x04 \x03(\v2\x1f.sennit.snapshot.v1.IngressHostR\x05hosts\"?\n" +
+	"\x05hosts\x18\x04 \x03(\v2\x1f.sennit.snapshot.v1.IngressHostR\x05hosts\x120\n" +
+	"\x03tls\x18F \x01(\v2\x1e.sennit.snapshot.v1.IngressTLSR\x03tls\"?\n" +
 	"\vIngressHost\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x14\n" +
 	"\x05rules\x18\x02 \x03(\rR\x05rules\"_\n" +
@@ -2817,47 +2995,50 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
 var file_snapshot_proto_goTypes = []any{
-	(Protocol)(0),           // 0: sennit.snapshot.v1.Protocol
-	(Carrier)(0),            // 1: sennit.snapshot.v1.Carrier
-	(Balance)(0),            // 2: sennit.snapshot.v1.Balance
-	(StringMatch_Kind)(0),   // 3: sennit.snapshot.v1.StringMatch.Kind
-	(*Message)(nil),         // 4: sennit.snapshot.v1.Message
-	(*Envelope)(nil),        // 5: sennit.snapshot.v1.Envelope
-	(*BuiltFrom)(nil),       // 6: sennit.snapshot.v1.BuiltFrom
-	(*Canary)(nil),          // 7: sennit.snapshot.v1.Canary
-	(*Outbound)(nil),        // 8: sennit.snapshot.v1.Outbound
-	(*Limit)(nil),           // 9: sennit.snapshot.v1.Limit
-	(*OutboundPort)(nil),    // 10: sennit.snapshot.v1.OutboundPort
-	(*Rule)(nil),            // 11: sennit.snapshot.v1.Rule
-	(*Filters)(nil),         // 12: sennit.snapshot.v1.Filters
-	(*Mirror)(nil),          // 13: sennit.snapshot.v1.Mirror
-	(*Cors)(nil),            // 14: sennit.snapshot.v1.Cors
-	(*FieldChanges)(nil),    // 15: sennit.snapshot.v1.FieldChanges
-	(*Field)(nil),           // 16: sennit.snapshot.v1.Field
-	(*PathChange)(nil),      // 17: sennit.snapshot.v1.PathChange
-	(*Redirect)(nil),        // 18: sennit.snapshot.v1.Redirect
-	(*Match)(nil),           // 19: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),     // 20: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),      // 21: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),         // 22: sennit.snapshot.v1.Backend
-	(*Inbound)(nil),         // 23: sennit.snapshot.v1.Inbound
-	(*Outside)(nil),         // 24: sennit.snapshot.v1.Outside
-	(*InboundPort)(nil),     // 25: sennit.snapshot.v1.InboundPort
-	(*Ingress)(nil),         // 26: sennit.snapshot.v1.Ingress
-	(*IngressListener)(nil), // 27: sennit.snapshot.v1.IngressListener
-	(*IngressHost)(nil),     // 28: sennit.snapshot.v1.IngressHost
-	(*Endpoints)(nil),       // 29: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),        // 30: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),    // 31: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),      // 32: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),            // 33: sennit.snapshot.v1.Beat
-	(*Stored)(nil),          // 34: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),    // 35: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),          // 36: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),      // 37: sennit.snapshot.v1.SigningKey
-	nil,                     // 38: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(Protocol)(0),              // 0: sennit.snapshot.v1.Protocol
+	(Carrier)(0),               // 1: sennit.snapshot.v1.Carrier
+	(Balance)(0),               // 2: sennit.snapshot.v1.Balance
+	(StringMatch_Kind)(0),      // 3: sennit.snapshot.v1.StringMatch.Kind
+	(*Message)(nil),            // 4: sennit.snapshot.v1.Message
+	(*Envelope)(nil),           // 5: sennit.snapshot.v1.Envelope
+	(*BuiltFrom)(nil),          // 6: sennit.snapshot.v1.BuiltFrom
+	(*Canary)(nil),             // 7: sennit.snapshot.v1.Canary
+	(*Outbound)(nil),           // 8: sennit.snapshot.v1.Outbound
+	(*Limit)(nil),              // 9: sennit.snapshot.v1.Limit
+	(*OutboundPort)(nil),       // 10: sennit.snapshot.v1.OutboundPort
+	(*Rule)(nil),               // 11: sennit.snapshot.v1.Rule
+	(*Filters)(nil),            // 12: sennit.snapshot.v1.Filters
+	(*Mirror)(nil),             // 13: sennit.snapshot.v1.Mirror
+	(*Cors)(nil),               // 14: sennit.snapshot.v1.Cors
+	(*FieldChanges)(nil),       // 15: sennit.snapshot.v1.FieldChanges
+	(*Field)(nil),              // 16: sennit.snapshot.v1.Field
+	(*PathChange)(nil),         // 17: sennit.snapshot.v1.PathChange
+	(*Redirect)(nil),           // 18: sennit.snapshot.v1.Redirect
+	(*Match)(nil),              // 19: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),        // 20: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),         // 21: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),            // 22: sennit.snapshot.v1.Backend
+	(*Inbound)(nil),            // 23: sennit.snapshot.v1.Inbound
+	(*Outside)(nil),            // 24: sennit.snapshot.v1.Outside
+	(*InboundPort)(nil),        // 25: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),            // 26: sennit.snapshot.v1.Ingress
+	(*IngressCertificate)(nil), // 27: sennit.snapshot.v1.IngressCertificate
+	(*SealedKey)(nil),          // 28: sennit.snapshot.v1.SealedKey
+	(*IngressTLS)(nil),         // 29: sennit.snapshot.v1.IngressTLS
+	(*IngressListener)(nil),    // 30: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),        // 31: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),          // 32: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),           // 33: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),       // 34: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),         // 35: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),               // 36: sennit.snapshot.v1.Beat
+	(*Stored)(nil),             // 37: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),       // 38: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),             // 39: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),         // 40: sennit.snapshot.v1.SigningKey
+	nil,                        // 41: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
 	6,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
@@ -2892,20 +3073,23 @@ var file_snapshot_proto_depIdxs = []int32{
 	24, // 29: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
 	0,  // 30: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
 	0,  // 31: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	27, // 32: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	30, // 32: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
 	11, // 33: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
 	9,  // 34: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
-	28, // 35: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
-	30, // 36: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	38, // 37: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	31, // 38: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	34, // 39: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	37, // 40: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	41, // [41:41] is the sub-list for method output_type
-	41, // [41:41] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	27, // 35: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
+	28, // 36: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
+	31, // 37: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	29, // 38: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
+	33, // 39: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	41, // 40: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	34, // 41: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	37, // 42: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	40, // 43: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	44, // [44:44] is the sub-list for method output_type
+	44, // [44:44] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -2919,7 +3103,7 @@ func file_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   35,
+			NumMessages:   38,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
