@@ -20,6 +20,7 @@ import (
 // collections are the API's paths of the kinds that tests apply.
 var collections = map[string]string{
 	"Service":         "/api/v1/namespaces/%s/services/%s",
+	"Secret":          "/api/v1/namespaces/%s/secrets/%s",
 	"Gateway":         "/apis/gateway.networking.k8s.io/v1/namespaces/%s/gateways/%s",
 	"HTTPRoute":       "/apis/gateway.networking.k8s.io/v1/namespaces/%s/httproutes/%s",
 	"ExternalService": "/apis/sennit.dev/v1alpha1/namespaces/%s/externalservices/%s",
