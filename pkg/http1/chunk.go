@@ -1,6 +1,10 @@
 package http1
 
-import "unsafe"
+import (
+	"unsafe"
+
+	"github.com/sennit-mesh/sennit/internal/grammar"
+)
 
 // longestSizeLine bounds a chunk's size with its extensions.
 const longestSizeLine = 256
@@ -10,7 +14,7 @@ const longestSizeLine = 256
 func parseSizeLine(line []byte) (size int64, err error) {
 	s := unsafe.String(unsafe.SliceData(line), len(line))
 	digits := 0
-	for digits < len(s) && chars[s[digits]]&hexChar != 0 {
+	for digits < len(s) && grammar.Is(s[digits], grammar.Hex) {
 		c := s[digits]
 		switch {
 		case c <= '9':
@@ -62,7 +66,7 @@ func areExtensions(s string) bool {
 
 func tokenLength(s string) int {
 	n := 0
-	for n < len(s) && chars[s[n]]&tokenChar != 0 {
+	for n < len(s) && grammar.Is(s[n], grammar.Token) {
 		n++
 	}
 	return n
@@ -75,12 +79,12 @@ func quotedLength(s string) int {
 	}
 	for i := 1; i < len(s); i++ {
 		switch {
-		case chars[s[i]]&valueChar == 0:
+		case !grammar.Is(s[i], grammar.Value):
 			return 0
 		case s[i] == '"':
 			return i + 1
 		case s[i] == '\\':
-			if i++; i == len(s) || chars[s[i]]&valueChar == 0 {
+			if i++; i == len(s) || !grammar.Is(s[i], grammar.Value) {
 				return 0
 			}
 		}

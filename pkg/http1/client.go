@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 
+	"github.com/sennit-mesh/sennit/internal/grammar"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
@@ -91,13 +92,13 @@ func meansBody(method string) bool {
 
 func checkRequest(r *exchange.Request) error {
 	switch {
-	case !isToken(r.Method):
+	case !grammar.IsToken(r.Method):
 		return malformed("a method that is no token (RFC 9110 §9.1)")
-	case r.Authority != "" && !isAuthority(r.Authority):
+	case r.Authority != "" && !grammar.IsAuthority(r.Authority):
 		return malformed("an authority that names no host (RFC 9112 §3.2)")
 	case r.Upgrade != "" && !isProtocol(r.Upgrade):
 		return malformed("an Upgrade that names no protocol (RFC 9110 §7.8)")
-	case isName(r.Upgrade, "h2c"), isName(r.Upgrade, "h2"):
+	case grammar.IsName(r.Upgrade, "h2c"), grammar.IsName(r.Upgrade, "h2"):
 		return malformed("an Upgrade to HTTP/2, whose requests nobody would look at (RFC 9113 §3.1)")
 	case r.BodyLength < exchange.LengthUnknown:
 		return sequence("a negative length")
@@ -106,7 +107,7 @@ func checkRequest(r *exchange.Request) error {
 		if r.Authority == "" || r.Path != "" || r.BodyLength != 0 {
 			return malformed("CONNECT without a host, or with a path or body (RFC 9110 §9.3.6)")
 		}
-	} else if !isPath(r.Path) || r.Path == "*" && r.Method != "OPTIONS" {
+	} else if !grammar.IsPath(r.Path) || r.Path == "*" && r.Method != "OPTIONS" {
 		return malformed("a path that no request has (RFC 9112 §3.2)")
 	}
 	return checkFields(r.Fields)

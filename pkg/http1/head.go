@@ -4,6 +4,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/sennit-mesh/sennit/internal/grammar"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
@@ -24,38 +25,38 @@ const (
 func meaningOf(name string) meaning {
 	switch len(name) {
 	case 2:
-		if isName(name, "te") {
+		if grammar.IsName(name, "te") {
 			return hopByHop
 		}
 	case 4:
-		if isName(name, "host") {
+		if grammar.IsName(name, "host") {
 			return hostField
 		}
 	case 6:
-		if isName(name, "expect") {
+		if grammar.IsName(name, "expect") {
 			return expectField
 		}
 	case 7:
-		if isName(name, "upgrade") {
+		if grammar.IsName(name, "upgrade") {
 			return upgradeField
 		}
 	case 10:
-		if isName(name, "connection") {
+		if grammar.IsName(name, "connection") {
 			return connectionField
 		}
-		if isName(name, "keep-alive") {
+		if grammar.IsName(name, "keep-alive") {
 			return hopByHop
 		}
 	case 14:
-		if isName(name, "content-length") {
+		if grammar.IsName(name, "content-length") {
 			return contentLength
 		}
 	case 16:
-		if isName(name, "proxy-connection") {
+		if grammar.IsName(name, "proxy-connection") {
 			return hopByHop
 		}
 	case 17:
-		if isName(name, "transfer-encoding") {
+		if grammar.IsName(name, "transfer-encoding") {
 			return transferEncoding
 		}
 	}
@@ -130,7 +131,7 @@ func parseFields(section []byte, limit int, fields *exchange.Fields, c *control)
 
 func parseField(line string) (name, value string, err error) {
 	colon := 0
-	for colon < len(line) && chars[line[colon]]&tokenChar != 0 {
+	for colon < len(line) && grammar.Is(line[colon], grammar.Token) {
 		colon++
 	}
 	if colon == len(line) || line[colon] != ':' || colon == 0 {
@@ -139,8 +140,8 @@ func parseField(line string) (name, value string, err error) {
 		}
 		return "", "", malformed("a field's name is not a token followed by a colon (RFC 9112 §5.1)")
 	}
-	value = trim(line[colon+1:])
-	if !all(value, valueChar) {
+	value = grammar.Trim(line[colon+1:])
+	if !grammar.All(value, grammar.Value) {
 		return "", "", malformed("a control character in a field's value (RFC 9110 §5.5)")
 	}
 	return line[:colon], value, nil
@@ -155,7 +156,7 @@ func (c *control) note(m meaning, value string) error {
 		}
 		c.host, c.hasHost = value, true
 	case expectField:
-		if c.expect || !isName(value, "100-continue") {
+		if c.expect || !grammar.IsName(value, "100-continue") {
 			return malformed("an expectation other than one 100-continue (RFC 9110 §10.1.1)")
 		}
 		c.expect = true
@@ -163,13 +164,13 @@ func (c *control) note(m meaning, value string) error {
 		if c.hasLength {
 			return malformed("more than one Content-Length (RFC 9112 §6.3)")
 		}
-		n, err := parseLength(value)
-		if err != nil {
-			return err
+		n, ok := grammar.Length(value)
+		if !ok {
+			return malformed("a Content-Length that is no single decimal number (RFC 9112 §6.2)")
 		}
 		c.length, c.hasLength = n, true
 	case transferEncoding:
-		if c.chunked || !isName(value, "chunked") {
+		if c.chunked || !grammar.IsName(value, "chunked") {
 			return malformed("a Transfer-Encoding other than one chunked (RFC 9112 §6.1)")
 		}
 		c.chunked = true
@@ -184,8 +185,8 @@ func (c *control) note(m meaning, value string) error {
 		// 9113 §3.1) and would carry requests that nobody looks at.
 		for list := value; list != "" && c.upgrade == ""; {
 			var protocol string
-			protocol, list = nextElement(list)
-			if isName(protocol, "h2c") || isName(protocol, "h2") {
+			protocol, list = grammar.NextElement(list)
+			if grammar.IsName(protocol, "h2c") || grammar.IsName(protocol, "h2") {
 				continue
 			}
 			if protocol != "" && !isProtocol(protocol) {
@@ -197,21 +198,10 @@ func (c *control) note(m meaning, value string) error {
 	return nil
 }
 
-// parseLength reads a Content-Length. Leading zeros are refused because some readers take them for octal.
-func parseLength(s string) (n int64, err error) {
-	if s == "" || len(s) > 18 || !all(s, digitChar) || s[0] == '0' && len(s) > 1 {
-		return 0, malformed("a Content-Length that is no single decimal number (RFC 9112 §6.2)")
-	}
-	for i := range len(s) {
-		n = n*10 + int64(s[i]-'0')
-	}
-	return n, nil
-}
-
 // isProtocol reports whether s is protocol-name ["/" protocol-version] (RFC 9110 §7.8).
 func isProtocol(s string) bool {
 	name, version, found := strings.Cut(s, "/")
-	return isToken(name) && (!found || isToken(version))
+	return grammar.IsToken(name) && (!found || grammar.IsToken(version))
 }
 
 // readConnection reads the options of the Connection fields (RFC 9110 §7.6.1).
@@ -219,17 +209,17 @@ func (c *control) readConnection() error {
 	for _, list := range c.connections[:c.lines] {
 		for list != "" {
 			var option string
-			option, list = nextElement(list)
+			option, list = grammar.NextElement(list)
 			switch {
 			case option == "":
-			case isName(option, "close"):
+			case grammar.IsName(option, "close"):
 				c.close = true
-			case isName(option, "keep-alive"):
+			case grammar.IsName(option, "keep-alive"):
 				c.keepAlive = true
-			case isName(option, "upgrade"):
+			case grammar.IsName(option, "upgrade"):
 				c.hasUpgrade = true
-			case isName(option, "te"):
-			case isToken(option):
+			case grammar.IsName(option, "te"):
+			case grammar.IsToken(option):
 				c.named = true
 			default:
 				return malformed("a Connection option that is no token (RFC 9110 §7.6.1)")
@@ -254,7 +244,7 @@ func (c *control) names(field string) bool {
 	for _, list := range c.connections[:c.lines] {
 		for list != "" {
 			var option string
-			option, list = nextElement(list)
+			option, list = grammar.NextElement(list)
 			if exchange.EqualName(option, field) {
 				return true
 			}

@@ -10,6 +10,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/sennit-mesh/sennit/internal/grammar"
 	"github.com/sennit-mesh/sennit/internal/rawsock"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
@@ -219,7 +220,7 @@ func (o *output) finish(trailers exchange.Fields) error {
 
 // isTrailer reports whether a field may stand in a trailer section (RFC 9110 §6.5.1).
 func isTrailer(name string) bool {
-	return meaningOf(name) == endToEnd && !isName(name, "trailer")
+	return meaningOf(name) == endToEnd && !grammar.IsName(name, "trailer")
 }
 
 // flush sends what was collected.
@@ -271,10 +272,10 @@ func (o *output) send(p, tail []byte) {
 // checkFields refuses fields that would not be read as what they are.
 func checkFields(fields exchange.Fields) error {
 	for i := range fields {
-		if !isToken(fields[i].Name) {
+		if !grammar.IsToken(fields[i].Name) {
 			return malformed("a field's name is no token (RFC 9110 §5.1)")
 		}
-		if !all(fields[i].Value, valueChar) {
+		if !grammar.All(fields[i].Value, grammar.Value) {
 			return malformed("a control character in a field's value (RFC 9110 §5.5)")
 		}
 	}

@@ -1,10 +1,10 @@
 package http1
 
 import (
-	"net/netip"
 	"strings"
 	"unsafe"
 
+	"github.com/sennit-mesh/sennit/internal/grammar"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
@@ -14,7 +14,7 @@ func parseRequest(section []byte, scheme string, limits Limits, r *exchange.Requ
 	end := strings.IndexByte(s, '\n')
 	line := s[:end-1]
 	method, rest, ok := strings.Cut(line, " ")
-	if !ok || !isToken(method) {
+	if !ok || !grammar.IsToken(method) {
 		return malformed("the request line does not begin with a method and one space (RFC 9112 §3)")
 	}
 	target, version, ok := strings.Cut(rest, " ")
@@ -34,7 +34,7 @@ func parseRequest(section []byte, scheme string, limits Limits, r *exchange.Requ
 	if !c.hasHost && !c.http10 {
 		return malformed("no Host (RFC 9112 §3.2)")
 	}
-	if c.hasHost && !isAuthority(c.host) {
+	if c.hasHost && !grammar.IsAuthority(c.host) {
 		return malformed("a Host that names none (RFC 9112 §3.2)")
 	}
 	r.Method, r.Scheme, r.Authority = method, scheme, c.host
@@ -61,7 +61,7 @@ func parseRequest(section []byte, scheme string, limits Limits, r *exchange.Requ
 func parseTarget(target string, r *exchange.Request, c *control) error {
 	switch {
 	case r.Method == "CONNECT":
-		if colon := strings.LastIndexByte(target, ':'); colon < 0 || target[colon:] == ":" || !isAuthority(target) || strings.HasSuffix(target, "]") {
+		if colon := strings.LastIndexByte(target, ':'); colon < 0 || target[colon:] == ":" || !grammar.IsAuthority(target) || strings.HasSuffix(target, "]") {
 			return malformed("the target of CONNECT is no host and port (RFC 9112 §3.2.3)")
 		}
 		return agree(r, target, c)
@@ -75,7 +75,7 @@ func parseTarget(target string, r *exchange.Request, c *control) error {
 		r.Path = target
 	default:
 		scheme, rest, ok := strings.Cut(target, "://")
-		if !ok || !isName(scheme, r.Scheme) {
+		if !ok || !grammar.IsName(scheme, r.Scheme) {
 			return malformed("the target is neither a path nor a URI of the connection's scheme (RFC 9112 §3.2)")
 		}
 		end := strings.IndexAny(rest, "/?")
@@ -94,7 +94,7 @@ func parseTarget(target string, r *exchange.Request, c *control) error {
 			r.Path = "/" + r.Path // allocates for "http://host?query", which nobody sends
 		}
 	}
-	if !isPath(r.Path) {
+	if !grammar.IsPath(r.Path) {
 		return malformed("a character in the target that no path or query has (RFC 9112 §3.2.1)")
 	}
 	return nil
@@ -103,7 +103,7 @@ func parseTarget(target string, r *exchange.Request, c *control) error {
 // agree takes the authority of the target, which wins over Host (RFC 9112 §3.2.2). Because not every reader knows
 // that, a Host that says something else is refused.
 func agree(r *exchange.Request, authority string, c *control) error {
-	if !isAuthority(authority) {
+	if !grammar.IsAuthority(authority) {
 		return malformed("the target's authority names no host (RFC 9112 §3.2)")
 	}
 	if c.hasHost && !exchange.EqualName(authority, c.host) {
@@ -111,71 +111,4 @@ func agree(r *exchange.Request, authority string, c *control) error {
 	}
 	r.Authority = authority
 	return nil
-}
-
-// isAuthority reports whether s is a host with or without a port, and nothing that could be read as another:
-// no user, no empty host or port, no list, no percent-encoding.
-func isAuthority(s string) bool {
-	var port string
-	var hasPort bool
-	if strings.HasPrefix(s, "[") {
-		end := strings.IndexByte(s, ']')
-		if end < 0 || !isIPv6(s[1:end]) {
-			return false
-		}
-		rest := s[end+1:]
-		hasPort = strings.HasPrefix(rest, ":")
-		if !hasPort && rest != "" {
-			return false
-		}
-		port = strings.TrimPrefix(rest, ":")
-	} else {
-		var host string
-		host, port, hasPort = strings.Cut(s, ":")
-		if host == "" || !all(host, hostChar) {
-			return false
-		}
-	}
-	if !hasPort {
-		return true
-	}
-	if port == "" || len(port) > 5 || !all(port, digitChar) {
-		return false
-	}
-	n := 0
-	for i := range len(port) {
-		n = n*10 + int(port[i]-'0')
-	}
-	return n <= 65535
-}
-
-func isIPv6(s string) bool {
-	addr, err := netip.ParseAddr(s)
-	return err == nil && addr.Is6() && addr.Zone() == ""
-}
-
-// isPath reports whether s is a path with or without a query (RFC 9112 §3.2.1), or "*". In the path each "%" begins
-// an encoded byte; readers differ about what else it would be.
-func isPath(s string) bool {
-	if s == "*" {
-		return true
-	}
-	if s == "" || s[0] != '/' {
-		return false
-	}
-	for i := 0; i < len(s); i++ {
-		c := s[i]
-		if c == '?' {
-			return all(s[i+1:], queryChar)
-		}
-		if chars[c]&pathChar == 0 {
-			return false
-		}
-		if c == '%' {
-			if i+2 >= len(s) || chars[s[i+1]]&hexChar == 0 || chars[s[i+2]]&hexChar == 0 {
-				return false
-			}
-		}
-	}
-	return true
 }

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"unsafe"
 
+	"github.com/sennit-mesh/sennit/internal/grammar"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
@@ -23,10 +24,10 @@ func parseResponse(section []byte, method string, limits Limits, r *exchange.Res
 	}
 	// The space before an absent reason is often absent too; that is readable in one way only.
 	code, reason, _ := strings.Cut(rest, " ")
-	if len(code) != 3 || !all(code, digitChar) || code[0] < '1' || code[0] > '5' {
+	if len(code) != 3 || !grammar.All(code, grammar.Digit) || code[0] < '1' || code[0] > '5' {
 		return 0, malformed("a status that is no number from 100 to 599 (RFC 9112 §4)")
 	}
-	if !all(reason, valueChar) {
+	if !grammar.All(reason, grammar.Value) {
 		return 0, malformed("a control character in the reason phrase (RFC 9112 §4)")
 	}
 	r.Status = int(code[0]-'0')*100 + int(code[1]-'0')*10 + int(code[2]-'0')
