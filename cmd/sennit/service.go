@@ -85,7 +85,7 @@ func serviceRegisterCommand() *cobra.Command {
 	}
 	f := cmd.Flags()
 	f.StringVarP(&file, "filename", "f", "", "file with one document as in services.d, or - for standard input")
-	f.StringArrayVar(&ports, "port", nil, "PORT[:PROTOCOL]=ADDRESS: the port that callers name, http or tcp, and where the process listens (may be repeated)")
+	f.StringArrayVar(&ports, "port", nil, "PORT[:PROTOCOL]=ADDRESS: the port that callers name, http, http2, grpc or tcp, and where the process listens (may be repeated)")
 	f.StringArrayVar(&labels, "label", nil, "NAME=VALUE, as version=v1 (may be repeated)")
 	f.StringVar(&instance, "instance", "", "name of the instance (default the node's name)")
 	f.StringVar(&health, "health", "", "path to GET on the first port for its health; without it, the instance counts as healthy")

@@ -9,7 +9,6 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
-	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // An attachment is where rules apply: at one port of a service, for the callers of one namespace (a
@@ -133,7 +132,7 @@ func parentPorts(route *gatewayv1.HTTPRoute, ref gatewayv1.ParentReference, serv
 		if ref.Port != nil && uint32(*ref.Port) != p.number || ref.SectionName != nil && *ref.SectionName != "" && string(*ref.SectionName) != p.name {
 			continue
 		}
-		if p.protocol == snapshot.Protocol_PROTOCOL_HTTP {
+		if isHTTP(p.protocol) {
 			http = append(http, p.number)
 		} else {
 			other = append(other, p.number)

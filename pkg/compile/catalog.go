@@ -151,7 +151,7 @@ func newCatalog(in Input) *catalog {
 	return c
 }
 
-// registeredPorts are the ports that instances registered. Where they disagree on a protocol it is TCP,
+// registeredPorts are the ports that instances registered. Where one speaks HTTP and another does not it is TCP,
 // which carries everything; the name is the first instance's.
 func registeredPorts(instances []*snapshot.Instance) []servicePort {
 	var ports []servicePort
@@ -162,8 +162,8 @@ func registeredPorts(instances []*snapshot.Instance) []servicePort {
 			if !known {
 				index[p.Number] = len(ports)
 				ports = append(ports, servicePort{number: p.Number, name: p.Name, protocol: p.Protocol})
-			} else if ports[i].protocol != p.Protocol {
-				ports[i].protocol = snapshot.Protocol_PROTOCOL_TCP
+			} else {
+				ports[i].protocol = both(ports[i].protocol, p.Protocol)
 			}
 		}
 	}
@@ -195,14 +195,19 @@ func declaredPorts(document *corev1.Service, members []*snapshot.Instance) []ser
 	return slices.CompactFunc(ports, func(a, b servicePort) bool { return a.number == b.number })
 }
 
-// appProtocol reads KEP-3726's and IANA's names. HTTP/2 is carried as TCP: whole and unread.
+// appProtocol reads KEP-3726's and IANA's names, and the usual one for gRPC.
 func appProtocol(name string) snapshot.Protocol {
 	switch strings.ToLower(name) {
 	case "http", "kubernetes.io/ws":
 		return snapshot.Protocol_PROTOCOL_HTTP
+	case "kubernetes.io/h2c", "grpc":
+		return snapshot.Protocol_PROTOCOL_HTTP2
 	}
 	return snapshot.Protocol_PROTOCOL_TCP
 }
+
+// isHTTP reports whether routes and limits of requests apply to what a port speaks.
+func isHTTP(p snapshot.Protocol) bool { return p != snapshot.Protocol_PROTOCOL_TCP }
 
 // namesHTTP reports whether a port's name says HTTP/1.1: it starts with "http", and not with "https" or
 // "http2".
@@ -211,16 +216,25 @@ func namesHTTP(name string) bool {
 }
 
 func memberProtocol(port servicePort, members []*snapshot.Instance) snapshot.Protocol {
-	found := false
+	found, protocol := false, snapshot.Protocol_PROTOCOL_TCP
 	for _, instance := range members {
 		if p := offered(instance, port); p != nil {
-			if p.Protocol != snapshot.Protocol_PROTOCOL_HTTP {
-				return snapshot.Protocol_PROTOCOL_TCP
+			if !found {
+				found, protocol = true, p.Protocol
 			}
-			found = true
+			protocol = both(protocol, p.Protocol)
 		}
 	}
-	if found {
+	return protocol
+}
+
+// both is what a port speaks behind which some instances speak one thing and some another. Versions of HTTP are
+// translated, so that is HTTP, and each node goes by what its own instance registered.
+func both(a, b snapshot.Protocol) snapshot.Protocol {
+	switch {
+	case a == b:
+		return a
+	case isHTTP(a) && isHTTP(b):
 		return snapshot.Protocol_PROTOCOL_HTTP
 	}
 	return snapshot.Protocol_PROTOCOL_TCP

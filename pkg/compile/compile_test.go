@@ -69,8 +69,8 @@ metadata: {name: payments-v2, namespace: shop}
 spec: {ports: [{port: 80, name: http}], selector: {sennit.dev/service: payments, version: v2}}
 ---
 kind: Service
-metadata: {name: grpc, namespace: shop}
-spec: {ports: [{port: 80, name: http, appProtocol: kubernetes.io/h2c}]}
+metadata: {name: raw, namespace: shop}
+spec: {ports: [{port: 80, name: http, appProtocol: tcp}]}
 ---
 kind: Service
 metadata: {name: outside, namespace: shop}
@@ -112,7 +112,8 @@ func TestProtocolOfPort(t *testing.T) {
 		{"appProtocol wins over the name", `{port: 80, name: http, appProtocol: tcp}`, 0},
 		{"appProtocol http", `{port: 80, name: x, appProtocol: http}`, 1},
 		{"WebSocket is HTTP", `{port: 80, appProtocol: kubernetes.io/ws}`, 1},
-		{"HTTP/2 is carried unread", `{port: 80, appProtocol: kubernetes.io/h2c}`, 0},
+		{"HTTP/2", `{port: 80, appProtocol: kubernetes.io/h2c}`, 2},
+		{"gRPC is HTTP/2", `{port: 80, name: http, appProtocol: grpc}`, 2},
 		{"name http", `{port: 80, name: http}`, 1},
 		{"name that starts with http", `{port: 80, name: http-web}`, 1},
 		{"name https is not HTTP", `{port: 80, name: https}`, 0},
@@ -208,7 +209,7 @@ func TestBackendsThatDoNotResolve(t *testing.T) {
 		{"port missing", `{name: payments}`, gatewayv1.RouteReasonBackendNotFound, "port is missing"},
 		{"another kind", `{name: payments, kind: Bucket, port: 80}`, gatewayv1.RouteReasonInvalidKind, "kind Bucket"},
 		{"another group", `{name: payments, group: example.com, port: 80}`, gatewayv1.RouteReasonInvalidKind, `group "example.com"`},
-		{"not HTTP", `{name: grpc, port: 80}`, gatewayv1.RouteReasonUnsupportedProtocol, "not HTTP"},
+		{"not HTTP", `{name: raw, port: 80}`, gatewayv1.RouteReasonUnsupportedProtocol, "not HTTP"},
 		{"ExternalName", `{name: outside, port: 80}`, gatewayv1.RouteReasonBackendNotFound, "ExternalName"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -72,7 +72,7 @@ func (q *quotas) attach(namespace string, t api.QuotaTarget, limits []*snapshot.
 	}
 	q.services[name] = append(q.services[name], limits...)
 	for _, p := range s.ports {
-		if p.protocol == snapshot.Protocol_PROTOCOL_HTTP {
+		if isHTTP(p.protocol) {
 			return ""
 		}
 	}
@@ -96,7 +96,7 @@ func quotaCondition(targets int, missing []string) v1.Condition {
 
 // limit has the rules of a port name the limits of their service and of their route.
 func (q *quotas) limit(body *snapshot.Outbound, port *snapshot.OutboundPort, service exchange.ServiceName, entries []*entry) {
-	if port.Protocol != snapshot.Protocol_PROTOCOL_HTTP {
+	if !isHTTP(port.Protocol) {
 		return
 	}
 	routes := make(map[*snapshot.Rule]types.NamespacedName, len(entries))

@@ -112,7 +112,7 @@ func resolve(namespace string, ref *gatewayv1.HTTPBackendRef, services *catalog)
 	if !known {
 		return unresolved, gatewayv1.RouteReasonBackendNotFound, fmt.Sprintf("%s %s has no port %d", kind, name, *ref.Port)
 	}
-	if port.declared && port.protocol != snapshot.Protocol_PROTOCOL_HTTP {
+	if port.declared && !isHTTP(port.protocol) {
 		return unresolved, gatewayv1.RouteReasonUnsupportedProtocol, fmt.Sprintf("port %d of %s %s is not HTTP, as it says itself", port.number, kind, name)
 	}
 	return s.backend(port.number, 0), "", ""

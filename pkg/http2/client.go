@@ -227,6 +227,20 @@ func (s *ClientStream) Close() error {
 // nil. Close is called under the connection's lock: it must neither wait nor call the stream.
 func (s *ClientStream) Interrupt(w io.Closer) { s.interrupt(w) }
 
+// Ready reports whether reading the body need not wait.
+func (s *ClientStream) Ready() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.first != nil || s.ended || s.readErr != nil
+}
+
+// Empty reports whether the head was the last of the response: neither a body nor trailers have come or come yet.
+func (s *ClientStream) Empty() bool {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	return s.ended && s.first == nil && len(s.trailers) == 0
+}
+
 // Whole reports whether the response has come to its end and was read, and the request was sent to its end.
 func (s *ClientStream) Whole() bool {
 	s.c.mu.Lock()

@@ -1,5 +1,5 @@
-// Package http2 is the HTTP/2 codec (RFC 9113) for exchanges: ServerConn for applications that call, ClientConn and
-// Pool for services that are called.
+// Package http2 is the HTTP/2 codec (RFC 9113) for exchanges: ServerConn for applications that call, ClientConn
+// for services that are called.
 //
 // A connection has one goroutine that reads, one that writes while there is something to write, and one for each
 // stream, which belongs to the handler or the caller. Nobody waits for a stream but its own: bytes that its goroutine

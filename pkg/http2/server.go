@@ -214,6 +214,21 @@ func (s *ServerStream) Flush() error { return s.flush() }
 // goroutine until the handler returns.
 func (s *ServerStream) Reset(reason exchange.Reason) { s.giveUp(codeOf(reason), string(reason)) }
 
+// StopReading says that the rest of the request is not wanted: it wakes whoever reads it. Where the response is whole the
+// client hears that nothing is wrong (RFC 9113 §8.1).
+func (s *ServerStream) StopReading() {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if s.ended {
+		return
+	}
+	code := http2.ErrCodeNo
+	if !s.finished {
+		code = http2.ErrCodeCancel
+	}
+	s.c.reset(&s.stream, code, "the rest of the request is not wanted")
+}
+
 // Interrupt has w closed when the client gives the exchange up or the connection ends, until the handler returns or
 // calls it with nil. Close is called under the connection's lock: it must neither wait nor call the stream.
 func (s *ServerStream) Interrupt(w io.Closer) { s.interrupt(w) }

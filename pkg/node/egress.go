@@ -12,6 +12,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/proxy"
 	"github.com/sennit-mesh/sennit/pkg/registry"
+	"github.com/sennit-mesh/sennit/pkg/routing"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
@@ -19,12 +20,15 @@ import (
 type places struct {
 	local    *registry.Local
 	outsides *outsides
+	table    *routing.Table
 }
 
-// Find looks an instance up; it takes no lock.
+// Find looks an instance up; it takes no lock. HTTP/2 is spoken where the instance was registered with it, or its Service
+// says so.
 func (p places) Find(service exchange.ServiceName, target exchange.Target) (proxy.Place, bool) {
-	if address, ok := p.local.Lookup(service, target.Instance, target.Port); ok {
-		return proxy.Place{Process: address}, true
+	if port, ok := p.local.Lookup(service, target.Instance, target.Port); ok {
+		http2 := port.Protocol == snapshot.Protocol_PROTOCOL_HTTP2 || p.table.Serves(service, target.Port) == snapshot.Protocol_PROTOCOL_HTTP2
+		return proxy.Place{Process: port.Address, HTTP2: http2}, true
 	}
 	if !p.local.IsEgress(service, target.Instance) {
 		return proxy.Place{}, false

@@ -124,7 +124,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 		Node: n.identity.Node(), Local: n.local, LaneAddress: n.address, Bus: n.words, Version: release.Version(), Log: n.log,
 		Ports: n.gatewayPorts, SealingKey: sealing.PublicKey().Bytes(),
 	})
-	n.inbound = proxy.NewInbound(places{n.local, &n.outsides}, http1Limits, n.log)
+	n.inbound = proxy.NewInbound(places{n.local, &n.outsides, n.table}, http1Limits, n.log)
 	n.inbound.Traced = &traced{n.spans}
 	n.outbound = &proxy.Outbound{
 		TraceShare: cfg.TraceShare,

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/http2"
 	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
@@ -30,7 +31,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	request := bodyOf(&c.request)
 	defer request.release()
 	if err := request.hold(c.Body(), request.length == 0); err != nil {
-		status := c.http.ErrorStatus(err)
+		status := c.app.ErrorStatus(err)
 		if status == 0 {
 			return c.left(err)
 		}
@@ -114,7 +115,7 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 	}
 	f, answered = c.passOn(stream, request)
 	wake := func() {
-		c.conn.SetReadDeadline(time.Unix(1, 0))
+		c.stopReading()
 		stream.Reset(exchange.CallerGone) // a peer that does not take the rest must not hold the application up
 	}
 	if !request.settle(wake) && f.err == nil && answered {
@@ -140,6 +141,15 @@ func (c *caller) limit() time.Duration {
 			limit = left
 		}
 	}
+	if c.deadline > 0 {
+		left := c.deadline - time.Since(c.seen.Start)
+		if left <= 0 {
+			return -1
+		}
+		if limit == 0 || left < limit {
+			limit = left
+		}
+	}
 	return limit
 }
 
@@ -152,16 +162,16 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 		if !c.response.Informational() {
 			break
 		}
-		if err := c.http.WriteInformational(&c.response); err != nil {
+		if err := c.app.WriteInformational(&c.response); err != nil {
 			return c.unwritten(stream, err)
 		}
 	}
 	c.Table.MarkReachable(c.decision.Instance)
 	c.decision.RewriteResponse(&c.response)
-	if c.draining() {
+	if c.http != nil && c.draining() {
 		c.http.Last()
 	}
-	if err := c.http.WriteResponse(&c.response); err != nil {
+	if err := c.app.WriteResponse(&c.response); err != nil {
 		return c.unwritten(stream, err)
 	}
 	c.seen.Outcome.Status = c.response.Status
@@ -173,7 +183,12 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 			return c.gone(stream, err), true
 		}
 	}
-	received, err := copyBody(c.http, stream, func(readErr error) error { return c.broke(readErr, request).err })
+	if c.stream != nil && !stream.Ended() && !stream.Buffered() {
+		if err := c.app.Flush(); err != nil { // a call that streams may begin with its head alone
+			return c.gone(stream, err), true
+		}
+	}
+	received, err := copyBody(c.app, stream, func(readErr error) error { return c.broke(readErr, request).err })
 	c.seen.Received += received
 	if err != nil {
 		return c.gone(stream, err), true
@@ -184,7 +199,8 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 // unwritten tells what it means that a head could not be written: the service sent what HTTP/1.1 cannot carry,
 // of which the application has seen nothing, or the application has gone.
 func (c *caller) unwritten(stream *transport.Stream, err error) (f failure, answered bool) {
-	if errors.Is(err, http1.ErrMalformed) || errors.Is(err, http1.ErrSequence) {
+	if errors.Is(err, http1.ErrMalformed) || errors.Is(err, http1.ErrSequence) ||
+		errors.Is(err, http2.ErrTooLarge) || errors.Is(err, http2.ErrSequence) || c.stream != nil && !isReset(err) && errors.Is(err, http2.ErrMalformed) {
 		stream.Reset(exchange.ServiceBroke)
 		return failure{err: err, reason: exchange.ServiceBroke}, false
 	}
@@ -196,7 +212,7 @@ func (c *caller) broke(err error, request *body) failure {
 	f := failed(err)
 	if cause := request.failure(); cause != nil {
 		f = failure{err: cause, reason: exchange.CallerGone}
-		if errors.Is(cause, http1.ErrMalformed) {
+		if errors.Is(cause, http1.ErrMalformed) || errors.Is(cause, http2.ErrMalformed) {
 			f.reason = exchange.Malformed
 		}
 	}

@@ -8,14 +8,30 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/http2"
 	"github.com/sennit-mesh/sennit/pkg/routing"
 )
 
-// A caller is one HTTP/1.1 connection of a local application, or from outside. One goroutine owns it.
+// An application is the codec's side of an exchange with whoever calls.
+type application interface {
+	bodyWriter
+	Body() exchange.Body
+	WriteInformational(r *exchange.Response) error
+	WriteResponse(r *exchange.Response) error
+	WriteError(status int, reason exchange.Reason, more ...exchange.Field) error
+	ErrorStatus(err error) int
+}
+
+// A caller is one HTTP/1.1 connection of a local application, or from outside, or one stream of an HTTP/2 connection at
+// a time. One goroutine owns it.
 type caller struct {
 	*Outbound
 	conn     duplex
-	http     *http1.ServerConn
+	app      application
+	http     *http1.ServerConn   // app, on a connection of HTTP/1.1; else nil
+	stream   *http2.ServerStream // app, on one of HTTP/2; else nil
+	deadline time.Duration       // of a gRPC call, as its caller states it; 0: none
+	gRPC     bool
 	guard    guard
 	call     routing.Call
 	observer Observer
@@ -25,6 +41,8 @@ type caller struct {
 	drains <-chan struct{} // closed: no request is waited for any more
 	mu     sync.Mutex      // over read deadlines and what follows
 	waits  bool            // for the next request
+
+	version http2.Guess // what the connection's first bytes say
 
 	term     term
 	request  exchange.Request
@@ -66,7 +84,7 @@ func (c *caller) await() bool {
 	c.waits = true
 	c.conn.SetReadDeadline(time.Now().Add(c.idle))
 	c.mu.Unlock()
-	err := c.http.Await()
+	err := c.arrived()
 	c.mu.Lock()
 	c.waits = false
 	c.conn.SetReadDeadline(time.Time{})
@@ -76,6 +94,10 @@ func (c *caller) await() bool {
 
 func (c *caller) serve(ctx context.Context) {
 	for c.await() {
+		if c.version == http2.IsHTTP2 {
+			c.serveHTTP2(ctx)
+			return
+		}
 		if err := c.http.ReadRequest(&c.request); err != nil {
 			if c.refuse(err) {
 				c.linger()
@@ -114,12 +136,12 @@ func (c *caller) linger() {
 
 // refuse answers what is not a request; false where nobody reads an answer.
 func (c *caller) refuse(err error) (answered bool) {
-	status := c.http.ErrorStatus(err)
+	status := c.app.ErrorStatus(err)
 	if status == 0 {
 		return false
 	}
 	reason := exchange.Malformed
-	if errors.Is(err, http1.ErrTooLarge) {
+	if errors.Is(err, http1.ErrTooLarge) || errors.Is(err, http2.ErrTooLarge) {
 		reason = exchange.TooLarge
 	}
 	c.begin()
@@ -139,6 +161,10 @@ func (c *caller) left(err error) (keep, whole bool) {
 func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whole bool) {
 	c.seen.Outcome = exchange.Outcome{Status: status, Reason: reason}
 	c.seen.Err = err
+	if c.stream != nil {
+		werr := c.failStream(status, reason)
+		return werr == nil, werr == nil
+	}
 	if c.draining() {
 		c.http.Last()
 	}

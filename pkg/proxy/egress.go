@@ -15,6 +15,7 @@ import (
 // instance. Connections are kept by it: what configuration replaces is another place.
 type Place struct {
 	Process netip.AddrPort
+	HTTP2   bool         // is spoken to the process, with prior knowledge
 	Outside *egress.Host // nil: the process
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -22,6 +23,9 @@ const (
 type guard struct {
 	conn *net.TCPConn
 
+	gone atomic.Bool   // the caller of a stream of HTTP/2 has given up
+	nth  atomic.Uint32 // which exchange of its caller it watches, for those of HTTP/2
+
 	mu     sync.Mutex
 	stream *transport.Stream // of the attempt that runs; nil: none does
 	since  time.Time         // when that began
@@ -34,6 +38,9 @@ func (g *guard) begin(stream *transport.Stream, limit time.Duration) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.stream, g.since, g.until = stream, time.Now(), time.Time{}
+	if g.gone.Load() {
+		stream.Reset(exchange.CallerGone)
+	}
 	if limit == 0 {
 		return
 	}
@@ -66,9 +73,29 @@ func (g *guard) expire() {
 func (g *guard) look(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.stream != nil && now.Sub(g.since) >= goneAfter && departed(g.conn) {
+	if g.conn != nil && g.stream != nil && now.Sub(g.since) >= goneAfter && departed(g.conn) {
 		g.stream.Reset(exchange.CallerGone)
 	}
+}
+
+// next begins the watch over another exchange of HTTP/2.
+func (g *guard) next() {
+	g.nth.Add(1)
+	g.gone.Store(false)
+}
+
+// Close ends the attempt because the caller has given it up; it is io.Closer's. It waits for nothing.
+func (g *guard) Close() error {
+	nth := g.nth.Load()
+	g.gone.Store(true)
+	go func() { // a reset may have to wait for the lane, and whoever calls holds the caller's connection
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if g.stream != nil && g.nth.Load() == nth {
+			g.stream.Reset(exchange.CallerGone)
+		}
+	}()
+	return nil
 }
 
 // departed reports whether the other end has closed the connection and everything that it sent was read. An

@@ -26,12 +26,13 @@ type Inbound struct {
 	Traced    Observer
 	places    Places
 	upstreams upstreams
+	multiplex multiplexed
 	log       *slog.Logger
 }
 
 // NewInbound makes an Inbound. Run must run for its idle connections to be closed in time.
 func NewInbound(places Places, limits http1.Limits, log *slog.Logger) *Inbound {
-	return &Inbound{places: places, upstreams: upstreams{limits: limits}, log: log}
+	return &Inbound{places: places, upstreams: upstreams{limits: limits}, multiplex: multiplexed{limits: http2Limits(limits)}, log: log}
 }
 
 // Run closes connections to processes that nobody used for a while, and all of them when ctx ends.
@@ -42,9 +43,11 @@ func (in *Inbound) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			in.upstreams.sweep(time.Time{})
+			in.multiplex.close()
 			return nil
 		case now := <-tick.C:
 			in.upstreams.sweep(now)
+			in.multiplex.sweep(now)
 		}
 	}
 }
@@ -69,7 +72,13 @@ func (in *Inbound) Serve(ctx context.Context, stream *transport.Stream) {
 	began := time.Now()
 	e.spot.join(&e.request)
 	e.response.Status = 0 // of the exchange before
-	reason, err := in.serveHTTP(ctx, e, stream, place)
+	var reason exchange.Reason
+	var err error
+	if place.HTTP2 {
+		reason, err = in.serveHTTP2(ctx, e, stream, place)
+	} else {
+		reason, err = in.serveHTTP(ctx, e, stream, place)
+	}
 	if e.spot.Sampled && in.Traced != nil {
 		in.traced(e, stream, began, reason, err)
 	}

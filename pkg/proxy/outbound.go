@@ -111,6 +111,7 @@ func (o *Outbound) Serve(ctx context.Context, conn *net.TCPConn, l capture.Liste
 		Outbound: o, call: call, conn: conn, drains: ctx.Done(), guard: guard{conn: conn}, idle: idleCaller,
 		http: http1.NewServerConn(conn, o.Limits), observer: o.Observe(),
 	}
+	c.app = c.http
 	if !known {
 		c.idle = unknownCaller
 		c.http.Last() // the next connection is looked at anew

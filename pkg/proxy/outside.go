@@ -14,6 +14,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/capture"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/http2"
 	"github.com/sennit-mesh/sennit/pkg/routing"
 )
 
@@ -66,6 +67,7 @@ func (o *Outbound) serveOutside(ctx context.Context, conn *net.TCPConn, l captur
 		call: call,
 		http: http1.NewServerConn(plain, limits), observer: o.Observe(), outside: newOutsider(far.AddrPort().Addr(), patience),
 	}
+	c.app, c.version = c.http, http2.NotHTTP2 // outside only HTTP/1.1 is spoken yet
 	c.drive(ctx)
 }
 
@@ -144,9 +146,9 @@ func sameField(name, lower string) bool {
 // Body is where the body of the request comes from.
 func (c *caller) Body() exchange.Body {
 	if c.outside == nil {
-		return c.http.Body()
+		return c.app.Body()
 	}
-	c.outside.body = c.http.Body()
+	c.outside.body = c.app.Body()
 	return c.outside
 }
 
@@ -170,6 +172,6 @@ func (c *caller) watch(now time.Time) {
 		return
 	}
 	if since := c.outside.waits.Load(); since != 0 && now.UnixNano()-since > c.outside.patience.Body.Nanoseconds() {
-		c.conn.SetReadDeadline(time.Unix(1, 0))
+		c.stopReading()
 	}
 }

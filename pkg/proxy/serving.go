@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/http2"
 	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
@@ -19,8 +20,17 @@ type serving struct {
 
 var servings = sync.Pool{New: func() any { return new(serving) }}
 
+// A process is the codec's side of an exchange with the process that is called.
+type process interface {
+	bodyWriter
+	io.Closer // breaks the exchange off
+	WriteRequest(r *exchange.Request) error
+	ReadResponse(r *exchange.Response) error
+	Body() exchange.Body
+}
+
 // send writes the request to the process, or starts to pump its body.
-func (e *serving) send(c *upstream, request *body, stream *transport.Stream) error {
+func (e *serving) send(c process, request *body, stream *transport.Stream) error {
 	if err := c.WriteRequest(&e.request); err != nil {
 		return err
 	}
@@ -41,7 +51,7 @@ func (e *serving) send(c *upstream, request *body, stream *transport.Stream) err
 }
 
 // toProcess passes the request's body on as it arrives.
-func (p *pump) toProcess(c *upstream, stream *transport.Stream) {
+func (p *pump) toProcess(c process, stream *transport.Stream) {
 	defer close(p.done)
 	var window window
 	defer window.release()
@@ -61,14 +71,14 @@ func (p *pump) toProcess(c *upstream, stream *transport.Stream) {
 		}
 		if err != nil {
 			p.err.Store(&err)
-			c.net.Close() // wakes whoever waits for a response to a request that will never be whole
+			c.Close() // wakes whoever waits for a response to a request that will never be whole
 			return
 		}
 	}
 }
 
 // readHead reads the response's head and passes it, and informational ones before it, on.
-func (e *serving) readHead(c *upstream, stream *transport.Stream) error {
+func (e *serving) readHead(c process, stream *transport.Stream) error {
 	for {
 		if err := c.ReadResponse(&e.response); err != nil {
 			return err
@@ -83,11 +93,16 @@ func (e *serving) readHead(c *upstream, stream *transport.Stream) error {
 }
 
 // passOn writes the response, with its body, to the stream.
-func (e *serving) passOn(c *upstream, stream *transport.Stream) error {
+func (e *serving) passOn(c process, stream *transport.Stream) error {
 	if err := stream.WriteResponse(&e.response); err != nil {
 		return err
 	}
 	from := c.Body()
+	if s, ok := c.(*http2.ClientStream); ok && !s.Ready() { // a call that streams may begin with its head alone
+		if err := stream.Flush(); err != nil {
+			return err
+		}
+	}
 	if exchange.BodyForbidden(e.request.Method, e.response.Status) || e.response.BodyLength == 0 {
 		return stream.End()
 	}

@@ -24,6 +24,9 @@ type upstream struct {
 	since time.Time   // when it became idle
 }
 
+// Close closes the connection; it is io.Closer's.
+func (u *upstream) Close() error { return u.net.Close() }
+
 // upstreams keep idle connections to places. It is safe for concurrent use; a lock is shared only by exchanges of one
 // place.
 type upstreams struct {

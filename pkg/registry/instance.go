@@ -166,8 +166,11 @@ func (in *Instance) MarshalJSON() ([]byte, error) {
 }
 
 func protocolName(p snapshot.Protocol) string {
-	if p == snapshot.Protocol_PROTOCOL_HTTP {
+	switch p {
+	case snapshot.Protocol_PROTOCOL_HTTP:
 		return "http"
+	case snapshot.Protocol_PROTOCOL_HTTP2:
+		return "http2"
 	}
 	return "tcp"
 }

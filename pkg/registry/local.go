@@ -57,7 +57,7 @@ type Local struct {
 type view struct {
 	instances []*Instance
 	health    map[Key]health
-	addresses map[portKey]netip.AddrPort
+	ports     map[portKey]Port
 	egress    map[Key]bool // with an empty name: any
 	listeners []Listener
 }
@@ -105,11 +105,11 @@ func NewLocal(cfg LocalConfig) (*Local, error) {
 	return l, nil
 }
 
-// Lookup returns where a call for an instance's port goes on this host; the empty instance is any, a
-// healthy one where there is one. It takes no lock and allocates nothing.
-func (l *Local) Lookup(service exchange.ServiceName, instance string, port uint16) (netip.AddrPort, bool) {
-	address, ok := l.view.Load().addresses[portKey{service, instance, port}]
-	return address, ok
+// Lookup returns where a call for an instance's port goes on this host, and what is spoken there; the empty instance is
+// any, a healthy one where there is one. It takes no lock and allocates nothing.
+func (l *Local) Lookup(service exchange.ServiceName, instance string, number uint16) (port Port, ok bool) {
+	port, ok = l.view.Load().ports[portKey{service, instance, number}]
+	return port, ok
 }
 
 // IsEgress reports whether this host carries the calls of a service out of the mesh, as that instance or, where it is
@@ -235,7 +235,7 @@ func (l *Local) conflict(source string, instances []*Instance, replaced func(*In
 
 // publish makes a new view of what is declared and tells about it. The lock is held.
 func (l *Local) publish() {
-	v := &view{instances: l.declared(), health: map[Key]health{}, addresses: map[portKey]netip.AddrPort{}, egress: map[Key]bool{}}
+	v := &view{instances: l.declared(), health: map[Key]health{}, ports: map[portKey]Port{}, egress: map[Key]bool{}}
 	slices.SortFunc(v.instances, func(a, b *Instance) int { return strings.Compare(a.Key().String(), b.Key().String()) })
 	present := map[Key]bool{}
 	for _, in := range v.instances {
@@ -292,7 +292,7 @@ func (v *view) addPorts(in *Instance) {
 		v.egress[in.Key()], v.egress[Key{in.Service, ""}] = true, true
 	}
 	for _, p := range in.Ports {
-		v.addresses[portKey{in.Service, in.Name, p.Number}] = p.Address
-		v.addresses[portKey{in.Service, "", p.Number}] = p.Address
+		v.ports[portKey{in.Service, in.Name, p.Number}] = p
+		v.ports[portKey{in.Service, "", p.Number}] = p
 	}
 }

@@ -73,15 +73,15 @@ func TestOneNameIsHeldByOneFile(t *testing.T) {
 	if err := l.Reload(); err == nil || !strings.Contains(err.Error(), "a.yaml:1: instance: default/orders/x is declared already (") {
 		t.Errorf("%v", err)
 	}
-	if at, _ := l.Lookup(orders, "x", 80); at.Port() != 2 {
+	if at, _ := l.Lookup(orders, "x", 80); at.Address.Port() != 2 {
 		t.Error("the file that held the name lost it")
 	}
 	write(t, dir, "b.yaml", declared("y", "127.0.0.1:2")) // gives the name up
 	if err := l.Reload(); err != nil {
 		t.Error(err)
 	}
-	if at, _ := l.Lookup(orders, "x", 80); at.Port() != 1 || l.names() != "x y" {
-		t.Errorf("x is at %s, names %q", at, l.names())
+	if at, _ := l.Lookup(orders, "x", 80); at.Address.Port() != 1 || l.names() != "x y" {
+		t.Errorf("x is at %s, names %q", at.Address, l.names())
 	}
 	// Two files that swap what they declare hold it one after the other.
 	write(t, dir, "a.yaml", "# nothing\n")
@@ -174,8 +174,8 @@ func TestRegistrationsAtRunTimeAreKept(t *testing.T) {
 		t.Error("a document with a mistake was registered")
 	}
 	again := newLocal(t, LocalConfig{Store: store})
-	if at, ok := again.Lookup(orders, "a", 80); !ok || at.Port() != 2 || again.Instances()[0].Origin != AtRunTime {
-		t.Errorf("after a restart: %s, %v", at, ok)
+	if at, ok := again.Lookup(orders, "a", 80); !ok || at.Address.Port() != 2 || again.Instances()[0].Origin != AtRunTime {
+		t.Errorf("after a restart: %s, %v", at.Address, ok)
 	}
 	store.err = errDown
 	if _, err := again.Set("cli", []byte(declared("b", "127.0.0.1:3"))); !errors.Is(err, errDown) || again.names() != "a" {
@@ -211,8 +211,8 @@ func TestLookup(t *testing.T) {
 		{"unknown instance", "c", 80, 0},
 		{"unknown port", "a", 81, 0},
 	} {
-		if at, ok := l.Lookup(orders, tt.instance, tt.port); at.Port() != tt.want || ok != (tt.want != 0) {
-			t.Errorf("%s: %s, %v; want port %d", tt.name, at, ok, tt.want)
+		if at, ok := l.Lookup(orders, tt.instance, tt.port); at.Address.Port() != tt.want || ok != (tt.want != 0) {
+			t.Errorf("%s: %s, %v; want port %d", tt.name, at.Address, ok, tt.want)
 		}
 	}
 	if n := testing.AllocsPerRun(100, func() { l.Lookup(orders, "a", 80) }); n != 0 {
@@ -220,11 +220,11 @@ func TestLookup(t *testing.T) {
 	}
 	// What is no longer declared is still reached by the calls of those who have not heard of it.
 	l.Remove(Key{orders, "b"})
-	if at, ok := l.Lookup(orders, "b", 80); !ok || at != netip.MustParseAddrPort("127.0.0.1:2") {
-		t.Errorf("right after its removal: %s, %v", at, ok)
+	if at, ok := l.Lookup(orders, "b", 80); !ok || at.Address != netip.MustParseAddrPort("127.0.0.1:2") {
+		t.Errorf("right after its removal: %s, %v", at.Address, ok)
 	}
-	if at, _ := l.Lookup(orders, "", 80); at.Port() != 1 {
-		t.Errorf("any is %s, want the one that stays", at)
+	if at, _ := l.Lookup(orders, "", 80); at.Address.Port() != 1 {
+		t.Errorf("any is %s, want the one that stays", at.Address)
 	}
 	l.forgetLeft(l.leaving[Key{orders, "b"}].until.Add(1))
 	if _, ok := l.Lookup(orders, "b", 80); ok {

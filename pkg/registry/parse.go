@@ -192,9 +192,11 @@ func (r *reader) ports(n *yaml.Node, path string) []Port {
 				switch r.string(n, path) {
 				case "http":
 					p.Protocol = snapshot.Protocol_PROTOCOL_HTTP
+				case "http2", "grpc":
+					p.Protocol = snapshot.Protocol_PROTOCOL_HTTP2
 				case "tcp":
 				default:
-					r.fail(n, path, "must be http or tcp, is %q", n.Value)
+					r.fail(n, path, "must be http, http2, grpc or tcp, is %q", n.Value)
 				}
 			},
 			"address": func(n *yaml.Node, path string) { p.Address = r.address(n, path) },

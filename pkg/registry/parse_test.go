@@ -84,7 +84,7 @@ func TestMistakesNameFileLineAndField(t *testing.T) {
 		{"a port out of range", "service: orders\nports: [{port: 65536, address: '127.0.0.1:8080'}]\n", `f.yaml:2: ports[0].port: must be from 1 to 65535, is 65536`},
 		{"a name as an address", "service: orders\nports: [{port: 80, address: 'localhost:8080'}]\n", `f.yaml:2: ports[0].address: must be an IP address with a port`},
 		{"every address", "service: orders\nports: [{port: 80, address: '0.0.0.0:8080'}]\n", `f.yaml:2: ports[0].address: must be one address of this host`},
-		{"unknown protocol", "service: orders\nports: [{port: 80, protocol: HTTP, address: '127.0.0.1:8080'}]\n", `f.yaml:2: ports[0].protocol: must be http or tcp, is "HTTP"`},
+		{"unknown protocol", "service: orders\nports: [{port: 80, protocol: HTTP, address: '127.0.0.1:8080'}]\n", `f.yaml:2: ports[0].protocol: must be http, http2, grpc or tcp, is "HTTP"`},
 		{"a port twice", "service: orders\nports:\n- {port: 80, address: '127.0.0.1:1'}\n- {port: 80, address: '127.0.0.1:2'}\n", `f.yaml:4: ports[1].port: 80 is given twice`},
 		{"a field twice", "service: orders\n" + port + "service: billing\n", `f.yaml:3: service: is given twice; the first is in line 1`},
 		{"an instance twice", "service: orders\n" + port + "---\nservice: orders\n" + port, `f.yaml:4: instance: default/orders/web1 is declared in line 1 already`},

@@ -93,7 +93,7 @@ func (t *Table) Explain(q *Question, now time.Time) *Explanation {
 		t.PickIngress(call, req, &d)
 		tried = t.ingressPorts(call, req)
 	} else {
-		if protocol, known := t.Protocol(q.From.Namespace, q.To, q.Port); known && protocol != snapshot.Protocol_PROTOCOL_HTTP {
+		if protocol, known := t.Protocol(q.From.Namespace, q.To, q.Port); known && protocol == snapshot.Protocol_PROTOCOL_TCP {
 			req = nil // a connection whose bytes nobody looks at
 		}
 		t.Pick(call, req, &d)

@@ -126,6 +126,7 @@ func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
 // applyInbound takes what a gateway lets in; what else an Inbound says is not for routing.
 func (t *Table) applyInbound(name exchange.ServiceName, subject string, version snapshot.Version, body *snapshot.Inbound) ([]Applied, error) {
 	return t.accept(outboundKey{callee: name, ingress: true}, subject, version, func() (*rules, error) {
+		t.publishServed(name, body.GetPorts())
 		if body.GetIngress() == nil {
 			return nil, nil
 		}

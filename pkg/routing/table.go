@@ -32,8 +32,9 @@ type Table struct {
 	// It is set before the first Apply.
 	Node string
 
-	services  atomic.Pointer[map[exchange.ServiceName]*service] // replaced where a service comes or goes
-	ingresses atomic.Pointer[map[exchange.ServiceName]*ingress] // by gateway; replaced whenever one changes
+	services  atomic.Pointer[map[exchange.ServiceName]*service]                // replaced where a service comes or goes
+	ingresses atomic.Pointer[map[exchange.ServiceName]*ingress]                // by gateway; replaced whenever one changes
+	served    atomic.Pointer[map[exchange.ServiceName][]*snapshot.InboundPort] // what the processes of this host are to be spoken to in
 
 	// Of the writer alone:
 	outbounds map[outboundKey]*outbound
@@ -99,6 +100,7 @@ func New() *Table {
 	}
 	t.services.Store(&map[exchange.ServiceName]*service{})
 	t.ingresses.Store(&map[exchange.ServiceName]*ingress{})
+	t.served.Store(&map[exchange.ServiceName][]*snapshot.InboundPort{})
 	return t
 }
 

@@ -30,8 +30,9 @@ const (
 type Protocol int32
 
 const (
-	Protocol_PROTOCOL_TCP  Protocol = 0
-	Protocol_PROTOCOL_HTTP Protocol = 1
+	Protocol_PROTOCOL_TCP   Protocol = 0
+	Protocol_PROTOCOL_HTTP  Protocol = 1
+	Protocol_PROTOCOL_HTTP2 Protocol = 2 // HTTP too; processes are spoken to in HTTP/2 with prior knowledge
 )
 
 // Enum value maps for Protocol.
@@ -39,10 +40,12 @@ var (
 	Protocol_name = map[int32]string{
 		0: "PROTOCOL_TCP",
 		1: "PROTOCOL_HTTP",
+		2: "PROTOCOL_HTTP2",
 	}
 	Protocol_value = map[string]int32{
-		"PROTOCOL_TCP":  0,
-		"PROTOCOL_HTTP": 1,
+		"PROTOCOL_TCP":   0,
+		"PROTOCOL_HTTP":  1,
+		"PROTOCOL_HTTP2": 2,
 	}
 )
 
@@ -2970,10 +2973,11 @@ const file_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"SigningKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aed25519\x18\x02 \x01(\fR\aed25519*/\n" +
+	"\aed25519\x18\x02 \x01(\fR\aed25519*C\n" +
 	"\bProtocol\x12\x10\n" +
 	"\fPROTOCOL_TCP\x10\x00\x12\x11\n" +
-	"\rPROTOCOL_HTTP\x10\x01*>\n" +
+	"\rPROTOCOL_HTTP\x10\x01\x12\x12\n" +
+	"\x0ePROTOCOL_HTTP2\x10\x02*>\n" +
 	"\aCarrier\x12\x10\n" +
 	"\fCARRIER_AUTO\x10\x00\x12\x10\n" +
 	"\fCARRIER_QUIC\x10\x01\x12\x0f\n" +

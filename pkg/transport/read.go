@@ -152,6 +152,9 @@ func (s *Stream) Trailers() exchange.Fields { return s.in.trailers }
 // Ended reports whether the peer's direction is complete: Read would return io.EOF without waiting.
 func (s *Stream) Ended() bool { return s.in.state == inEnded }
 
+// Buffered reports whether bytes are at hand: the next Read need not wait for the peer.
+func (s *Stream) Buffered() bool { return s.in.left > 0 && s.in.r < s.in.w || s.in.w-s.in.r > 4 }
+
 // checkLength holds the body to the length that its head stated.
 func (s *Stream) checkLength(n int) error {
 	in := &s.in
