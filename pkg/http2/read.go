@@ -262,6 +262,11 @@ func (c *conn) priority(h http2.FrameHeader, p []byte) error {
 			return c.offend(s, codeFrameSize, "PRIORITY of a wrong size (RFC 9113 §6.3)")
 		}
 		return &connError{codeFrameSize, "PRIORITY of a wrong size (RFC 9113 §6.3)"}
+	case beUint32(p)&largestValue == h.StreamID: // what else it says is not heeded
+		if s := c.streams[h.StreamID]; s != nil {
+			return c.offend(s, codeProtocol, "a stream that depends on itself")
+		}
+		return protocolError("a stream that depends on itself")
 	}
 	return nil
 }
