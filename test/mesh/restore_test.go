@@ -109,9 +109,15 @@ func TestRestored(t *testing.T) {
 	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {name: stock}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
 	m.AwaitAnswer("one", address, "v1", "v4")
 	m.AwaitAnswer("one", stock, "stock")
-	generations := map[string]int64{}
+	generations, first := map[string]int64{}, map[string]time.Time{}
+	for _, node := range []string{"one", "two", "three"} {
+		status, err := m.Status(node)
+		m.must("status", err)
+		first[node] = ends(status)
+	}
 	for _, node := range []string{"one", "two", "three"} {
 		generations[node] = m.awaitGeneration(node, 2)
+		m.awaitRenewed(node, first[node]) // the node has its receipt: what only the controller knows is lost with it
 	}
 	generations["four"] = m.awaitGeneration("four", 1)
 
