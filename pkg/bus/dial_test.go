@@ -83,10 +83,12 @@ func TestDialNoticesAMendedNetwork(t *testing.T) {
 				if late := time.Since(began) - tt.mended - tt.trip; late > 500*time.Millisecond {
 					t.Errorf("connected %s late", late)
 				}
+				synctest.Wait()
+				n.mu.Lock()
+				defer n.mu.Unlock()
 				if most := int(time.Since(began)/dialAgain) + attempts + 1; n.begun > most {
 					t.Errorf("%d connections were begun in %s", n.begun, time.Since(began))
 				}
-				synctest.Wait()
 				if n.closed > 0 && tt.trip < dialAgain {
 					t.Errorf("%d connections were one too many", n.closed)
 				}
