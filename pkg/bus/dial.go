@@ -6,10 +6,9 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/sennit-mesh/sennit/internal/segments"
 )
 
 const (
@@ -28,8 +27,9 @@ type dialer struct {
 	unanswered atomic.Bool
 }
 
+// newDialer keeps packets short: the bus carries so little that they cost little.
 func newDialer() *dialer {
-	return &dialer{dial: (&net.Dialer{Control: shortSegments}).DialContext}
+	return &dialer{dial: (&net.Dialer{Control: segments.Short}).DialContext}
 }
 
 // Dial connects within connectTimeout. The first connection that stands is it; a refusal ends all.
@@ -80,21 +80,4 @@ func (d *dialer) delay(attempts int) time.Duration {
 		delay = reconnectFirst
 	}
 	return delay + rand.N(delay)
-}
-
-// maxSegment is how long a TCP segment of a connection to the bus is at the most, in bytes: as a link of 1,280 bytes
-// carries it, headers and options included, which is the least that IPv6 asks for (RFC 8200 §5). Where longer packets
-// are dropped without a word, kernels keep sending them as they come, and the connection would stand still. The bus
-// carries little, so that shorter packets cost little.
-const maxSegment = 1200
-
-// shortSegments bounds what both ends of a connection send in one segment (net.Dialer.Control).
-func shortSegments(_, _ string, raw syscall.RawConn) error {
-	var failed error
-	if err := raw.Control(func(fd uintptr) {
-		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, maxSegment)
-	}); err != nil {
-		return err
-	}
-	return failed
 }

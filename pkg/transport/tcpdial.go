@@ -11,11 +11,11 @@ import (
 	"net"
 	"net/netip"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/quic-go/quic-go"
-	"golang.org/x/sys/unix"
+
+	"github.com/sennit-mesh/sennit/internal/segments"
 )
 
 // dialled is what a link needs to make the connections of its streams.
@@ -123,28 +123,11 @@ func (s *tcpStream) dial(ctx context.Context) {
 	close(s.there)
 }
 
-// maxSegment is how long a TCP segment is at the most, in bytes behind the headers of IP and TCP: as a link of 1,280
-// bytes carries it, which is what an IPv6 link must carry (RFC 8200 §5), options and all. Where longer packets are
-// dropped without a word, kernels keep sending them as they come (net.ipv4.tcp_mtu_probing is off by default), and not even
-// a handshake gets through.
-const maxSegment = 1200
-
-// shortSegments bounds what both ends of a connection send in one segment (net.Dialer.Control).
-func shortSegments(_, _ string, raw syscall.RawConn) error {
-	var failed error
-	if err := raw.Control(func(fd uintptr) {
-		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, maxSegment)
-	}); err != nil {
-		return err
-	}
-	return failed
-}
-
 // connectTLS makes one connection.
 func (t *Transport) connectTLS(ctx context.Context, addr netip.AddrPort, class Class, config *tls.Config) (*plainConn, *tls.Conn, error) {
 	dialer := net.Dialer{KeepAliveConfig: t.keepAlive()}
 	if !addr.Addr().IsLoopback() { // which carries all that it takes
-		dialer.Control = shortSegments
+		dialer.Control = segments.Short
 	}
 	if from := t.local.Addr(); from.IsValid() && !from.IsUnspecified() {
 		dialer.LocalAddr = &net.TCPAddr{IP: from.AsSlice(), Zone: from.Zone()}
