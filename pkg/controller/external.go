@@ -2,7 +2,6 @@ package controller
 
 import (
 	"context"
-	"fmt"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -18,12 +17,11 @@ func (c *Controller) writeExternalStatuses(ctx context.Context, external []*api.
 	}
 	for _, e := range external {
 		name := types.NamespacedName{Namespace: e.Namespace, Name: e.Name}
-		merged, changed := compile.MergeConditions(e.Status.Conditions, out.External[name], metav1.Now())
-		if !changed {
-			continue
-		}
-		if err := c.api.WriteStatus(ctx, api.ExternalServices, e.Namespace, e.Name, string(e.UID), api.ExternalServiceStatus{Conditions: merged}); err != nil {
-			return fmt.Errorf("status of externalservice %s: %w", name, err)
+		err := c.writeConditions(ctx, api.ExternalServices, e, e.Status.Conditions, out.External[name], func(merged []metav1.Condition) any {
+			return api.ExternalServiceStatus{Conditions: merged}
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil

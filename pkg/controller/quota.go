@@ -157,12 +157,11 @@ func (c *Controller) writeQuotaStatuses(ctx context.Context, policies []*api.Quo
 	}
 	for _, p := range policies {
 		name := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
-		merged, changed := compile.MergeConditions(p.Status.Conditions, out.Quotas[name], metav1.Now())
-		if !changed {
-			continue
-		}
-		if err := c.api.WriteStatus(ctx, api.QuotaPolicies, p.Namespace, p.Name, string(p.UID), api.QuotaPolicyStatus{Conditions: merged}); err != nil {
-			return fmt.Errorf("status of quotapolicy %s: %w", name, err)
+		err := c.writeConditions(ctx, api.QuotaPolicies, p, p.Status.Conditions, out.Quotas[name], func(merged []metav1.Condition) any {
+			return api.QuotaPolicyStatus{Conditions: merged}
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
