@@ -76,18 +76,13 @@ func (c *ClientConn) WriteRequest(r *exchange.Request) error {
 	switch {
 	case r.BodyLength == exchange.LengthUnknown:
 		how = inChunks
-	case r.BodyLength == 0 && !meansBody(r.Method):
+	case r.BodyLength == 0 && !grammar.MeansBody(r.Method):
 		how = noBody
 	}
 	c.out.framed(how, r.BodyLength)
 	c.out.str("\r\n")
 	c.out.begin(how, r.BodyLength)
 	return c.out.err
-}
-
-// meansBody reports whether a request of the method says that its body is empty (RFC 9110 §8.6).
-func meansBody(method string) bool {
-	return method == "POST" || method == "PUT" || method == "PATCH"
 }
 
 func checkRequest(r *exchange.Request) error {

@@ -271,13 +271,8 @@ func (o *output) send(p, tail []byte) {
 
 // checkFields refuses fields that would not be read as what they are.
 func checkFields(fields exchange.Fields) error {
-	for i := range fields {
-		if !grammar.IsToken(fields[i].Name) {
-			return malformed("a field's name is no token (RFC 9110 §5.1)")
-		}
-		if !grammar.All(fields[i].Value, grammar.Value) {
-			return malformed("a control character in a field's value (RFC 9110 §5.5)")
-		}
+	if why := grammar.WrongField(fields); why != "" {
+		return malformed(why)
 	}
 	return nil
 }

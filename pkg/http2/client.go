@@ -129,7 +129,7 @@ func (s *ClientStream) WriteRequest(r *exchange.Request) error {
 		e.field(":path", r.Path)
 		e.fields(r.Fields)
 		e.field("te", "trailers") // they are passed on; gRPC insists on hearing so
-		if r.BodyLength > 0 || r.BodyLength == 0 && meansBody(r.Method) {
+		if r.BodyLength > 0 || r.BodyLength == 0 && grammar.MeansBody(r.Method) {
 			e.length(r.BodyLength)
 		}
 		if r.ExpectContinue && !end {
@@ -144,11 +144,6 @@ func (s *ClientStream) WriteRequest(r *exchange.Request) error {
 	c.highest = s.id
 	c.reserved--
 	return nil
-}
-
-// meansBody reports whether a request of the method says that its body is empty (RFC 9110 §8.6).
-func meansBody(method string) bool {
-	return method == "POST" || method == "PUT" || method == "PATCH"
 }
 
 func checkRequest(r *exchange.Request) error {
