@@ -1,18 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/sennit-mesh/sennit/cmd/sennit/client"
@@ -23,10 +17,9 @@ import (
 type rollback struct {
 	connection
 	scope
-	to                string
-	dryRun, yes, wait bool
-	timeout           time.Duration
-	out               *format
+	changing
+	to  string
+	out *format
 }
 
 func rollbackCommand() *cobra.Command {
@@ -47,12 +40,8 @@ rolled back.`,
 	}
 	cmd.ValidArgsFunction = completeTargets(&r.connection, &r.namespace)
 	r.scope.flags(cmd)
-	f := cmd.Flags()
-	f.StringVar(&r.to, "to", "", "a revision's number, as `sennit audit log` shows it, or a time: 2026-01-02T15:04:05Z, or how long ago, as 90m")
-	f.BoolVar(&r.dryRun, "dry-run", false, "show what would change, change nothing")
-	f.BoolVarP(&r.yes, "yes", "y", false, "do not ask")
-	f.BoolVar(&r.wait, "wait", false, "return when every node that uses what changed has applied it")
-	f.DurationVar(&r.timeout, "timeout", time.Minute, "how long --wait waits")
+	cmd.Flags().StringVar(&r.to, "to", "", "a revision's number, as `sennit audit log` shows it, or a time: 2026-01-02T15:04:05Z, or how long ago, as 90m")
+	r.changing.flags(cmd)
 	r.out = outputFlag(cmd)
 	r.connection.flags(cmd)
 	return cmd
@@ -69,11 +58,11 @@ type step struct {
 const deleted = "deleted"
 
 func (r *rollback) run(cmd *cobra.Command, args []string) error {
-	switch {
-	case r.to == "":
+	if r.to == "" {
 		return misused(cmd, "say with --to which revision, or what time, to go back to")
-	case r.timeout <= 0:
-		return misused(cmd, "--timeout must be more than 0, is %s", r.timeout)
+	}
+	if err := r.checkTimeout(cmd); err != nil {
+		return err
 	}
 	if err := r.read(cmd, args); err != nil {
 		return err
@@ -119,24 +108,16 @@ func (r *rollback) run(cmd *cobra.Command, args []string) error {
 		}
 		return r.show(cmd, steps)
 	}
-	if err := confirm(cmd, r.yes, fmt.Sprintf("change %d documents as shown?", len(steps))); err != nil {
+	if err := r.confirm(cmd, fmt.Sprintf("change %d documents as shown?", len(steps))); err != nil {
 		return err
 	}
 	if err := perform(ctx, c, steps, to, false); err != nil {
 		return fmt.Errorf("%w (roll back again to do the rest)", err)
 	}
-	if err := r.show(cmd, steps); err != nil || !r.wait {
+	if err := r.show(cmd, steps); err != nil {
 		return err
 	}
-	_, newest, err := c.List(ctx, client.Target{Kind: api.Namespace}) // a deletion answers no version
-	if err != nil {
-		return err
-	}
-	version, err := strconv.ParseUint(newest, 10, 64)
-	if err != nil {
-		return fmt.Errorf("the controller answers what is no version: %w", err)
-	}
-	return awaitNodes(ctx, cmd, c, version, r.timeout)
+	return r.await(cmd, c)
 }
 
 // plan is what to do, in order: what others refer to is made before them, and deleted behind them.
@@ -176,23 +157,6 @@ func perform(ctx context.Context, c *client.Client, steps []step, to uint64, dry
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
-}
-
-// confirm asks on a terminal; elsewhere --yes is needed.
-func confirm(cmd *cobra.Command, yes bool, question string) error {
-	if yes {
-		return nil
-	}
-	in, ok := cmd.InOrStdin().(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
-		return misused(cmd, "nobody can be asked here: say --yes to change what is shown, or --dry-run to see it only")
-	}
-	fmt.Fprintf(cmd.ErrOrStderr(), "%s [y/N] ", question)
-	answer, _ := bufio.NewReader(in).ReadString('\n') // none is no
-	if answer = strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
-		return errors.New("nothing was changed")
-	}
-	return nil
 }
 
 func (r *rollback) show(cmd *cobra.Command, steps []step) error {

@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
@@ -27,12 +25,11 @@ const (
 // A splitting is one run of `sennit split`.
 type splitting struct {
 	connection
+	changing
 	namespace, service, route string
 	headers                   []string
 	port                      int32
-	undo, dryRun, yes, force  bool
-	wait                      bool
-	timeout                   time.Duration
+	undo, force               bool
 	out                       *format
 }
 
@@ -61,11 +58,8 @@ What a split cannot say is left as it is, or refused: edit the document then.`,
 	f.StringVar(&s.route, "route", "", "name of the HTTPRoute, where several are the service's")
 	f.Int32Var(&s.port, "port", 0, "port of the service, where it has several")
 	f.BoolVar(&s.undo, "undo", false, "make the route what it was before the last split")
-	f.BoolVar(&s.dryRun, "dry-run", false, "show what would change, change nothing")
-	f.BoolVarP(&s.yes, "yes", "y", false, "do not ask")
 	f.BoolVar(&s.force, "force-conflicts", false, "take over the rules where others manage them")
-	f.BoolVar(&s.wait, "wait", false, "return when every node that uses what changed has applied it")
-	f.DurationVar(&s.timeout, "timeout", time.Minute, "how long --wait waits")
+	s.changing.flags(cmd)
 	s.out = outputFlag(cmd)
 	s.connection.flags(cmd)
 	return cmd
@@ -86,8 +80,9 @@ func (s *splitting) run(cmd *cobra.Command, args []string) error {
 		return misused(cmd, "--undo takes no versions and no --header: the whole route goes back")
 	case !s.undo && len(args) == 1:
 		return misused(cmd, "say which versions get what, as v1=90 v2=10, or --undo")
-	case s.timeout <= 0:
-		return misused(cmd, "--timeout must be more than 0, is %s", s.timeout)
+	}
+	if err := s.checkTimeout(cmd); err != nil {
+		return err
 	}
 	s.service = args[0]
 	if namespace, name, ok := strings.Cut(args[0], "/"); ok {
@@ -204,24 +199,16 @@ func (s *splitting) change(cmd *cobra.Command, c *client.Client, known *splitSta
 		out.Result = "unchanged"
 		return s.say(cmd, out)
 	}
-	if err := confirm(cmd, s.yes, "change the route as shown?"); err != nil {
+	if err := s.confirm(cmd, "change the route as shown?"); err != nil {
 		return err
 	}
 	if _, err = put(false); err != nil {
 		return err
 	}
-	if err := s.say(cmd, out); err != nil || !s.wait {
+	if err := s.say(cmd, out); err != nil {
 		return err
 	}
-	_, newest, err := c.List(cmd.Context(), client.Target{Kind: api.Namespace}) // a deletion answers no version
-	if err != nil {
-		return err
-	}
-	version, err := strconv.ParseUint(newest, 10, 64)
-	if err != nil {
-		return fmt.Errorf("the controller answers what is no version: %w", err)
-	}
-	return awaitNodes(cmd.Context(), cmd, c, version, s.timeout)
+	return s.await(cmd, c)
 }
 
 func (s *splitting) say(cmd *cobra.Command, r splitResult) error {
@@ -263,21 +250,4 @@ func (s *splitting) read(ctx context.Context, c *client.Client) (*splitState, er
 	}
 	known.revision = revision
 	return known, known.choose(routes, s.route)
-}
-
-func showShares(w io.Writer, all []ruleShares) error {
-	rows := [][]string{{"REQUESTS", "VERSION", "SERVICE", "SHARE"}}
-	for _, rule := range all {
-		for _, b := range rule.Backends {
-			rows = append(rows, []string{rule.Requests, orDash(b.Version), b.Service, strconv.FormatFloat(b.Share*100, 'f', -1, 64) + " %"})
-		}
-		if len(rule.Backends) == 0 {
-			rows = append(rows, []string{rule.Requests, "-", "-", "-"})
-		}
-	}
-	if len(rows) == 1 {
-		_, err := fmt.Fprintln(w, "without a route, requests go to all instances of the service")
-		return err
-	}
-	return (&table{out: w}).print(rows)
 }

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -386,81 +385,4 @@ func (s *splitState) sameRules(route *gatewayv1.HTTPRoute) bool {
 	was, err1 := json.Marshal(s.route.Spec.Rules)
 	is, err2 := json.Marshal(route.Spec.Rules)
 	return err1 == nil && err2 == nil && string(was) == string(is)
-}
-
-// ruleShares say what becomes of the requests of one rule.
-type ruleShares struct {
-	Requests string         `json:"requests"`
-	Backends []versionShare `json:"backends"`
-}
-
-type versionShare struct {
-	Version string  `json:"version,omitempty"`
-	Service string  `json:"service"`
-	Weight  int32   `json:"weight"`
-	Share   float64 `json:"share"` // 0 to 1
-}
-
-// shares are those of all rules of a route, in the order of the document.
-func (s *splitState) shares(route *gatewayv1.HTTPRoute) []ruleShares {
-	all := []ruleShares{}
-	for _, rule := range route.Spec.Rules {
-		one := ruleShares{Requests: requestsOf(rule.Matches), Backends: []versionShare{}}
-		total := 0.0
-		for _, ref := range rule.BackendRefs {
-			total += float64(weightOf(ref))
-		}
-		for _, ref := range rule.BackendRefs {
-			share := 0.0
-			if total > 0 {
-				share = math.Round(float64(weightOf(ref))/total*1e4) / 1e4
-			}
-			one.Backends = append(one.Backends, versionShare{s.versionOf(string(ref.Name)), string(ref.Name), weightOf(ref), share})
-		}
-		all = append(all, one)
-	}
-	return all
-}
-
-func weightOf(ref gatewayv1.HTTPBackendRef) int32 {
-	if ref.Weight == nil {
-		return 1
-	}
-	return *ref.Weight
-}
-
-// requestsOf says in words what matches ask for.
-func requestsOf(matches []gatewayv1.HTTPRouteMatch) string {
-	var all []string
-	for _, m := range matches {
-		var parts []string
-		if m.Method != nil {
-			parts = append(parts, string(*m.Method))
-		}
-		if !onlyHeaders(gatewayv1.HTTPRouteMatch{Path: m.Path}, nil) {
-			kind, value := gatewayv1.PathMatchPathPrefix, ""
-			if m.Path.Type != nil {
-				kind = *m.Path.Type
-			}
-			if m.Path.Value != nil {
-				value = *m.Path.Value
-			}
-			parts = append(parts, strings.TrimSuffix("path "+value+" ("+string(kind)+")", " ("+string(gatewayv1.PathMatchPathPrefix)+")"))
-		}
-		for _, h := range m.Headers {
-			parts = append(parts, string(h.Name)+": "+h.Value)
-		}
-		for _, q := range m.QueryParams {
-			parts = append(parts, "?"+string(q.Name)+"="+q.Value)
-		}
-		if len(parts) > 0 {
-			all = append(all, strings.Join(parts, ", "))
-		} else {
-			all = append(all, "all others")
-		}
-	}
-	if len(all) == 0 {
-		return "all others"
-	}
-	return strings.Join(all, " or ")
 }
