@@ -1,9 +1,9 @@
 // Package egress connects to hosts outside the mesh: it resolves the name, refuses addresses that nobody outside should
 // have, and speaks TLS where the configuration says so.
 //
-// What decides where a node connects to is signed configuration alone (snapshot.Outside): the caller has no word in it,
-// and services.d of the egress host only opens addresses that no document can (guard.go). A name is resolved once for each connection, and what is dialled is the address that was
-// checked, so that a second answer of the DNS changes nothing.
+// What decides where a node connects to is signed configuration alone (snapshot.Outside): the caller has no word in it, and
+// services.d of the egress host only opens addresses that no document can (guard.go). A name is resolved once for each
+// connection, and what is dialled is the address that was checked, so that a second answer of the DNS changes nothing.
 //
 // Start reading at Host.Dial; guard.go has the addresses that are refused.
 package egress
@@ -67,7 +67,8 @@ func New(of *snapshot.Outside, local []netip.Prefix) (*Host, error) {
 		return bad("it has no name, or port %d", of.GetPort())
 	}
 	h := &Host{
-		Authority: of.GetHost(), Port: uint16(of.GetPort()), HTTP: of.GetProtocol() == snapshot.Protocol_PROTOCOL_HTTP, name: of.GetHost(), local: local, own: ownAddresses,
+		Authority: of.GetHost(), Port: uint16(of.GetPort()), HTTP: of.GetProtocol() == snapshot.Protocol_PROTOCOL_HTTP,
+		name: of.GetHost(), local: local, own: ownAddresses,
 		resolve: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		},

@@ -141,31 +141,40 @@ func put(bucket *bbolt.Bucket, subject string, messages []snapshot.Raw) error {
 
 // sealingKey is what private keys of gateways are sealed to for this node. It is made once.
 func (s *store) sealingKey() (key *ecdh.PrivateKey, err error) {
-	return key, s.db.Update(func(tx *bbolt.Tx) error {
-		bucket, name := tx.Bucket(lanesBucket), []byte("sealing-key")
-		if kept := bucket.Get(name); kept != nil {
+	err = s.once("sealing-key", func(kept []byte) (made []byte, err error) {
+		if kept != nil {
 			key, err = ecdh.X25519().NewPrivateKey(kept)
-			return err
+			return nil, err
 		}
 		if key, err = snapshot.NewSealingKey(); err != nil {
-			return err
+			return nil, err
 		}
-		return bucket.Put(name, key.Bytes())
+		return key.Bytes(), nil
 	})
+	return key, err
 }
 
 // resetKey makes the tokens by which peers notice at once that this process replaced another. It is made once.
 func (s *store) resetKey() (*[32]byte, error) {
 	key := new([32]byte)
-	return key, s.db.Update(func(tx *bbolt.Tx) error {
-		bucket, name := tx.Bucket(lanesBucket), []byte("reset-key")
-		if copy(key[:], bucket.Get(name)) == len(key) {
-			return nil
+	return key, s.once("reset-key", func(kept []byte) ([]byte, error) {
+		if copy(key[:], kept) == len(key) {
+			return nil, nil
 		}
-		if _, err := rand.Read(key[:]); err != nil {
+		_, err := rand.Read(key[:])
+		return key[:], err
+	})
+}
+
+// once hands over what is kept of a name, nil where that is nothing, and keeps what take makes in its place, if anything.
+func (s *store) once(name string, take func(kept []byte) (made []byte, err error)) error {
+	return s.db.Update(func(tx *bbolt.Tx) error {
+		bucket := tx.Bucket(lanesBucket)
+		made, err := take(bucket.Get([]byte(name)))
+		if err != nil || made == nil {
 			return err
 		}
-		return bucket.Put(name, key[:])
+		return bucket.Put([]byte(name), made)
 	})
 }
 

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"math/rand/v2"
-	"net/netip"
 	"sync"
 	"time"
 
@@ -66,10 +65,6 @@ func (all *callers) take() *caller {
 	of := all.of
 	c := &caller{Outbound: of.Outbound, drains: of.drains, observer: of.Observe()}
 	c.call = routing.Call{Caller: of.call.Caller, Callee: of.call.Callee, Port: of.call.Port, Random: rand.NewPCG(rand.Uint64(), rand.Uint64())}
-	if of.outside != nil {
-		from, _ := netip.ParseAddr(of.outside.from)
-		c.outside = newOutsider(from, of.outside.patience)
-	}
 	c.callers.Store(c, nil)
 	all.all = append(all.all, c)
 	return c
