@@ -88,11 +88,7 @@ func TestClocksApart(t *testing.T) {
 // serves on with what is registered. Set right, it works without more.
 func TestClockOutOfBounds(t *testing.T) {
 	t.Parallel()
-	m := Start(t, Config{Nodes: []string{"one", "two"}, Services: []string{"default/web", "default/orders"}})
-	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
-	address := m.Listen("one", "default/web", "default/orders:80")
-	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
-	m.AwaitAnswer("one", address, "v1")
+	m, address := startOrders(t, Config{})
 	for _, tt := range []struct {
 		name    string
 		offset  time.Duration

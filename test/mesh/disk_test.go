@@ -78,11 +78,7 @@ func (m *Mesh) gone(node, address, path string) {
 // keep, starts again with what it had kept, and keeps the rest once there is room.
 func TestFullDiskOfANode(t *testing.T) {
 	t.Parallel()
-	m := Start(t, Config{Nodes: []string{"one", "two"}, Services: []string{"default/web", "default/orders"}, Flags: []string{"--access-log-share", "0"}})
-	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
-	address := m.Listen("one", "default/web", "default/orders:80")
-	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
-	m.AwaitAnswer("one", address, "v1")
+	m, address := startOrders(t, Config{Flags: []string{"--access-log-share", "0"}})
 	state := m.smallDisk("one")
 	m.AwaitAnswer("one", address, "v1")
 	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, PerConnection: 10})

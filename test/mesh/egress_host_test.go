@@ -14,9 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/sennit-mesh/sennit/internal/launch"
 	"github.com/sennit-mesh/sennit/pkg/api"
-	"github.com/sennit-mesh/sennit/pkg/api/report"
 )
 
 // An outsideHost is an HTTPS server on a host that knows nothing of the mesh, with a certificate that nobody's roots
@@ -161,18 +159,7 @@ spec:
 	if passed, hours := len(outside.seen())-before, int(time.Now().Unix()/3600-began)+1; passed > 2*hours {
 		t.Errorf("%d requests passed a quota of 2", passed)
 	}
-	m.Eventually("who calls whom", func(ctx context.Context) error {
-		var edges []struct{ Caller, Callee string }
-		if err := launch.Call(ctx, m.Socket(), http.MethodGet, report.PathEdges+"?by=service", nil, &edges); err != nil {
-			return err
-		}
-		for _, one := range edges {
-			if one.Caller == "default/shop" && one.Callee == "default/api" {
-				return nil
-			}
-		}
-		return fmt.Errorf("%+v", edges)
-	})
+	m.awaitCall("default/shop", func(callee string) bool { return callee == "default/api" })
 }
 
 // awaitExternal waits until a condition of the ExternalService api has a status, and returns all of it.

@@ -13,9 +13,7 @@ import (
 	"sync/atomic"
 	"testing"
 
-	"github.com/sennit-mesh/sennit/internal/launch"
 	"github.com/sennit-mesh/sennit/pkg/api"
-	"github.com/sennit-mesh/sennit/pkg/api/report"
 )
 
 // outside is a server of HTTPS that knows nothing of the mesh, with an authority of its own.
@@ -131,18 +129,7 @@ metadata: {namespace: shop, name: bank}
 spec: {targetRefs: [{kind: ExternalService, name: bank}], limits: [{name: few, requests: 3, per: Hour}]}
 `)
 	await(http.StatusTooManyRequests, "quota-exceeded")
-	m.Eventually("who calls whom", func(ctx context.Context) error {
-		var edges []struct{ Caller, Callee string }
-		if err := launch.Call(ctx, m.Socket(), http.MethodGet, report.PathEdges+"?by=service", nil, &edges); err != nil {
-			return err
-		}
-		for _, one := range edges {
-			if one.Caller == "shop/web" && one.Callee == "shop/bank" {
-				return nil
-			}
-		}
-		return fmt.Errorf("%+v", edges)
-	})
+	m.awaitCall("shop/web", func(callee string) bool { return callee == "shop/bank" })
 	status, err := m.Status("three")
 	m.must("status", err)
 	if problems := strings.Join(status.Problems, "\n"); !strings.Contains(problems, "shop/bank/three is not registered") {

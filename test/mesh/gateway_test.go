@@ -16,9 +16,6 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-
-	"github.com/sennit-mesh/sennit/internal/launch"
-	"github.com/sennit-mesh/sennit/pkg/api/report"
 )
 
 // edge is a mesh whose node one is gateway default/edge, and where default/storefront runs on two as v1 and on three
@@ -201,18 +198,7 @@ func TestGateway(t *testing.T) {
 		t.Errorf("%s\n%s", got, strings.Join(got.Failures, "\n"))
 	}
 	t.Log(got)
-	e.Eventually("who calls whom", func(ctx context.Context) error {
-		var edges []struct{ Caller, Callee string }
-		if err := launch.Call(ctx, e.Socket(), http.MethodGet, report.PathEdges+"?by=service", nil, &edges); err != nil {
-			return err
-		}
-		for _, one := range edges {
-			if one.Caller == "default/edge" && strings.HasPrefix(one.Callee, "default/storefront") {
-				return nil
-			}
-		}
-		return fmt.Errorf("%+v", edges)
-	})
+	e.awaitCall("default/edge", func(callee string) bool { return strings.HasPrefix(callee, "default/storefront") })
 }
 
 // TestGatewayNeedsPermission: a node that may not run the gateway opens nothing and learns nothing; once it may, it

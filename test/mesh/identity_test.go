@@ -24,12 +24,7 @@ func identities(t *testing.T) (m *Mesh, address string) {
 	if testing.Short() {
 		t.Skip("waits until certificates end")
 	}
-	m = Start(t, Config{Nodes: []string{"one", "two"}, Services: []string{"default/web", "default/orders"}, CertificateTTL: shortTTL})
-	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
-	address = m.Listen("one", "default/web", "default/orders:80")
-	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
-	m.AwaitAnswer("one", address, "v1")
-	return m, address
+	return startOrders(t, Config{CertificateTTL: shortTTL})
 }
 
 // A registered node is as much of a Node document as these tests look at.
@@ -126,11 +121,7 @@ func (m *Mesh) awaitRenewed(host string, than time.Time) {
 // called again. Lifetimes are those that the product has, and the time is the hosts' clocks', which are set.
 func TestStaleNode(t *testing.T) {
 	t.Parallel()
-	m := Start(t, Config{Nodes: []string{"one", "two"}, Services: []string{"default/web", "default/orders"}})
-	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
-	address := m.Listen("one", "default/web", "default/orders:80")
-	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
-	m.AwaitAnswer("one", address, "v1")
+	m, address := startOrders(t, Config{})
 	for _, tt := range []struct {
 		name  string
 		clock time.Duration // on which the hosts come back
