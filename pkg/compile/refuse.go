@@ -21,8 +21,8 @@ func unsupported(route *gatewayv1.HTTPRoute) string {
 		if problem := unsupportedFilters(rule.Filters, rule.Matches, false); problem != "" {
 			return at + problem
 		}
-		if rule.Retry != nil {
-			return at + ".retry is not supported in this version"
+		if problem := unsupportedRetry(rule.Retry); problem != "" {
+			return at + ".retry" + problem
 		}
 		if rule.SessionPersistence != nil {
 			return at + ".sessionPersistence is not supported in this version"

@@ -32,6 +32,7 @@ func compileRules(route *gatewayv1.HTTPRoute, services *catalog) ([]*entry, *ref
 			e.rule.Backends = compiled.Backends
 			e.rule.TimeoutMs, e.rule.BackendTimeoutMs = compiled.TimeoutMs, compiled.BackendTimeoutMs
 			e.rule.Answer, e.rule.AnswerReason, e.rule.Filters = compiled.Answer, compiled.AnswerReason, compiled.Filters
+			e.rule.Retry = compiled.Retry
 			e.route, e.position = route, len(entries)
 			entries = append(entries, e)
 		}
@@ -41,7 +42,7 @@ func compileRules(route *gatewayv1.HTTPRoute, services *catalog) ([]*entry, *ref
 
 // compileActions is what a rule does with a request, the same for all of its matches.
 func compileActions(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPRouteRule, services *catalog, problems *refProblems) *snapshot.Rule {
-	compiled := &snapshot.Rule{Filters: compileFilters(rule.Filters)}
+	compiled := &snapshot.Rule{Filters: compileFilters(rule.Filters), Retry: compileRetry(rule.Retry)}
 	compileMirrors(route, index, rule, services, problems, compiled.Filters)
 	if rule.Timeouts != nil {
 		// What cannot be read was refused, and the rule is not used.

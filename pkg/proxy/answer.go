@@ -35,6 +35,8 @@ type failure struct {
 	err    error
 	reason exchange.Reason
 	unsent bool // the service certainly did not process the request
+
+	granted bool // another attempt is paid for out of the budget
 }
 
 // errLocal wraps what went wrong at the local end of an exchange, the application's or the process's.

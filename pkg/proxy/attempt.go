@@ -46,6 +46,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	c.routed = true
 	c.spend(ctx)
 	if c.decision.Status == 0 {
+		c.decision.Count(&c.call)
 		c.rewrite()
 		c.mirror(ctx, &request)
 	}
@@ -65,12 +66,10 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 		if f.unreachable() {
 			c.Table.MarkUnreachable(instance, time.Now())
 		}
-		again := f.elsewhere() && request.repeatable() && (f.unsent || c.request.Idempotent())
-		c.call.Now = time.Now()
-		if !again || !c.Table.PickAgain(&c.call, &c.decision) {
+		if !c.again(f, &request) {
 			return c.fail(statusOf(f.reason), f.reason, f.err)
 		}
-		c.Log.Debug("sent again to another instance", "service", c.call.Callee.String(), "peer", instance.Node, "err", f.err)
+		c.Log.Debug("sent again", "service", c.call.Callee.String(), "peer", instance.Node, "err", f.err)
 	}
 }
 
@@ -167,6 +166,12 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 		}
 	}
 	c.Table.MarkReachable(c.decision.Instance)
+	if c.unwanted(request) {
+		if !stream.Ended() {
+			stream.Reset(exchange.CallerGone)
+		}
+		return failure{err: errUnwanted, reason: exchange.ServiceBroke, granted: true}, false
+	}
 	c.decision.RewriteResponse(&c.response)
 	if c.http != nil && c.draining() {
 		c.http.Last()

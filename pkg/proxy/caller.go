@@ -49,6 +49,7 @@ type caller struct {
 	response exchange.Response
 	decision routing.Decision
 	routed   bool             // decision is of this exchange
+	retries  int              // of this exchange, that its rule's retry counts
 	advice   []exchange.Field // what the application is told beside why it was refused
 	spot     spot
 	seen     Observation
@@ -182,7 +183,7 @@ func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whol
 
 // begin and end frame what is observed of one exchange.
 func (c *caller) begin() {
-	c.routed, c.advice = false, nil
+	c.routed, c.advice, c.retries = false, nil, 0
 	c.seen = Observation{Kind: exchange.HTTP, Caller: c.call.Caller, Callee: c.call.Callee, Start: time.Now()}
 }
 

@@ -39,6 +39,7 @@ type Decision struct {
 	Carrier        snapshot.Carrier // of lanes to Service
 	Timeout        time.Duration    // for the whole exchange; 0: none
 	BackendTimeout time.Duration    // for one attempt; 0: none
+	Retry          *Retry           // nil: the rule has none
 
 	Limits []*snapshot.Limit // that the exchange must be within; to be read only
 	Fields exchange.Fields   // that the rule adds to the answer, whoever gives it; often none
@@ -46,6 +47,7 @@ type Decision struct {
 	counted *Instance // in whose load the exchange counts
 	rule    *filters
 	backend *backend
+	budget  *budget // of retries; nil: it was not counted
 	tries   [maxTries]*load
 	tried   int
 
@@ -108,6 +110,7 @@ func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
 // follow decides as the rule that matched says.
 func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 	d.Rule, d.Timeout, d.BackendTimeout, d.Limits, d.rule = r.origin, r.timeout, r.backendTimeout, r.limits, r.filters
+	d.Retry = r.retry
 	if r.answer != 0 {
 		d.answer(r.answer, exchange.NoBackend, r.detail)
 		return

@@ -18,6 +18,8 @@ type pool struct {
 	name exchange.ServiceName
 	set  atomic.Pointer[set] // nil: never complete
 
+	budgets atomic.Pointer[map[exchange.ServiceName]*budget] // by caller; replaced where one is new
+
 	shards map[uint32]*shard // the writer's
 }
 

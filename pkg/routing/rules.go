@@ -34,6 +34,7 @@ type rule struct {
 	detail         string
 	limits         []*snapshot.Limit
 	filters        *filters
+	retry          *Retry
 }
 
 type backend struct {
@@ -110,6 +111,9 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 		backendTimeout: time.Duration(s.BackendTimeoutMs) * time.Millisecond,
 		answer:         int(s.Answer),
 		detail:         s.AnswerReason,
+	}
+	if r.retry, err = compileRetry(s.Retry); err != nil {
+		return rule{}, err
 	}
 	if r.filters, err = compileFilters(s.Filters, &m); err != nil {
 		return rule{}, err

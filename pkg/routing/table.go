@@ -24,7 +24,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
-// A Table holds the rules and instances of the services that a node calls. Pick, PickIngress, PickAgain, Ready,
+// A Table holds the rules and instances of the services that a node calls. Pick, PickIngress, PickAgain, PickRetry, Ready,
 // Protocol, IngressPorts, MarkUnreachable and MarkReachable are safe for concurrent use with everything; Apply, Drop and
 // Needs belong to one goroutine.
 type Table struct {

@@ -218,7 +218,7 @@ func (x StringMatch_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StringMatch_Kind.Descriptor instead.
 func (StringMatch_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{16, 0}
+	return file_snapshot_proto_rawDescGZIP(), []int{17, 0}
 }
 
 // Message is one message of the configuration stream.
@@ -738,6 +738,7 @@ type Rule struct {
 	AnswerReason     string                 `protobuf:"bytes,7,opt,name=answer_reason,json=answerReason,proto3" json:"answer_reason,omitempty"`                // why, for the log and the response
 	Limits           []uint32               `protobuf:"varint,8,rep,packed,name=limits,proto3" json:"limits,omitempty"`                                        // positions in Outbound.limits: all of them count a request
 	Filters          *Filters               `protobuf:"bytes,9,opt,name=filters,proto3" json:"filters,omitempty"`
+	Retry            *Retry                 `protobuf:"bytes,50,opt,name=retry,proto3" json:"retry,omitempty"` // absent: a request is sent again as routing.md says of rules without one
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -835,6 +836,74 @@ func (x *Rule) GetFilters() *Filters {
 	return nil
 }
 
+func (x *Rule) GetRetry() *Retry {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+// Retry says when a request that may be sent again is. Whoever does not know it does not retry, which is safe.
+type Retry struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Codes         []uint32               `protobuf:"varint,1,rep,packed,name=codes,proto3" json:"codes,omitempty"`                   // 400 to 599: of responses that are not passed on
+	Attempts      uint32                 `protobuf:"varint,2,opt,name=attempts,proto3" json:"attempts,omitempty"`                    // after the first; 0: none
+	BackoffMs     uint64                 `protobuf:"varint,3,opt,name=backoff_ms,json=backoffMs,proto3" json:"backoff_ms,omitempty"` // at least, before the first of these
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Retry) Reset() {
+	*x = Retry{}
+	mi := &file_snapshot_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Retry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Retry) ProtoMessage() {}
+
+func (x *Retry) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Retry.ProtoReflect.Descriptor instead.
+func (*Retry) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Retry) GetCodes() []uint32 {
+	if x != nil {
+		return x.Codes
+	}
+	return nil
+}
+
+func (x *Retry) GetAttempts() uint32 {
+	if x != nil {
+		return x.Attempts
+	}
+	return 0
+}
+
+func (x *Retry) GetBackoffMs() uint64 {
+	if x != nil {
+		return x.BackoffMs
+	}
+	return 0
+}
+
 // Filters say what becomes of a request on its way to a backend, and of the response on its way back. Of a rule
 // and of its backend, the rule's are first for a request and last for a response. Whoever does not know them (feature
 // "filters") keeps what it had.
@@ -853,7 +922,7 @@ type Filters struct {
 
 func (x *Filters) Reset() {
 	*x = Filters{}
-	mi := &file_snapshot_proto_msgTypes[8]
+	mi := &file_snapshot_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -865,7 +934,7 @@ func (x *Filters) String() string {
 func (*Filters) ProtoMessage() {}
 
 func (x *Filters) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[8]
+	mi := &file_snapshot_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -878,7 +947,7 @@ func (x *Filters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Filters.ProtoReflect.Descriptor instead.
 func (*Filters) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{8}
+	return file_snapshot_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Filters) GetRequest() *FieldChanges {
@@ -942,7 +1011,7 @@ type Mirror struct {
 
 func (x *Mirror) Reset() {
 	*x = Mirror{}
-	mi := &file_snapshot_proto_msgTypes[9]
+	mi := &file_snapshot_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -954,7 +1023,7 @@ func (x *Mirror) String() string {
 func (*Mirror) ProtoMessage() {}
 
 func (x *Mirror) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[9]
+	mi := &file_snapshot_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -967,7 +1036,7 @@ func (x *Mirror) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
 func (*Mirror) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{9}
+	return file_snapshot_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Mirror) GetBackend() *Backend {
@@ -1006,7 +1075,7 @@ type Cors struct {
 
 func (x *Cors) Reset() {
 	*x = Cors{}
-	mi := &file_snapshot_proto_msgTypes[10]
+	mi := &file_snapshot_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1087,7 @@ func (x *Cors) String() string {
 func (*Cors) ProtoMessage() {}
 
 func (x *Cors) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[10]
+	mi := &file_snapshot_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1100,7 @@ func (x *Cors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cors.ProtoReflect.Descriptor instead.
 func (*Cors) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{10}
+	return file_snapshot_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Cors) GetOrigins() []string {
@@ -1088,7 +1157,7 @@ type FieldChanges struct {
 
 func (x *FieldChanges) Reset() {
 	*x = FieldChanges{}
-	mi := &file_snapshot_proto_msgTypes[11]
+	mi := &file_snapshot_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1100,7 +1169,7 @@ func (x *FieldChanges) String() string {
 func (*FieldChanges) ProtoMessage() {}
 
 func (x *FieldChanges) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[11]
+	mi := &file_snapshot_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1113,7 +1182,7 @@ func (x *FieldChanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldChanges.ProtoReflect.Descriptor instead.
 func (*FieldChanges) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{11}
+	return file_snapshot_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *FieldChanges) GetSet() []*Field {
@@ -1147,7 +1216,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_snapshot_proto_msgTypes[12]
+	mi := &file_snapshot_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1228,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[12]
+	mi := &file_snapshot_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1241,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{12}
+	return file_snapshot_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Field) GetName() string {
@@ -1200,7 +1269,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_snapshot_proto_msgTypes[13]
+	mi := &file_snapshot_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1212,7 +1281,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[13]
+	mi := &file_snapshot_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1225,7 +1294,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{13}
+	return file_snapshot_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *PathChange) GetPrefix() bool {
@@ -1256,7 +1325,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_snapshot_proto_msgTypes[14]
+	mi := &file_snapshot_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1268,7 +1337,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[14]
+	mi := &file_snapshot_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1281,7 +1350,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{14}
+	return file_snapshot_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Redirect) GetScheme() string {
@@ -1332,7 +1401,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_snapshot_proto_msgTypes[15]
+	mi := &file_snapshot_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1344,7 +1413,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[15]
+	mi := &file_snapshot_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1357,7 +1426,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{15}
+	return file_snapshot_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Match) GetPath() *StringMatch {
@@ -1398,7 +1467,7 @@ type StringMatch struct {
 
 func (x *StringMatch) Reset() {
 	*x = StringMatch{}
-	mi := &file_snapshot_proto_msgTypes[16]
+	mi := &file_snapshot_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1410,7 +1479,7 @@ func (x *StringMatch) String() string {
 func (*StringMatch) ProtoMessage() {}
 
 func (x *StringMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[16]
+	mi := &file_snapshot_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1423,7 +1492,7 @@ func (x *StringMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringMatch.ProtoReflect.Descriptor instead.
 func (*StringMatch) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{16}
+	return file_snapshot_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StringMatch) GetKind() StringMatch_Kind {
@@ -1450,7 +1519,7 @@ type FieldMatch struct {
 
 func (x *FieldMatch) Reset() {
 	*x = FieldMatch{}
-	mi := &file_snapshot_proto_msgTypes[17]
+	mi := &file_snapshot_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1462,7 +1531,7 @@ func (x *FieldMatch) String() string {
 func (*FieldMatch) ProtoMessage() {}
 
 func (x *FieldMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[17]
+	mi := &file_snapshot_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1475,7 +1544,7 @@ func (x *FieldMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldMatch.ProtoReflect.Descriptor instead.
 func (*FieldMatch) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{17}
+	return file_snapshot_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FieldMatch) GetName() string {
@@ -1510,7 +1579,7 @@ type Backend struct {
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_snapshot_proto_msgTypes[18]
+	mi := &file_snapshot_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1522,7 +1591,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[18]
+	mi := &file_snapshot_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1535,7 +1604,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{18}
+	return file_snapshot_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Backend) GetNamespace() string {
@@ -1620,7 +1689,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_snapshot_proto_msgTypes[19]
+	mi := &file_snapshot_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1632,7 +1701,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[19]
+	mi := &file_snapshot_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1645,7 +1714,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{19}
+	return file_snapshot_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Inbound) GetPorts() []*InboundPort {
@@ -1685,7 +1754,7 @@ type Outside struct {
 
 func (x *Outside) Reset() {
 	*x = Outside{}
-	mi := &file_snapshot_proto_msgTypes[20]
+	mi := &file_snapshot_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1697,7 +1766,7 @@ func (x *Outside) String() string {
 func (*Outside) ProtoMessage() {}
 
 func (x *Outside) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[20]
+	mi := &file_snapshot_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1710,7 +1779,7 @@ func (x *Outside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outside.ProtoReflect.Descriptor instead.
 func (*Outside) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{20}
+	return file_snapshot_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Outside) GetHost() string {
@@ -1774,7 +1843,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1786,7 +1855,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1799,7 +1868,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{21}
+	return file_snapshot_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *InboundPort) GetNumber() uint32 {
@@ -1844,7 +1913,7 @@ type Ingress struct {
 
 func (x *Ingress) Reset() {
 	*x = Ingress{}
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +1925,7 @@ func (x *Ingress) String() string {
 func (*Ingress) ProtoMessage() {}
 
 func (x *Ingress) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +1938,7 @@ func (x *Ingress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ingress.ProtoReflect.Descriptor instead.
 func (*Ingress) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{22}
+	return file_snapshot_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Ingress) GetListeners() []*IngressListener {
@@ -1911,7 +1980,7 @@ type IngressCertificate struct {
 
 func (x *IngressCertificate) Reset() {
 	*x = IngressCertificate{}
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1923,7 +1992,7 @@ func (x *IngressCertificate) String() string {
 func (*IngressCertificate) ProtoMessage() {}
 
 func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1936,7 +2005,7 @@ func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressCertificate.ProtoReflect.Descriptor instead.
 func (*IngressCertificate) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{23}
+	return file_snapshot_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *IngressCertificate) GetChain() []byte {
@@ -1964,7 +2033,7 @@ type SealedKey struct {
 
 func (x *SealedKey) Reset() {
 	*x = SealedKey{}
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1976,7 +2045,7 @@ func (x *SealedKey) String() string {
 func (*SealedKey) ProtoMessage() {}
 
 func (x *SealedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1989,7 +2058,7 @@ func (x *SealedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKey.ProtoReflect.Descriptor instead.
 func (*SealedKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{24}
+	return file_snapshot_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *SealedKey) GetRecipient() []byte {
@@ -2016,7 +2085,7 @@ type IngressTLS struct {
 
 func (x *IngressTLS) Reset() {
 	*x = IngressTLS{}
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2028,7 +2097,7 @@ func (x *IngressTLS) String() string {
 func (*IngressTLS) ProtoMessage() {}
 
 func (x *IngressTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2041,7 +2110,7 @@ func (x *IngressTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressTLS.ProtoReflect.Descriptor instead.
 func (*IngressTLS) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{25}
+	return file_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *IngressTLS) GetCertificates() []uint32 {
@@ -2064,7 +2133,7 @@ type IngressListener struct {
 
 func (x *IngressListener) Reset() {
 	*x = IngressListener{}
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2145,7 @@ func (x *IngressListener) String() string {
 func (*IngressListener) ProtoMessage() {}
 
 func (x *IngressListener) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2158,7 @@ func (x *IngressListener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressListener.ProtoReflect.Descriptor instead.
 func (*IngressListener) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *IngressListener) GetName() string {
@@ -2138,7 +2207,7 @@ type IngressHost struct {
 
 func (x *IngressHost) Reset() {
 	*x = IngressHost{}
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2150,7 +2219,7 @@ func (x *IngressHost) String() string {
 func (*IngressHost) ProtoMessage() {}
 
 func (x *IngressHost) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2163,7 +2232,7 @@ func (x *IngressHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressHost.ProtoReflect.Descriptor instead.
 func (*IngressHost) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IngressHost) GetHostname() string {
@@ -2191,7 +2260,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2272,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2285,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Endpoints) GetEndpoints() []*Endpoint {
@@ -2249,7 +2318,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2261,7 +2330,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2274,7 +2343,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Endpoint) GetNode() string {
@@ -2336,7 +2405,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2348,7 +2417,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2361,7 +2430,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{30}
+	return file_snapshot_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *EndpointPort) GetNumber() uint32 {
@@ -2388,7 +2457,7 @@ type NodeConfig struct {
 
 func (x *NodeConfig) Reset() {
 	*x = NodeConfig{}
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2400,7 +2469,7 @@ func (x *NodeConfig) String() string {
 func (*NodeConfig) ProtoMessage() {}
 
 func (x *NodeConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2413,7 +2482,7 @@ func (x *NodeConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeConfig.ProtoReflect.Descriptor instead.
 func (*NodeConfig) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{31}
+	return file_snapshot_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *NodeConfig) GetServices() []string {
@@ -2437,7 +2506,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2449,7 +2518,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2462,7 +2531,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{32}
+	return file_snapshot_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Beat) GetNumber() uint64 {
@@ -2512,7 +2581,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2524,7 +2593,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2537,7 +2606,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{33}
+	return file_snapshot_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Stored) GetSubject() string {
@@ -2573,7 +2642,7 @@ type SignedRoster struct {
 
 func (x *SignedRoster) Reset() {
 	*x = SignedRoster{}
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2585,7 +2654,7 @@ func (x *SignedRoster) String() string {
 func (*SignedRoster) ProtoMessage() {}
 
 func (x *SignedRoster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2598,7 +2667,7 @@ func (x *SignedRoster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRoster.ProtoReflect.Descriptor instead.
 func (*SignedRoster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{34}
+	return file_snapshot_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SignedRoster) GetRoster() []byte {
@@ -2637,7 +2706,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2649,7 +2718,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2662,7 +2731,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{35}
+	return file_snapshot_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Roster) GetCluster() string {
@@ -2724,7 +2793,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2736,7 +2805,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2749,7 +2818,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{36}
+	return file_snapshot_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SigningKey) GetId() string {
@@ -2810,7 +2879,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x128\n" +
 	"\bprotocol\x18\x03 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\x12.\n" +
-	"\x05rules\x18\x04 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\"\xe1\x02\n" +
+	"\x05rules\x18\x04 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\"\x92\x03\n" +
 	"\x04Rule\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12/\n" +
 	"\x05match\x18\x02 \x01(\v2\x19.sennit.snapshot.v1.MatchR\x05match\x127\n" +
@@ -2821,7 +2890,13 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06answer\x18\x06 \x01(\rR\x06answer\x12#\n" +
 	"\ranswer_reason\x18\a \x01(\tR\fanswerReason\x12\x16\n" +
 	"\x06limits\x18\b \x03(\rR\x06limits\x125\n" +
-	"\afilters\x18\t \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\"\xf3\x02\n" +
+	"\afilters\x18\t \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12/\n" +
+	"\x05retry\x182 \x01(\v2\x19.sennit.snapshot.v1.RetryR\x05retry\"X\n" +
+	"\x05Retry\x12\x14\n" +
+	"\x05codes\x18\x01 \x03(\rR\x05codes\x12\x1a\n" +
+	"\battempts\x18\x02 \x01(\rR\battempts\x12\x1d\n" +
+	"\n" +
+	"backoff_ms\x18\x03 \x01(\x04R\tbackoffMs\"\xf3\x02\n" +
 	"\aFilters\x12:\n" +
 	"\arequest\x18\x01 \x01(\v2 .sennit.snapshot.v1.FieldChangesR\arequest\x12<\n" +
 	"\bresponse\x18\x02 \x01(\v2 .sennit.snapshot.v1.FieldChangesR\bresponse\x12\x1c\n" +
@@ -2999,7 +3074,7 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_snapshot_proto_goTypes = []any{
 	(Protocol)(0),              // 0: sennit.snapshot.v1.Protocol
 	(Carrier)(0),               // 1: sennit.snapshot.v1.Carrier
@@ -3013,36 +3088,37 @@ var file_snapshot_proto_goTypes = []any{
 	(*Limit)(nil),              // 9: sennit.snapshot.v1.Limit
 	(*OutboundPort)(nil),       // 10: sennit.snapshot.v1.OutboundPort
 	(*Rule)(nil),               // 11: sennit.snapshot.v1.Rule
-	(*Filters)(nil),            // 12: sennit.snapshot.v1.Filters
-	(*Mirror)(nil),             // 13: sennit.snapshot.v1.Mirror
-	(*Cors)(nil),               // 14: sennit.snapshot.v1.Cors
-	(*FieldChanges)(nil),       // 15: sennit.snapshot.v1.FieldChanges
-	(*Field)(nil),              // 16: sennit.snapshot.v1.Field
-	(*PathChange)(nil),         // 17: sennit.snapshot.v1.PathChange
-	(*Redirect)(nil),           // 18: sennit.snapshot.v1.Redirect
-	(*Match)(nil),              // 19: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),        // 20: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),         // 21: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),            // 22: sennit.snapshot.v1.Backend
-	(*Inbound)(nil),            // 23: sennit.snapshot.v1.Inbound
-	(*Outside)(nil),            // 24: sennit.snapshot.v1.Outside
-	(*InboundPort)(nil),        // 25: sennit.snapshot.v1.InboundPort
-	(*Ingress)(nil),            // 26: sennit.snapshot.v1.Ingress
-	(*IngressCertificate)(nil), // 27: sennit.snapshot.v1.IngressCertificate
-	(*SealedKey)(nil),          // 28: sennit.snapshot.v1.SealedKey
-	(*IngressTLS)(nil),         // 29: sennit.snapshot.v1.IngressTLS
-	(*IngressListener)(nil),    // 30: sennit.snapshot.v1.IngressListener
-	(*IngressHost)(nil),        // 31: sennit.snapshot.v1.IngressHost
-	(*Endpoints)(nil),          // 32: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),           // 33: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),       // 34: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),         // 35: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),               // 36: sennit.snapshot.v1.Beat
-	(*Stored)(nil),             // 37: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),       // 38: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),             // 39: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),         // 40: sennit.snapshot.v1.SigningKey
-	nil,                        // 41: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(*Retry)(nil),              // 12: sennit.snapshot.v1.Retry
+	(*Filters)(nil),            // 13: sennit.snapshot.v1.Filters
+	(*Mirror)(nil),             // 14: sennit.snapshot.v1.Mirror
+	(*Cors)(nil),               // 15: sennit.snapshot.v1.Cors
+	(*FieldChanges)(nil),       // 16: sennit.snapshot.v1.FieldChanges
+	(*Field)(nil),              // 17: sennit.snapshot.v1.Field
+	(*PathChange)(nil),         // 18: sennit.snapshot.v1.PathChange
+	(*Redirect)(nil),           // 19: sennit.snapshot.v1.Redirect
+	(*Match)(nil),              // 20: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),        // 21: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),         // 22: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),            // 23: sennit.snapshot.v1.Backend
+	(*Inbound)(nil),            // 24: sennit.snapshot.v1.Inbound
+	(*Outside)(nil),            // 25: sennit.snapshot.v1.Outside
+	(*InboundPort)(nil),        // 26: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),            // 27: sennit.snapshot.v1.Ingress
+	(*IngressCertificate)(nil), // 28: sennit.snapshot.v1.IngressCertificate
+	(*SealedKey)(nil),          // 29: sennit.snapshot.v1.SealedKey
+	(*IngressTLS)(nil),         // 30: sennit.snapshot.v1.IngressTLS
+	(*IngressListener)(nil),    // 31: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),        // 32: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),          // 33: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),           // 34: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),       // 35: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),         // 36: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),               // 37: sennit.snapshot.v1.Beat
+	(*Stored)(nil),             // 38: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),       // 39: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),             // 40: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),         // 41: sennit.snapshot.v1.SigningKey
+	nil,                        // 42: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
 	6,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
@@ -3051,49 +3127,50 @@ var file_snapshot_proto_depIdxs = []int32{
 	9,  // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
 	0,  // 4: sennit.snapshot.v1.OutboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
 	11, // 5: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
-	19, // 6: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
-	22, // 7: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
-	12, // 8: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
-	15, // 9: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
-	15, // 10: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
-	17, // 11: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
-	18, // 12: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
-	14, // 13: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
-	13, // 14: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
-	22, // 15: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
-	16, // 16: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
-	16, // 17: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
-	17, // 18: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
-	20, // 19: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
-	21, // 20: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
-	21, // 21: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
-	3,  // 22: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
-	20, // 23: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
-	2,  // 24: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
-	1,  // 25: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
-	12, // 26: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
-	25, // 27: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	26, // 28: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
-	24, // 29: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
-	0,  // 30: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
-	0,  // 31: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	30, // 32: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
-	11, // 33: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
-	9,  // 34: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
-	27, // 35: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
-	28, // 36: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
-	31, // 37: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
-	29, // 38: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
-	33, // 39: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	41, // 40: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	34, // 41: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	37, // 42: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	40, // 43: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	44, // [44:44] is the sub-list for method output_type
-	44, // [44:44] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	20, // 6: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
+	23, // 7: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
+	13, // 8: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
+	12, // 9: sennit.snapshot.v1.Rule.retry:type_name -> sennit.snapshot.v1.Retry
+	16, // 10: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
+	16, // 11: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
+	18, // 12: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
+	19, // 13: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
+	15, // 14: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
+	14, // 15: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
+	23, // 16: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
+	17, // 17: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
+	17, // 18: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
+	18, // 19: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
+	21, // 20: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
+	22, // 21: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
+	22, // 22: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
+	3,  // 23: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
+	21, // 24: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
+	2,  // 25: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
+	1,  // 26: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
+	13, // 27: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
+	26, // 28: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	27, // 29: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
+	25, // 30: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
+	0,  // 31: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
+	0,  // 32: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	31, // 33: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	11, // 34: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
+	9,  // 35: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
+	28, // 36: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
+	29, // 37: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
+	32, // 38: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	30, // 39: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
+	34, // 40: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	42, // 41: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	35, // 42: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	38, // 43: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	41, // 44: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	45, // [45:45] is the sub-list for method output_type
+	45, // [45:45] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -3107,7 +3184,7 @@ func file_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   38,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
