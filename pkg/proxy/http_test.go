@@ -387,7 +387,16 @@ func BenchmarkExchange(b *testing.B) {
 			}()
 		}
 	}()
-	p := startPair(b, http11, nil, l.Addr().String())
+	for _, bb := range []struct {
+		name string
+		rule *snapshot.Rule
+	}{{"plain", nil}, {"with a retry", retryOf(3, 503)}} {
+		b.Run(bb.name, func(b *testing.B) { exchanges(b, startPair(b, http11, bb.rule, l.Addr().String())) })
+	}
+}
+
+func exchanges(b *testing.B, p *pair) {
+	p.quiet, p.inbound.quiet = true, true
 	b.ReportAllocs()
 	b.SetParallelism(32)
 	b.RunParallel(func(pb *testing.PB) {

@@ -72,6 +72,34 @@ func TestRetries(t *testing.T) {
 	}
 }
 
+func TestRetriesOverHTTP2(t *testing.T) {
+	var attempts atomic.Int64
+	process := serveBoth(t, func(w http.ResponseWriter, r *http.Request) {
+		if body, err := io.ReadAll(r.Body); string(body) != "hello" || err != nil {
+			t.Errorf("the process reads %q, %v", body, err)
+		}
+		if attempts.Add(1)%2 == 1 {
+			w.WriteHeader(503)
+			io.WriteString(w, strings.Repeat("x", 1<<20)) // still on its way when it is given up
+		}
+	})
+	client := startHTTP2(t, retryOf(1, 503), http2Process(process)).client2()
+	for i := range int64(10) {
+		request, err := http.NewRequest("PUT", "http://orders/", strings.NewReader("hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := client.Do(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != 200 || attempts.Load() != 2*(i+1) {
+			t.Fatalf("request %d: %s, %d attempts in all", i, response.Status, attempts.Load())
+		}
+	}
+}
+
 func TestRetryAfterTimeoutOfOneAttempt(t *testing.T) {
 	var attempts atomic.Int64
 	process := startProcess(t, func(w http.ResponseWriter, r *http.Request) {
