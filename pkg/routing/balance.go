@@ -4,6 +4,7 @@ import (
 	"math/bits"
 	"math/rand/v2"
 	"slices"
+	"sync/atomic"
 
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -43,7 +44,7 @@ func selectMember(g *group, balance snapshot.Balance, b *backend, tried []*load,
 	for {
 		var chosen int
 		if balance == snapshot.Balance_BALANCE_ROUND_ROBIN {
-			chosen = s.inTurn(int(b.next.Add(1) - 1))
+			chosen = s.inTurn(&b.next)
 		} else {
 			chosen = s.lessBusy(random)
 		}
@@ -57,11 +58,20 @@ func selectMember(g *group, balance snapshot.Balance, b *backend, tried []*load,
 	}
 }
 
-// inTurn takes the first usable one from a turn on; -1 where none is.
-func (s *selection) inTurn(turn int) int {
-	for i := range s.from {
-		if at := (turn + i) % len(s.from); s.usable(at) {
-			return at
+// inTurn takes the usable one whose turn is next; -1 where none is. It uses up the turns of those that it
+// passes over: else the one after them would have their share besides its own.
+func (s *selection) inTurn(next *atomic.Uint32) int {
+	n := uint32(len(s.from))
+	turn := uint32(0)
+	for range s.from {
+		turn = (next.Add(1) - 1) % n
+		if s.usable(int(turn)) {
+			return int(turn)
+		}
+	}
+	for i := range n { // others took turns meanwhile: perhaps that of the only usable one
+		if at := (turn + i) % n; s.usable(int(at)) {
+			return int(at)
 		}
 	}
 	return -1

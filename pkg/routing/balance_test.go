@@ -128,6 +128,16 @@ func TestRoundRobin(t *testing.T) {
 	}
 }
 
+func TestRoundRobinGivesNobodyTheTurnsOfTheSkipped(t *testing.T) {
+	b := to("orders", 1)
+	b.Balance = snapshot.Balance_BALANCE_ROUND_ROBIN
+	table := tableOf(t, instances("a", "b", "c", "d"), &snapshot.Rule{Backends: []*snapshot.Backend{b}})
+	table.MarkUnreachable(table.pools[orders].set.Load().instances[1], start)
+	if got := picked(table, callOf(random(t)), 300); got["a"] != 100 || got["b"] != 0 || got["c"] != 100 || got["d"] != 100 {
+		t.Errorf("with b unreachable: %v, not 100 of each other", got)
+	}
+}
+
 // picked returns how often each instance was chosen.
 func picked(table *Table, call *Call, n int) map[string]int {
 	counts := make(map[string]int)
