@@ -240,16 +240,18 @@ func both(a, b snapshot.Protocol) snapshot.Protocol {
 	return snapshot.Protocol_PROTOCOL_TCP
 }
 
-// ParseBalance reads a BalanceAnnotation: "least-request", which the empty string means too, or
-// "round-robin".
+// ParseBalance reads a BalanceAnnotation: "least-request", which the empty string means too,
+// "round-robin" or "random".
 func ParseBalance(value string) (snapshot.Balance, error) {
 	switch value {
 	case "", "least-request":
 		return snapshot.Balance_BALANCE_LEAST_REQUEST, nil
 	case "round-robin":
 		return snapshot.Balance_BALANCE_ROUND_ROBIN, nil
+	case "random":
+		return snapshot.Balance_BALANCE_RANDOM, nil
 	}
-	return 0, fmt.Errorf("%s: must be least-request or round-robin, is %q", BalanceAnnotation, value)
+	return 0, fmt.Errorf("%s: must be least-request, round-robin or random, is %q", BalanceAnnotation, value)
 }
 
 // carriers are what a LaneAnnotation says; everything else is as if it were absent.

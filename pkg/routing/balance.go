@@ -43,9 +43,12 @@ func selectMember(g *group, balance snapshot.Balance, b *backend, tried []*load,
 	}
 	for {
 		var chosen int
-		if balance == snapshot.Balance_BALANCE_ROUND_ROBIN {
+		switch balance {
+		case snapshot.Balance_BALANCE_ROUND_ROBIN:
 			chosen = s.inTurn(&b.next)
-		} else {
+		case snapshot.Balance_BALANCE_RANDOM:
+			chosen = s.sample(random, -1)
+		default:
 			chosen = s.lessBusy(random)
 		}
 		if chosen >= 0 {

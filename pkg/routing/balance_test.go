@@ -138,6 +138,19 @@ func TestRoundRobinGivesNobodyTheTurnsOfTheSkipped(t *testing.T) {
 	}
 }
 
+func TestRandomSpreadsEvenlyWhateverTheLoad(t *testing.T) {
+	b := to("orders", 1)
+	b.Balance = snapshot.Balance_BALANCE_RANDOM
+	table := tableOf(t, instances("a", "b", "c", "d", "e"), &snapshot.Rule{Backends: []*snapshot.Backend{b}})
+	all := table.pools[orders].set.Load().instances
+	all[0].load.inFlight.Store(1000)
+	table.MarkUnreachable(all[4], start)
+	got := picked(table, callOf(rand.NewPCG(1, 2)), 40_000)
+	if x := chiSquare(got, map[string]float64{"a": 10_000, "b": 10_000, "c": 10_000, "d": 10_000}); x > 16.3 || got["e"] != 0 { // p = 0.001 at 3 degrees
+		t.Errorf("chi-square %.1f of %v", x, got)
+	}
+}
+
 // picked returns how often each instance was chosen.
 func picked(table *Table, call *Call, n int) map[string]int {
 	counts := make(map[string]int)

@@ -131,6 +131,7 @@ type Balance int32
 const (
 	Balance_BALANCE_LEAST_REQUEST Balance = 0 // the better of two random choices
 	Balance_BALANCE_ROUND_ROBIN   Balance = 1
+	Balance_BALANCE_RANDOM        Balance = 2 // nodes that do not know it take the default
 )
 
 // Enum value maps for Balance.
@@ -138,10 +139,12 @@ var (
 	Balance_name = map[int32]string{
 		0: "BALANCE_LEAST_REQUEST",
 		1: "BALANCE_ROUND_ROBIN",
+		2: "BALANCE_RANDOM",
 	}
 	Balance_value = map[string]int32{
 		"BALANCE_LEAST_REQUEST": 0,
 		"BALANCE_ROUND_ROBIN":   1,
+		"BALANCE_RANDOM":        2,
 	}
 )
 
@@ -3056,10 +3059,11 @@ const file_snapshot_proto_rawDesc = "" +
 	"\aCarrier\x12\x10\n" +
 	"\fCARRIER_AUTO\x10\x00\x12\x10\n" +
 	"\fCARRIER_QUIC\x10\x01\x12\x0f\n" +
-	"\vCARRIER_TCP\x10\x02*=\n" +
+	"\vCARRIER_TCP\x10\x02*Q\n" +
 	"\aBalance\x12\x19\n" +
 	"\x15BALANCE_LEAST_REQUEST\x10\x00\x12\x17\n" +
-	"\x13BALANCE_ROUND_ROBIN\x10\x01B,Z*github.com/sennit-mesh/sennit/pkg/snapshotb\x06proto3"
+	"\x13BALANCE_ROUND_ROBIN\x10\x01\x12\x12\n" +
+	"\x0eBALANCE_RANDOM\x10\x02B,Z*github.com/sennit-mesh/sennit/pkg/snapshotb\x06proto3"
 
 var (
 	file_snapshot_proto_rawDescOnce sync.Once
