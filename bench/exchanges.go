@@ -33,6 +33,29 @@ func (b *bench) http1At(ctx context.Context, connections int) error {
 	}), b.cfg.rounds)
 }
 
+// http2 is a closed loop of small requests over HTTP/2, grpc one of unary calls.
+func (b *bench) http2(ctx context.Context) error { return b.calls(ctx, "http2", false) }
+
+func (b *bench) grpc(ctx context.Context) error { return b.calls(ctx, "grpc", true) }
+
+func (b *bench) calls(ctx context.Context, workload string, grpc bool) error {
+	for _, n := range b.counts([]int{1, saturating}, []int{1, 16, saturating, 256}) {
+		cells := b.each(report.Row{Workload: workload, Concurrency: n}, func(ctx context.Context, s *peer.System) (report.Round, error) {
+			load.Calls(ctx, s.HTTP2, n, grpc, b.warm())
+			c, err := cost(s, func() load.Sample { return load.Calls(ctx, s.HTTP2, n, grpc, b.cfg.round) })
+			if err != nil {
+				return report.Round{}, err
+			}
+			return c.exchanges(), nil
+		})
+		cells = slices.DeleteFunc(cells, func(c cell) bool { return c.system.HTTP2 == nil })
+		if err := b.measure(ctx, cells, b.cfg.rounds); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // latency sends at fixed rates: at half and at 80 % of what each system did in this run at its fastest, and Sennit
 // also at Envoy's 80 %, where the two can be put beside each other.
 func (b *bench) latency(ctx context.Context) error {

@@ -23,6 +23,8 @@ var plan = []workload{
 	{"soak", (*bench).soak, true},
 	{"telemetry", (*bench).telemetry, true},
 	{"http1", (*bench).http1, false},
+	{"http2", (*bench).http2, false},
+	{"grpc", (*bench).grpc, false},
 	{"latency", (*bench).latency, false},
 	{"tcp", (*bench).tcp, false},
 	{"bulk", (*bench).bulk, false},

@@ -16,9 +16,9 @@ import (
 )
 
 // origin runs the benchmark's own origin in this process.
-func origin(t *testing.T) (web, raw string) {
+func origin(t *testing.T) (web, raw, multiplexed string) {
 	t.Helper()
-	var listeners [2]net.Listener
+	var listeners [3]net.Listener
 	for i := range listeners {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -28,21 +28,21 @@ func origin(t *testing.T) (web, raw string) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
-	go func() { done <- peer.ServeOrigin(ctx, listeners[0], listeners[1]) }()
+	go func() { done <- peer.ServeOrigin(ctx, listeners[0], listeners[1], listeners[2]) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	})
-	return listeners[0].Addr().String(), listeners[1].Addr().String()
+	return listeners[0].Addr().String(), listeners[1].Addr().String(), listeners[2].Addr().String()
 }
 
 const short = 100 * time.Millisecond
 
 func TestEveryLoadAgainstTheOrigin(t *testing.T) {
 	t.Parallel()
-	web, raw := origin(t)
+	web, raw, multiplexed := origin(t)
 	ctx := t.Context()
 	for _, tt := range []struct {
 		name string
@@ -55,6 +55,8 @@ func TestEveryLoadAgainstTheOrigin(t *testing.T) {
 		{"so many", func() load.Sample { return load.Count(ctx, load.To(web), 3, 1000, 10) }, 0},
 		{"each once", func() load.Sample { return load.Each(ctx, []load.Dial{load.To(web), load.To(web)}, 3) }, 0},
 		{"echo", func() load.Sample { return load.Echo(ctx, load.To(raw), 3, 64, short) }, 0},
+		{"calls of HTTP/2", func() load.Sample { return load.Calls(ctx, load.To(multiplexed), 100, false, short) }, 0},
+		{"calls of gRPC", func() load.Sample { return load.Calls(ctx, load.To(multiplexed), 100, true, short) }, 0},
 		{"bodies", func() load.Sample { return load.Bodies(ctx, load.To(web), 2, 1_000_001, short) }, 1_000_001},
 		{"raw bodies", func() load.Sample { return load.RawBodies(ctx, load.To(raw), 2, 1_000_001, short) }, 1_000_001},
 	} {
@@ -86,6 +88,7 @@ func TestNobodyListens(t *testing.T) {
 		"so many":         load.Count(ctx, gone, 2, 10, 5),
 		"each once":       load.Each(ctx, []load.Dial{gone}, 2),
 		"echo":            load.Echo(ctx, gone, 2, 64, short/2),
+		"calls":           load.Calls(ctx, gone, 2, true, short/2),
 		"bodies":          load.Bodies(ctx, gone, 2, 1000, short/2),
 	} {
 		if got.Done != 0 || got.Errors == 0 || !errors.Is(got.Why, syscall.ECONNREFUSED) {
@@ -101,7 +104,7 @@ func TestNobodyListens(t *testing.T) {
 // As many requests as were asked for are made, and connections come and go.
 func TestCountIsExact(t *testing.T) {
 	t.Parallel()
-	web, _ := origin(t)
+	web, _, _ := origin(t)
 	var dialled atomic.Int64
 	dial := func(ctx context.Context) (net.Conn, error) {
 		dialled.Add(1)
@@ -118,7 +121,7 @@ func TestCountIsExact(t *testing.T) {
 // The first answer is waited for, whatever comes before it.
 func TestFirstTriesAgain(t *testing.T) {
 	t.Parallel()
-	web, _ := origin(t)
+	web, _, _ := origin(t)
 	refused := 3
 	dial := func(ctx context.Context) (net.Conn, error) {
 		if refused--; refused >= 0 {

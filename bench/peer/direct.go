@@ -13,7 +13,7 @@ import (
 // StartDirect starts the origin, in a process of its own so that its CPU is nobody else's. As a system it says
 // what load and origin cost by themselves.
 func StartDirect(ctx context.Context, dir string) (*System, Origin, error) {
-	a, err := loopback(2)
+	a, err := loopback(3)
 	if err != nil {
 		return nil, Origin{}, err
 	}
@@ -21,9 +21,9 @@ func StartDirect(ctx context.Context, dir string) (*System, Origin, error) {
 	if err != nil {
 		return nil, Origin{}, err
 	}
-	origin := Origin{HTTP: a[0], TCP: a[1]}
-	s := &System{Name: Direct, HTTP: load.To(a[0]), TCP: load.To(a[1])}
-	if s.Front, err = launch.Start(dir, "origin", []string{self, "origin", a[0], a[1]}, nil); err != nil {
+	origin := Origin{HTTP: a[0], TCP: a[1], HTTP2: a[2]}
+	s := &System{Name: Direct, HTTP: load.To(a[0]), TCP: load.To(a[1]), HTTP2: load.To(a[2])}
+	if s.Front, err = launch.Start(dir, "origin", []string{self, "origin", a[0], a[1], a[2]}, nil); err != nil {
 		return nil, origin, err
 	}
 	return s, origin, s.ready(ctx)
@@ -37,13 +37,13 @@ func RunChild(ctx context.Context, args []string) (child bool, err error) {
 	}
 	switch args[0] {
 	case "origin":
-		var listeners [2]net.Listener
+		var listeners [3]net.Listener
 		for i := range listeners {
 			if listeners[i], err = net.Listen("tcp", args[i+1]); err != nil {
 				return true, err
 			}
 		}
-		return true, ServeOrigin(ctx, listeners[0], listeners[1])
+		return true, ServeOrigin(ctx, listeners[0], listeners[1], listeners[2])
 	case "node":
 		runtime.GOMAXPROCS(min(workers, runtime.NumCPU()))
 		return true, runNode(ctx, args[1:])

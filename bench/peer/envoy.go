@@ -13,7 +13,7 @@ import (
 )
 
 // StartEnvoy starts two Envoys. For HTTP the first takes plain HTTP/1.1 and speaks HTTP/2 over mutual TLS 1.3 to
-// the second, which passes it on to the origin as HTTP/1.1; for raw TCP both relay bytes (tcp_proxy), with a TLS
+// the second, which passes it on to the origin as HTTP/1.1; HTTP/2 is HTTP/2 all the way; for raw TCP both relay bytes (tcp_proxy), with a TLS
 // connection between them for each of the application's.
 func StartEnvoy() Starter {
 	return Starter{
@@ -43,11 +43,11 @@ func startEnvoy(ctx context.Context, dir string, origin Origin) (*System, error)
 	if err := writeCertificates(dir); err != nil {
 		return nil, err
 	}
-	a, err := loopback(6)
+	a, err := loopback(8)
 	if err != nil {
 		return nil, err
 	}
-	s := &System{Name: Envoy, HTTP: load.To(a[0]), TCP: load.To(a[1]), WebOverTCP: load.To(a[2])}
+	s := &System{Name: Envoy, HTTP: load.To(a[0]), TCP: load.To(a[1]), WebOverTCP: load.To(a[2]), HTTP2: load.To(a[6])}
 	const h2 = `"typed_extension_protocol_options":{"envoy.extensions.upstreams.http.v3.HttpProtocolOptions":{"@type":"type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions","explicit_http_config":{"http2_protocol_options":{}}}},`
 	to, from := envoyUpstreamTLS(dir, "h2"), envoyDownstreamTLS(dir, "h2")
 	toRaw, fromRaw := envoyUpstreamTLS(dir, "raw"), envoyDownstreamTLS(dir, "raw")
@@ -55,11 +55,13 @@ func startEnvoy(ctx context.Context, dir string, origin Origin) (*System, error)
 		"front": envoyConfig(
 			envoyWay{listen: a[0], filter: envoyHTTP("AUTO", "web"), cluster: "web", next: a[3], upstream: h2 + to},
 			envoyWay{listen: a[1], filter: envoyRaw("raw"), cluster: "raw", next: a[4], upstream: toRaw},
-			envoyWay{listen: a[2], filter: envoyRaw("over"), cluster: "over", next: a[5], upstream: toRaw}),
+			envoyWay{listen: a[2], filter: envoyRaw("over"), cluster: "over", next: a[5], upstream: toRaw},
+			envoyWay{listen: a[6], filter: envoyHTTP("AUTO", "calls"), cluster: "calls", next: a[7], upstream: h2 + to}),
 		"back": envoyConfig(
 			envoyWay{listen: a[3], downstream: from, filter: envoyHTTP("HTTP2", "web"), cluster: "web", next: origin.HTTP},
 			envoyWay{listen: a[4], downstream: fromRaw, filter: envoyRaw("raw"), cluster: "raw", next: origin.TCP},
-			envoyWay{listen: a[5], downstream: fromRaw, filter: envoyRaw("over"), cluster: "over", next: origin.HTTP}),
+			envoyWay{listen: a[5], downstream: fromRaw, filter: envoyRaw("over"), cluster: "over", next: origin.HTTP},
+			envoyWay{listen: a[7], downstream: from, filter: envoyHTTP("HTTP2", "calls"), cluster: "calls", next: origin.HTTP2, upstream: h2}),
 	}
 	argv := map[string][]string{}
 	for end, config := range configs {

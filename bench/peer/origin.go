@@ -16,21 +16,22 @@ import (
 )
 
 // originResponse is what the origin answers to everything small: a body as an API would have.
-var originResponse = func() []byte {
-	body := bytes.Repeat([]byte("0123456789abcdef"), 16)
-	return fmt.Appendf(nil, "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n\r\n%s", len(body), body)
-}()
+var originResponse = fmt.Appendf(nil, "HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: %d\r\n\r\n%s", len(originBody), originBody)
+
+var originBody = bytes.Repeat([]byte("0123456789abcdef"), 16)
 
 // bulkChunk is what the origin writes at a time of a large body.
 var bulkChunk = bytes.Repeat([]byte("0123456789abcdef"), 16<<10)
 
 // ServeOrigin is what stands behind every system, as cheap as Go can make it, so that what is measured is the
 // proxies. web answers HTTP/1.1 GETs: it reads heads up to their empty line and looks at nothing but a path of
-// /bytes/N, which it answers with N bytes. raw speaks what load.EchoMode and load.BodyMode say.
-func ServeOrigin(ctx context.Context, web, raw net.Listener) error {
+// /bytes/N, which it answers with N bytes. raw speaks what load.EchoMode and load.BodyMode say. multiplexed answers
+// GETs and unary calls of gRPC over HTTP/2.
+func ServeOrigin(ctx context.Context, web, raw, multiplexed net.Listener) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return accept(ctx, web, answer) })
 	group.Go(func() error { return accept(ctx, raw, answerRaw) })
+	group.Go(func() error { return accept(ctx, multiplexed, answerMultiplexed) })
 	return group.Wait()
 }
 

@@ -42,7 +42,7 @@ const (
 )
 
 // An Origin is where the requests of a system end.
-type Origin struct{ HTTP, TCP string }
+type Origin struct{ HTTP, TCP, HTTP2 string }
 
 // A Starter starts one system.
 type Starter struct {
@@ -61,6 +61,8 @@ type System struct {
 	Name string
 	// HTTP reaches the origin through the system's way for HTTP/1.1, TCP through the one for raw TCP.
 	HTTP, TCP load.Dial
+	// HTTP2 reaches it through the way for HTTP/2 with prior knowledge; nil where there is none.
+	HTTP2 load.Dial
 	// WebOverTCP reaches the origin's HTTP through the way for raw TCP, a new connection between the two proxies
 	// for each of the application's; nil where there is no such way, or where connections are shared.
 	WebOverTCP load.Dial

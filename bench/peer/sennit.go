@@ -70,7 +70,7 @@ func startSennit(ctx context.Context, dir string, origin Origin, v Variant) (*Sy
 	if err != nil {
 		return nil, err
 	}
-	a, err := loopback(6 + (1+grid.Callers)*grid.Callees)
+	a, err := loopback(7 + (1+grid.Callers)*grid.Callees)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func startSennit(ctx context.Context, dir string, origin Origin, v Variant) (*Sy
 	m := &launch.Mesh{Dir: dir, Program: []string{self}, Flags: map[string][]string{
 		"controller": v.ControllerFlags, FrontNode: v.NodeFlags, BackNode: v.NodeFlags,
 	}}
-	s := &System{Name: v.Name, HTTP: load.To(a[0]), TCP: load.To(a[1]), Mesh: m, finish: m.Stop, lanes: a[3]}
+	s := &System{Name: v.Name, HTTP: load.To(a[0]), TCP: load.To(a[1]), HTTP2: load.To(a[6]), Mesh: m, finish: m.Stop, lanes: a[3]}
 	if v.Metrics {
 		for node, address := range map[string]string{FrontNode: a[4], BackNode: a[5]} {
 			m.Flags[node] = append(slices.Clone(v.NodeFlags), "--metrics", address)
@@ -112,16 +112,16 @@ func startSennit(ctx context.Context, dir string, origin Origin, v Variant) (*Sy
 	}
 	var files strings.Builder
 	for _, callee := range callees {
-		fmt.Fprintf(&files, "---\nservice: %s\nports:\n- {port: 80, name: http, protocol: http, address: %q}\n- {port: 7, name: raw, protocol: tcp, address: %q}\n", callee, origin.HTTP, origin.TCP)
+		fmt.Fprintf(&files, "---\nservice: %s\nports:\n- {port: 80, name: http, protocol: http, address: %q}\n- {port: 7, name: raw, protocol: tcp, address: %q}\n- {port: 81, name: calls, protocol: http2, address: %q}\n", callee, origin.HTTP, origin.TCP, origin.HTTP2)
 	}
 	if err := m.Declare(BackNode, "origin.yaml", files.String()); err != nil {
 		return s, err
 	}
 	// The first caller has a listener for everything, and waits until all callees can be reached.
 	s.known = []load.Dial{s.HTTP}
-	free := a[6:]
+	free := a[7:]
 	files.Reset()
-	fmt.Fprintf(&files, "service: bench/client\nlisteners:\n- {as: bench/client, to: \"bench/origin:80\", address: %q}\n- {as: bench/client, to: \"bench/origin:7\", address: %q}\n", a[0], a[1])
+	fmt.Fprintf(&files, "service: bench/client\nlisteners:\n- {as: bench/client, to: \"bench/origin:80\", address: %q}\n- {as: bench/client, to: \"bench/origin:7\", address: %q}\n- {as: bench/client, to: \"bench/origin:81\", address: %q}\n", a[0], a[1], a[6])
 	for i, caller := range callers {
 		if i > 0 {
 			fmt.Fprintf(&files, "---\nservice: %s\nlisteners:\n", caller)
@@ -142,7 +142,7 @@ func startSennit(ctx context.Context, dir string, origin Origin, v Variant) (*Sy
 	if err := s.ready(ctx); err != nil {
 		return s, err
 	}
-	return s, errors.Join(certified(ctx, m, len(callers), 1+len(callers)*len(callees[1:])+1), s.Reach(ctx))
+	return s, errors.Join(certified(ctx, m, len(callers), 2+len(callers)*len(callees[1:])+1), s.Reach(ctx))
 }
 
 // reached waits until a request gets through every one of the dials.

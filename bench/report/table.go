@@ -59,7 +59,7 @@ func (s section) unit() string {
 	switch s.workload {
 	case BulkHTTP, BulkTCP:
 		return "streams"
-	case "lanes":
+	case "lanes", "http2", "grpc":
 		return "at a time"
 	case "declared", "start":
 		return "services"
