@@ -38,10 +38,14 @@ type finisher interface {
 	finish()
 }
 
-// finish tells a pipe so, which may be nil.
+// finish tells a pipe so, which may be nil. A stream of QUIC is kept until its end was read, which nobody does behind
+// the end of an exchange: it is given up here.
 func finish(p pipe) {
-	if f, ok := p.(finisher); ok {
-		f.finish()
+	switch p := p.(type) {
+	case finisher:
+		p.finish()
+	case *quic.Stream:
+		p.CancelRead(codeNone)
 	}
 }
 

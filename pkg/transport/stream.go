@@ -229,6 +229,12 @@ func (s *Stream) interrupted() {
 	if str := s.str.Load(); str != nil && s.cause.Load() == nil && errors.Is(context.Cause(str.Context()), quic.ErrStreamClosed) {
 		return // this end has written all that it will: the half-close of TCP
 	}
+	s.out.mu.Lock()
+	ended := s.out.state == outEnded
+	s.out.mu.Unlock()
+	if ended {
+		return // the peer has the whole response, and is done with the stream (see finish)
+	}
 	s.waitsMu.Lock()
 	defer s.waitsMu.Unlock()
 	if s.waits != nil {
