@@ -37,12 +37,21 @@ func dialRaw(t testing.TB, address string) *rawPeer {
 	return p
 }
 
+var (
+	method    = hpack.HeaderField{Name: ":method", Value: "POST"}
+	scheme    = hpack.HeaderField{Name: ":scheme", Value: "http"}
+	authority = hpack.HeaderField{Name: ":authority", Value: "orders"}
+)
+
 // head encodes a request's head.
 func (p *rawPeer) head(more ...hpack.HeaderField) []byte {
+	return p.fields(append([]hpack.HeaderField{method, scheme, authority, {Name: ":path", Value: "/"}}, more...)...)
+}
+
+// fields encodes a block.
+func (p *rawPeer) fields(all ...hpack.HeaderField) []byte {
 	p.block.Reset()
-	for _, f := range append([]hpack.HeaderField{
-		{Name: ":method", Value: "POST"}, {Name: ":scheme", Value: "http"}, {Name: ":authority", Value: "orders"}, {Name: ":path", Value: "/"},
-	}, more...) {
+	for _, f := range all {
 		p.hpack.WriteField(f)
 	}
 	return bytes.Clone(p.block.Bytes())

@@ -132,6 +132,20 @@ func (s *ServerStream) Err() error { return s.refusal }
 // Body returns the request's body.
 func (s *ServerStream) Body() exchange.Body { return &s.body }
 
+// Whole returns the length of a body that was received to its end and not read, where that is most at most and no
+// trailers are behind it.
+func (s *ServerStream) Whole(most int) (length int, whole bool) {
+	s.c.mu.Lock()
+	defer s.c.mu.Unlock()
+	if !s.ended || len(s.trailers) > 0 {
+		return 0, false
+	}
+	for c := s.first; c != nil && length <= most; c = c.next {
+		length += c.n
+	}
+	return length, length <= most
+}
+
 // Ended reports whether the request has come to its end and was read.
 func (s *ServerStream) Ended() bool { return s.isEnded() }
 

@@ -183,7 +183,7 @@ func copyBody(to bodyWriter, stream *transport.Stream, onRead func(error) error)
 			if _, werr := to.Write(piece); werr != nil {
 				return total, werr
 			}
-			if !stream.Ended() {
+			if !stream.Ended() && !stream.Buffered() {
 				if werr := to.Flush(); werr != nil {
 					return total, werr
 				}

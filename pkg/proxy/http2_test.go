@@ -307,3 +307,34 @@ func TestDetectWithoutDelay(t *testing.T) {
 		t.Errorf("%q, %v", answer, err)
 	}
 }
+
+// A small body without a stated length is held where it came whole, so that a unary call costs no goroutine. The process
+// of a call of gRPC sees no length that its caller did not state.
+func TestSmallBodiesWithoutLength(t *testing.T) {
+	process := serveBoth(t, func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		fmt.Fprintf(w, "%s of %d", b, r.ContentLength)
+	})
+	p := startHTTP2(t, nil, http2Process(process))
+	client := p.client2()
+	for i := range 100 {
+		body := strings.Repeat("x", 1+i*i) // up to more than is held
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, "http://orders/shop.Cart/Add", struct{ io.Reader }{strings.NewReader(body)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/grpc")
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if want := body + " of -1"; err != nil || string(got) != want {
+			t.Fatalf("%d bytes %.20q, %v; want %d bytes %.20q", len(got), got, err, len(want), want)
+		}
+	}
+}

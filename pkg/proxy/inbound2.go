@@ -24,6 +24,9 @@ func (in *Inbound) serveHTTP2(ctx context.Context, e *serving, stream *transport
 	if err := request.hold(stream, stream.Ended()); err != nil {
 		return exchange.CallerGone, err
 	}
+	if request.length > 0 && isGRPC(&e.request) {
+		e.request.BodyLength = exchange.LengthUnknown // its clients state none
+	}
 	for try := 1; ; try++ {
 		c, err := in.multiplex.open(ctx, place)
 		if err != nil {

@@ -98,7 +98,8 @@ func (e *serving) passOn(c process, stream *transport.Stream) error {
 		return err
 	}
 	from := c.Body()
-	if s, ok := c.(*http2.ClientStream); ok && !s.Ready() { // a call that streams may begin with its head alone
+	calls, _ := c.(*http2.ClientStream)
+	if calls != nil && !calls.Ready() { // a call that streams may begin with its head alone
 		if err := stream.Flush(); err != nil {
 			return err
 		}
@@ -115,7 +116,8 @@ func (e *serving) passOn(c process, stream *transport.Stream) error {
 			if _, werr := stream.Write(piece); werr != nil {
 				return werr
 			}
-			if left -= int64(len(piece)); left != 0 { // the end of a stated length leaves together with its last bytes
+			// The end of a stated length leaves together with its last bytes, and so do trailers that are there.
+			if left -= int64(len(piece)); left != 0 && (calls == nil || !calls.Ready()) {
 				if werr := stream.Flush(); werr != nil {
 					return werr
 				}

@@ -86,6 +86,11 @@ func (c *caller) serveStream(ctx context.Context, stream *http2.ServerStream) {
 		fields := append(c.request.Fields[:0], from.Fields...)
 		c.request = *from
 		c.request.Fields = fields
+		if c.request.BodyLength == exchange.LengthUnknown {
+			if n, whole := stream.Whole(copyBuffer); whole {
+				c.request.BodyLength = int64(n) // which costs no goroutine, here and at the other node
+			}
+		}
 		c.gRPC, c.deadline = isGRPC(&c.request), 0
 		if c.gRPC {
 			c.deadline = gRPCTimeout(&c.request)
