@@ -403,8 +403,9 @@ type NodeRecord struct {
 	Address       string                 `protobuf:"bytes,10,opt,name=address,proto3" json:"address,omitempty"`                           // ip:port where the node's lanes are dialled
 	JoinedUnixMs  int64                  `protobuf:"varint,11,opt,name=joined_unix_ms,json=joinedUnixMs,proto3" json:"joined_unix_ms,omitempty"`
 	RenewedUnixMs int64                  `protobuf:"varint,12,opt,name=renewed_unix_ms,json=renewedUnixMs,proto3" json:"renewed_unix_ms,omitempty"`
-	Why           string                 `protobuf:"bytes,13,opt,name=why,proto3" json:"why,omitempty"`      // the state, in a sentence
-	Epoch         uint64                 `protobuf:"varint,14,opt,name=epoch,proto3" json:"epoch,omitempty"` // in which the node showed its receipt last: what it had before a restore is known then
+	Why           string                 `protobuf:"bytes,13,opt,name=why,proto3" json:"why,omitempty"`                                           // the state, in a sentence
+	Epoch         uint64                 `protobuf:"varint,14,opt,name=epoch,proto3" json:"epoch,omitempty"`                                      // in which the node showed its receipt last: what it had before a restore is known then
+	ReceiptNumber uint64                 `protobuf:"varint,90,opt,name=receipt_number,json=receiptNumber,proto3" json:"receipt_number,omitempty"` // of the last that was given out
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -537,6 +538,13 @@ func (x *NodeRecord) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *NodeRecord) GetReceiptNumber() uint64 {
+	if x != nil {
+		return x.ReceiptNumber
+	}
+	return 0
+}
+
 // Receipt is the controllers' word on a node's key. A registry that was restored believes the newest.
 type Receipt struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -546,7 +554,8 @@ type Receipt struct {
 	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
 	Services      []string               `protobuf:"bytes,5,rep,name=services,proto3" json:"services,omitempty"`
 	IssuedUnixMs  int64                  `protobuf:"varint,6,opt,name=issued_unix_ms,json=issuedUnixMs,proto3" json:"issued_unix_ms,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"` // of the registry that it is of; a node that knows a newer roster shows it again
+	Epoch         uint64                 `protobuf:"varint,7,opt,name=epoch,proto3" json:"epoch,omitempty"`    // of the registry that it is of; a node that knows a newer roster shows it again
+	Number        uint64                 `protobuf:"varint,90,opt,name=number,proto3" json:"number,omitempty"` // one more than that of the receipt before, also where the generation stays
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -626,6 +635,13 @@ func (x *Receipt) GetIssuedUnixMs() int64 {
 func (x *Receipt) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Receipt) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
 	}
 	return 0
 }
@@ -1696,7 +1712,7 @@ const file_ca_proto_rawDesc = "" +
 	"\aused_by\x18\x06 \x01(\fR\x06usedBy\x12 \n" +
 	"\fused_unix_ms\x18\a \x01(\x03R\n" +
 	"usedUnixMs\x12\x18\n" +
-	"\arevoked\x18\b \x01(\bR\arevoked\"\xc7\x03\n" +
+	"\arevoked\x18\b \x01(\bR\arevoked\"\xee\x03\n" +
 	"\n" +
 	"NodeRecord\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
@@ -1716,7 +1732,8 @@ const file_ca_proto_rawDesc = "" +
 	"\x0ejoined_unix_ms\x18\v \x01(\x03R\fjoinedUnixMs\x12&\n" +
 	"\x0frenewed_unix_ms\x18\f \x01(\x03R\rrenewedUnixMs\x12\x10\n" +
 	"\x03why\x18\r \x01(\tR\x03why\x12\x14\n" +
-	"\x05epoch\x18\x0e \x01(\x04R\x05epoch\"\xce\x01\n" +
+	"\x05epoch\x18\x0e \x01(\x04R\x05epoch\x12%\n" +
+	"\x0ereceipt_number\x18Z \x01(\x04R\rreceiptNumber\"\xe6\x01\n" +
 	"\aReceipt\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1d\n" +
@@ -1727,7 +1744,8 @@ const file_ca_proto_rawDesc = "" +
 	"generation\x12\x1a\n" +
 	"\bservices\x18\x05 \x03(\tR\bservices\x12$\n" +
 	"\x0eissued_unix_ms\x18\x06 \x01(\x03R\fissuedUnixMs\x12\x14\n" +
-	"\x05epoch\x18\a \x01(\x04R\x05epoch\"^\n" +
+	"\x05epoch\x18\a \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06number\x18Z \x01(\x04R\x06number\"^\n" +
 	"\rSignedReceipt\x12\x18\n" +
 	"\areceipt\x18\x01 \x01(\fR\areceipt\x12\x15\n" +
 	"\x06key_id\x18\x02 \x01(\tR\x05keyId\x12\x1c\n" +

@@ -43,7 +43,7 @@ func judge(record *NodeRecord, receipt *Receipt, newKey []byte, now time.Time, a
 		return isAbsent, false
 	}
 	generation, key := record.GetGeneration(), record.GetPublicKey()
-	believed = receipt.GetGeneration() > generation
+	believed = newer(receipt, record)
 	if believed {
 		generation, key = receipt.GetGeneration(), receipt.GetPublicKey()
 	}
@@ -60,4 +60,29 @@ func judge(record *NodeRecord, receipt *Receipt, newKey []byte, now time.Time, a
 		return splits, false
 	}
 	return isOld, false
+}
+
+// newer reports whether a receipt says more of a node than the registry does, which can only be where the registry was
+// restored: by the generation, and within one by the epoch, then the number. The key must be the same there: two hosts
+// that renewed one generation have receipts of two lines. The epoch counts for more than the number, since answers that a
+// node never got have numbers too, and a backup may hold them.
+//
+// A receipt of an older epoch than the one in which the node has shown itself is of a controller that was given up, and
+// says nothing more: what was taken from the node since would come back with it.
+func newer(receipt *Receipt, record *NodeRecord) bool {
+	switch {
+	case receipt.GetEpoch() < record.GetEpoch():
+		return false
+	case receipt.GetGeneration() != record.GetGeneration():
+		return receipt.GetGeneration() > record.GetGeneration()
+	case !bytes.Equal(receipt.GetPublicKey(), record.GetPublicKey()):
+		return false
+	}
+	return receipt.GetEpoch() > record.GetEpoch() || receipt.GetNumber() > record.GetReceiptNumber()
+}
+
+// believe takes from a receipt what the registry has lost.
+func (r *NodeRecord) believe(receipt *Receipt) {
+	r.PublicKey, r.Generation = receipt.GetPublicKey(), receipt.GetGeneration()
+	r.Services, r.ReceiptNumber = receipt.GetServices(), receipt.GetNumber()
 }

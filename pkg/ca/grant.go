@@ -25,9 +25,11 @@ const (
 // given out.
 func (r *Registrar) grant(ctx context.Context, verb string, record *NodeRecord, sequence uint64, wanted *Wanted, keys *wantedKeys) (*Grant, error) {
 	now, node, authority := r.cfg.Now(), record.GetNode(), r.cfg.Authority
+	record.ReceiptNumber++
 	receipt, err := proto.Marshal(&Receipt{
 		Cluster: authority.Cluster(), Node: node, PublicKey: record.GetPublicKey(), Generation: record.GetGeneration(),
 		Services: record.GetServices(), IssuedUnixMs: now.UnixMilli(), Epoch: authority.Epoch(),
+		Number: record.GetReceiptNumber(),
 	})
 	if err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 func TestRenewal(t *testing.T) {
@@ -219,6 +220,64 @@ func TestRestoredRegistryBelievesTheNewestReceipt(t *testing.T) {
 		if !c.reported(nil) {
 			t.Error("not reported")
 		}
+	}
+}
+
+// What a node was allowed without a new key is on a receipt of the same generation.
+func TestRestoredRegistryBelievesAServiceMore(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	i := c.joined("web1", orders)
+	backup := c.store.backup()
+	if err := c.registrar.Allow(t.Context(), "web1", billing); err != nil {
+		t.Fatal(err)
+	}
+	if err := i.Want(t.Context(), c.wire("web1"), billing); err != nil {
+		t.Fatal(err)
+	}
+	key := c.node("web1").Key
+	c.store.restore(backup)
+	if err := i.Want(t.Context(), c.wire("web1"), billing); err != nil {
+		t.Fatalf("after the restore: %v", err)
+	}
+	if _, err := i.Certificate(billing); err != nil {
+		t.Error(err)
+	}
+	if node := c.node("web1"); node.Generation != 1 || node.Key != key || !slices.Contains(node.Services, billing) {
+		t.Errorf("registered as %+v", node)
+	}
+	if !c.reported(nil) {
+		t.Error("not reported")
+	}
+}
+
+// Receipts of a controller that was given up do not bring back what was taken away since.
+func TestReceiptOfAnOlderEpochIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	dir, stale := t.TempDir(), t.TempDir()
+	i := c.identity(dir)
+	if err := i.Join(t.Context(), c.token("web1", orders, billing), c.wire("web1").dial); err != nil {
+		t.Fatal(err)
+	}
+	backup := c.store.backup()
+	copyState(t, dir, stale)
+	old := c.identity(stale)
+	for range 3 { // at the controller that is given up, with the same key
+		if err := old.Want(t.Context(), c.wire("web1"), billing); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.store.restore(backup)
+	c.reroster(i, func(r *snapshot.Roster) { r.Epoch = 5 })
+	if err := i.Want(t.Context(), c.wire("web1"), billing); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.registrar.Deny(t.Context(), "web1", billing); err != nil {
+		t.Fatal(err)
+	}
+	if err := old.Want(t.Context(), c.wire("web1"), billing); !errors.Is(err, ErrNotAllowed) {
+		t.Errorf("a receipt of epoch 0 gave back what was taken in epoch 5: %v", err)
 	}
 }
 

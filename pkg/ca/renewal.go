@@ -70,8 +70,9 @@ func (r *Registrar) renew(ctx context.Context, node string, signed *SignedReques
 		return nil, err
 	}
 	if believed {
-		r.report(Incident{Node: node, What: fmt.Sprintf("a node's receipt is newer than the registry and was believed (generation %d, the registry had %d)", receipt.GetGeneration(), record.GetGeneration())})
-		record.PublicKey, record.Generation, record.Services = receipt.GetPublicKey(), receipt.GetGeneration(), receipt.GetServices()
+		r.report(Incident{Node: node, What: fmt.Sprintf("a node's receipt is newer than the registry and was believed (receipt %d of generation %d, the registry had %d of %d)",
+			receipt.GetNumber(), receipt.GetGeneration(), record.GetReceiptNumber(), record.GetGeneration())})
+		record.believe(receipt)
 	}
 	if verdict == advances {
 		record.PreviousKey = record.GetPublicKey()

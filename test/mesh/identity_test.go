@@ -29,6 +29,9 @@ func identities(t *testing.T) (m *Mesh, address string) {
 
 // A registered node is as much of a Node document as these tests look at.
 type registered struct {
+	Spec struct {
+		Services []string `json:"services"`
+	} `json:"spec"`
 	Status struct {
 		Generation int64  `json:"generation"`
 		Liveness   string `json:"liveness"`

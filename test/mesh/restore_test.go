@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -168,6 +169,33 @@ func TestRestored(t *testing.T) {
 	}
 	m.noFailures(orders, "orders while the controller was lost and restored")
 	m.noFailures(stocks, "stock while the controller was lost and restored")
+}
+
+// TestRestoredAfterAllow loses a controller right after a node was allowed one more service, before any node renewed. The
+// receipt that came with the service's certificate is what knows of it.
+func TestRestoredAfterAllow(t *testing.T) {
+	t.Parallel()
+	m := Start(t, Config{Services: []string{"default/web", "default/orders"}})
+	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {name: stock}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
+	file, key := m.takeBackup()
+	m.must("allow two one more service", m.Allow("two", "default/stock"))
+	m.Serve("two", Service{Name: "default/stock", Version: "stock"})
+	address := m.Listen("one", "default/web", "default/stock:80")
+	m.AwaitAnswer("one", address, "stock")
+	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 1})
+	generation := m.awaitGeneration("two", 1)
+
+	m.Kill(m.Controller())
+	m.must("lose the controller's state", os.RemoveAll(m.controllerState()))
+	m.restore(file, key, time.Now())
+	m.RestartController() // until it publishes
+	two, err := m.registered(t.Context(), "two")
+	if err != nil || two.Status.Generation != generation || !slices.Contains(two.Spec.Services, "default/stock") {
+		t.Errorf("two, of generation %d, is registered as %+v, %v", generation, two, err)
+	}
+	m.MustApply(ordersTo("stock")) // returns when every node that uses it has applied it
+	m.AwaitAnswers(load, "requests go on", "stock", 100)
+	m.noFailures(load, "while the controller was lost and restored")
 }
 
 // TestRestoredTwice restores one backup twice. The nodes follow the second, and do not go back to the first when that
