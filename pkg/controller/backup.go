@@ -20,7 +20,8 @@ import (
 // backup is without what it refers to. The authority's file comes first, for its copy of the newest checkpoint is of a
 // record that is in the audit.
 //
-// Left out is what is computed again, statuses and snapshots, and what is reserved of quotas.
+// Left out is what is computed again, statuses and snapshots, and what is reserved of quotas, which is worth nothing once
+// more was granted (quota.Restored).
 var backedUp = []bus.Stream{bus.StreamRegistry, bus.StreamInstance, bus.StreamAudit, bus.StreamResource}
 
 // backup answers with a backup. It is for the socket alone: a token must not give away what others are kept from.

@@ -97,8 +97,7 @@ func (t *quotaTerm) Store(ctx context.Context, reservations []*quota.Reservation
 			if err != nil {
 				return err
 			}
-			subject := quotaPrefix + snapshot.Escape(r.GetLimit()) + "." + strconv.Itoa(int(r.GetSlot()))
-			records = append(records, snapshot.Raw{Subject: subject, Data: data})
+			records = append(records, snapshot.Raw{Subject: reservedSubject(r), Data: data})
 		}
 		if err := t.Write(ctx, records); err != nil {
 			return err
@@ -106,6 +105,21 @@ func (t *quotaTerm) Store(ctx context.Context, reservations []*quota.Reservation
 		reservations = reservations[n:]
 	}
 	return nil
+}
+
+func reservedSubject(r *quota.Reservation) string {
+	return quotaPrefix + snapshot.Escape(r.GetLimit()) + "." + strconv.Itoa(int(r.GetSlot()))
+}
+
+// restoreQuotas stores that nothing is known of what was granted.
+func restoreQuotas(ctx context.Context, conn *bus.Conn) error {
+	r := quota.Restored()
+	data, err := proto.Marshal(r)
+	if err != nil {
+		return err
+	}
+	_, err = conn.Records(bus.StreamQuota).Append(ctx, reservedSubject(r), data, 0)
+	return err
 }
 
 // lease answers a node that asks for leases. What it asks for callers that it may not run is not known.

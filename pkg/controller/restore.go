@@ -177,6 +177,9 @@ func restoreInto(ctx context.Context, cfg RestoreConfig, from *backup.File) (epo
 	if err := conn.EnsureStreams(running, 1); err != nil {
 		return 0, err
 	}
+	if err := restoreQuotas(running, conn); err != nil {
+		return 0, err
+	}
 	return epoch, c.recordRestore(running, conn, cfg, m, epoch)
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/backup"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/ca"
+	"github.com/sennit-mesh/sennit/pkg/quota"
 )
 
 // backUp makes a backup of a running controller, and returns its file.
@@ -300,6 +301,49 @@ func TestNothingIsPublishedBeforeNodesHaveShown(t *testing.T) {
 	stop()
 	c, _ = start(t, dir)
 	awaitThat(t, "it need not wait", func() bool { return !c.gathering.Load() })
+}
+
+// grantsOf are the tokens of a day's limit that a controller grants, once it owns the ledger.
+func grantsOf(t *testing.T, c *Controller, limit string) (tokens uint64) {
+	t.Helper()
+	ask := &quota.Request{Asks: []*quota.Ask{{Account: &quota.Account{Limit: limit}, Want: 10}}}
+	awaitThat(t, "it owns the ledger", func() bool {
+		c.quotas.SetLimits(map[string]quota.Limit{limit: {Requests: 10, Per: 24 * time.Hour}}) // compiling may take it away
+		answer, err := c.quotas.Serve(t.Context(), "web1", ask)
+		if err != nil || answer.GetGrants()[0].GetUnknown() {
+			return false
+		}
+		n := answer.GetGrants()[0].GetTokens()
+		tokens += n
+		return n == 0
+	})
+	return tokens
+}
+
+// TestARestoreGrantsNoDayTwice spends a day's limit, and restores a backup of before: the day is over for it, also for
+// those who own the ledger later.
+func TestARestoreGrantsNoDayTwice(t *testing.T) {
+	t.Parallel()
+	c, stop := start(t, t.TempDir())
+	file, dir := backUp(t, c), t.TempDir()
+	day := time.Now().Unix() / 86_400
+	if got := grantsOf(t, c, "default/p/day"); got != 10 {
+		t.Errorf("%d of 10 were granted", got)
+	}
+	if _, err := Restore(t.Context(), restoreConfig(t, c, file, dir)); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	for _, when := range []string{"by the first owner", "by the next"} {
+		c, stop := start(t, dir)
+		got := grantsOf(t, c, "default/p/day")
+		if stop(); time.Now().Unix()/86_400 != day {
+			t.Skip("a new day has begun, whose limit is granted")
+		}
+		if got > 0 {
+			t.Errorf("%d more were granted after the restore, %s", got, when)
+		}
+	}
 }
 
 func awaitThat(t *testing.T, what string, is func() bool) {

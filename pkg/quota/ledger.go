@@ -89,20 +89,22 @@ type entry struct {
 //   - The tokens of a bucket and those in its leases never exceed the burst together. What is kept of it is the time
 //     at which it is full again; the next owner adds the longest life of a lease, since what its predecessor
 //     granted may still be spent for that long.
+//   - What was granted before a restore is not known: no window that had begun is granted from, and buckets begin empty.
 //   - Windows shorter than shortWindow are not reserved: the next owner begins with one that starts after its
 //     predecessor cannot grant any more.
 //
 // The clock never goes back: a window that has passed is not opened again.
 type Ledger struct {
-	limits  map[string]Limit
-	entries map[accountKey]*entry
-	dead    map[accountKey]*Reserved // of owners before, as long as nobody asked for it
-	slots   map[slotKey][]accountKey // of those that were reserved
-	began   int64
-	proven  time.Time // when the last write under the term began; zero: none was
-	clock   int64
-	swept   int64  // when last
-	lease   uint64 // the last that was given
+	limits   map[string]Limit
+	entries  map[accountKey]*entry
+	dead     map[accountKey]*Reserved // of owners before, as long as nobody asked for it
+	slots    map[slotKey][]accountKey // of those that were reserved
+	began    int64
+	proven   time.Time // when the last write under the term began; zero: none was
+	clock    int64
+	restored int64  // until when everything was granted; 0: only what is reserved
+	swept    int64  // when last
+	lease    uint64 // the last that was given
 }
 
 type slotKey struct {
@@ -110,13 +112,18 @@ type slotKey struct {
 	slot  uint32
 }
 
-// NewLedger takes over from an owner before, from all that it stored. Terms have different numbers.
-func NewLedger(term uint64, began time.Time, stored []*Reservation) *Ledger {
+// NewLedger takes over from an owner before, from all that it stored, and what Begin said. lease is the number that
+// comes before that of the first lease: no other owner of the ledger, restored or not, has given numbers that follow.
+func NewLedger(lease uint64, began time.Time, stored []*Reservation) *Ledger {
 	l := &Ledger{
 		entries: map[accountKey]*entry{}, dead: map[accountKey]*Reserved{}, slots: map[slotKey][]accountKey{},
-		began: began.UnixNano(), lease: term << 40,
+		began: began.UnixNano(), lease: lease,
 	}
 	for _, r := range stored {
+		if r.ofRestore() {
+			l.restore(r.GetRestored())
+			continue
+		}
 		for _, a := range r.GetAccounts() {
 			key := accountKey{r.GetLimit(), a.GetCaller(), a.GetValue()}
 			l.dead[key] = a
@@ -234,16 +241,19 @@ func (l *Ledger) open(key accountKey, limit Limit, now int64) account {
 	delete(l.dead, key)
 	if limit.Burst > 0 {
 		b := &bucket{}
+		if l.restored > 0 {
+			b.full = l.restored + cost(limit, limit.Burst) + int64(bucketLease)
+		}
 		if before != nil && before.GetPerNs() == 0 {
 			b.ceiling = before.GetCeiling()
-			b.full = before.GetCeiling() + int64(bucketLease+ClockBound)
+			b.full = max(b.full, before.GetCeiling()+int64(bucketLease+ClockBound))
 		}
 		return b
 	}
-	w := &window{}
+	w := &window{from: l.restored}
 	switch {
 	case limit.unreserved():
-		w.from = l.began + int64(confirmed+ClockBound)
+		w.from = max(w.from, l.began+int64(confirmed+ClockBound))
 	case before != nil && before.GetPerNs() == int64(limit.Per):
 		w.start, w.ceiling, w.granted = before.GetWindow(), before.GetCeiling(), before.GetCeiling()
 	}

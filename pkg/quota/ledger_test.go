@@ -18,6 +18,7 @@ type world struct {
 	at    time.Time // the true time
 	disk  map[slotKey]*Reservation
 	term  uint64 // whose writes the disk takes
+	terms uint64 // of all ledgers, also of those that were lost
 	owner []*simOwner
 	nodes []*simNode
 	wire  []any // *simAsk and *simAnswer
@@ -66,6 +67,7 @@ func (w *world) now(offset time.Duration) time.Time { return w.at.Add(offset) }
 
 func (w *world) takeOver() {
 	w.term++
+	w.terms++
 	o := &simOwner{term: w.term}
 	if w.skew {
 		o.offset = time.Duration(rapid.Int64Range(-int64(ClockBound/2), int64(ClockBound/2)).Draw(w.t, "owner's clock"))
@@ -74,9 +76,18 @@ func (w *world) takeOver() {
 	for _, r := range w.disk {
 		stored = append(stored, proto.Clone(r).(*Reservation))
 	}
-	o.ledger = NewLedger(o.term, w.now(o.offset), stored)
+	w.write(o, Begin(stored, w.now(o.offset)))
+	o.ledger = NewLedger(w.terms<<40, w.now(o.offset), stored)
 	o.ledger.SetLimits(w.rules)
 	w.owner = append(w.owner, o)
+}
+
+// restore loses the controllers with all that they had stored, and begins from a backup, which knows nothing of what was
+// granted. Nodes keep their leases, and what is under way arrives.
+func (w *world) restore() {
+	w.owner, w.term = nil, 0
+	w.disk = map[slotKey]*Reservation{{}: proto.Clone(Restored()).(*Reservation)}
+	w.takeOver()
 }
 
 // write stores what an owner wants under its term, or refuses it.
@@ -260,6 +271,16 @@ func TestNeverMoreThanTheLimit(t *testing.T) {
 			"all goes well for all":           func(*rapid.T) { w.everyone(w.owner[len(w.owner)-1]) },
 			"who lost its term goes on":       func(*rapid.T) { w.smoothly(rapid.SampledFrom(w.owner).Draw(t, "owner"), w.limit()) },
 			"the term is lost under overload": func(*rapid.T) { w.depose() },
+			"a backup is restored":            func(*rapid.T) { w.restore() },
+			"a backup is restored under overload": func(*rapid.T) {
+				w.everyone(w.owner[len(w.owner)-1])
+				w.pass(0, 2*time.Second)
+				w.restore()
+				for range 3 {
+					w.pass(0, time.Second)
+					w.everyone(w.owner[0])
+				}
+			},
 		}
 		t.Repeat(actions)
 		admitted += w.admitted

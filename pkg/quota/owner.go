@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -18,7 +19,6 @@ var ErrInvalid = errors.New("not a request for quota")
 
 // A Term is an owner's turn, as it begins: what was stored before, and how to store more under it.
 type Term interface {
-	Number() uint64
 	Stored() []*Reservation
 	// Store writes all or none, and fails where the term is over. Without reservations it makes sure of the term.
 	Store(ctx context.Context, reservations []*Reservation) error
@@ -91,7 +91,14 @@ func (o *Owner) Serve(ctx context.Context, node string, r *Request) (*Answer, er
 
 // Hold serves under a term that was taken at a time by this host's clock, until ctx ends or a write fails.
 func (o *Owner) Hold(ctx context.Context, term Term, began time.Time) error {
-	ledger := NewLedger(term.Number(), began, term.Stored())
+	stored := term.Stored()
+	if first := Begin(stored, began); len(first) > 0 {
+		if err := term.Store(ctx, first); err != nil {
+			return fmt.Errorf("begin with restored quota: %w", err)
+		}
+	}
+	// Terms are counted from one again after a restore, while nodes still give back leases of before.
+	ledger := NewLedger(rand.Uint64()>>1, began, stored)
 	ended := make(chan struct{})
 	o.holds.Store(&ended)
 	defer func() {
@@ -210,7 +217,7 @@ func (l *Ledger) usage(limits map[string]Limit, now time.Time) []Usage {
 		u := Usage{Name: key.limit, Caller: key.caller, Value: key.value, Limit: limit}
 		switch a := e.account.(type) {
 		case *window:
-			u.Granted, u.Reset = a.granted, time.Duration(a.start+a.per-at)
+			u.Granted, u.Reset = limit.Requests-a.free(limit, at), time.Duration(a.start+a.per-at)
 		case *bucket:
 			u.Granted, u.Reset = max(limit.Burst-a.free(limit, at), 0), time.Duration(max(a.full-at, 0))
 		}

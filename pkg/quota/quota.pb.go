@@ -373,12 +373,14 @@ func (x *Grant) GetUnknown() bool {
 }
 
 // Reservation (sennit.quota.reserved.<limit>.<slot>) is what the owner may have granted: the accounts of one limit
-// whose hash falls into one slot.
+// whose hash falls into one slot. Without a limit it is of a ledger that was restored: everything that could be granted
+// of any limit up to a time is reserved.
 type Reservation struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Limit         string                 `protobuf:"bytes,1,opt,name=limit,proto3" json:"limit,omitempty"`
 	Slot          uint32                 `protobuf:"varint,2,opt,name=slot,proto3" json:"slot,omitempty"`
 	Accounts      []*Reserved            `protobuf:"bytes,3,rep,name=accounts,proto3" json:"accounts,omitempty"`
+	Restored      int64                  `protobuf:"varint,90,opt,name=restored,proto3" json:"restored,omitempty"` // the time at which the first owner since began, Unix time in nanoseconds; 0: none did
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -432,6 +434,13 @@ func (x *Reservation) GetAccounts() []*Reserved {
 		return x.Accounts
 	}
 	return nil
+}
+
+func (x *Reservation) GetRestored() int64 {
+	if x != nil {
+		return x.Restored
+	}
+	return 0
 }
 
 type Reserved struct {
@@ -536,11 +545,12 @@ const file_quota_proto_rawDesc = "" +
 	"\alife_ns\x18\x03 \x01(\x04R\x06lifeNs\x12\x19\n" +
 	"\bagain_ns\x18\x04 \x01(\x04R\aagainNs\x12\x19\n" +
 	"\breset_ns\x18\x05 \x01(\x04R\aresetNs\x12\x18\n" +
-	"\aunknown\x18\x06 \x01(\bR\aunknown\"n\n" +
+	"\aunknown\x18\x06 \x01(\bR\aunknown\"\x8a\x01\n" +
 	"\vReservation\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\tR\x05limit\x12\x12\n" +
 	"\x04slot\x18\x02 \x01(\rR\x04slot\x125\n" +
-	"\baccounts\x18\x03 \x03(\v2\x19.sennit.quota.v1.ReservedR\baccounts\"\x81\x01\n" +
+	"\baccounts\x18\x03 \x03(\v2\x19.sennit.quota.v1.ReservedR\baccounts\x12\x1a\n" +
+	"\brestored\x18Z \x01(\x03R\brestored\"\x81\x01\n" +
 	"\bReserved\x12\x16\n" +
 	"\x06caller\x18\x01 \x01(\tR\x06caller\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\x12\x15\n" +

@@ -22,17 +22,14 @@ var web = exchange.ServiceName{Namespace: "shop", Name: "web"}
 
 // diskTerm is a term over a disk in memory.
 type diskTerm struct {
-	number uint64
-	mu     sync.Mutex
-	disk   map[slotKey]*Reservation
-	err    error
+	mu   sync.Mutex
+	disk map[slotKey]*Reservation
+	err  error
 }
-
-func (d *diskTerm) Number() uint64 { return d.number }
 
 func (d *diskTerm) Stored() (all []*Reservation) {
 	for _, r := range d.disk {
-		all = append(all, r)
+		all = append(all, proto.Clone(r).(*Reservation))
 	}
 	return all
 }
@@ -53,7 +50,7 @@ func mesh(t *testing.T, limits map[string]Limit, names ...string) (*Owner, []*Sp
 	ctx, cancel := context.WithCancel(t.Context())
 	var group sync.WaitGroup
 	t.Cleanup(func() { cancel(); group.Wait() })
-	group.Go(func() { _ = o.Hold(ctx, &diskTerm{number: 1, disk: map[slotKey]*Reservation{}}, time.Now()) })
+	group.Go(func() { _ = o.Hold(ctx, &diskTerm{disk: map[slotKey]*Reservation{}}, time.Now()) })
 	var spenders []*Spender
 	for _, name := range names {
 		s := NewSpender(func(ctx context.Context, r *Request) (*Answer, error) {

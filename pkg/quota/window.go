@@ -6,7 +6,7 @@ type window struct {
 	granted int64
 	ceiling int64 // granted never exceeds it; on disk where the limit is reserved
 	per     int64
-	from    int64 // no window that began before is opened: a predecessor may still grant from it
+	from    int64 // nothing is free in a window that began before: a predecessor may grant from it, or has
 }
 
 func (w *window) settle(limit Limit, now int64) {
@@ -15,13 +15,16 @@ func (w *window) settle(limit Limit, now int64) {
 		w.start, w.granted, w.ceiling = start, 0, 0
 	}
 	if limit.unreserved() {
-		if w.ceiling = limit.Requests; w.start < w.from {
-			w.ceiling = 0
-		}
+		w.ceiling = limit.Requests
 	}
 }
 
-func (w *window) free(limit Limit, _ int64) int64 { return limit.Requests - w.granted }
+func (w *window) free(limit Limit, _ int64) int64 {
+	if w.start < w.from {
+		return 0
+	}
+	return limit.Requests - w.granted
+}
 
 func (w *window) raise(limit Limit, n, _ int64) int64 {
 	step := max(1, limit.Requests/reserveShare)
