@@ -62,7 +62,7 @@ type Identity struct {
 	writing  sync.Mutex // held from reading the state until its successor is stored; inside renewing
 
 	mu        sync.Mutex
-	state     *NodeIdentity // as stored; never changed, only replaced
+	state     *NodeIdentity // as stored, but for a roster that could not be; never changed, only replaced
 	address   string
 	lastErr   error
 	skew      time.Duration // of this host's clock, ahead of the controller's
@@ -106,12 +106,13 @@ func NewIdentity(cfg IdentityConfig) (*Identity, error) {
 // Close closes the file. Certificate and Verify go on with what they have.
 func (i *Identity) Close() error { return i.db.Close() }
 
+// load reads what is stored, and writes nothing: a node starts on a full disk too.
 func (i *Identity) load() error {
 	state := &NodeIdentity{}
-	err := i.db.Update(func(tx *bbolt.Tx) error {
-		bucket, err := tx.CreateBucketIfNotExists(bucketIdentity)
-		if err != nil {
-			return err
+	err := i.db.View(func(tx *bbolt.Tx) error {
+		bucket := tx.Bucket(bucketIdentity)
+		if bucket == nil {
+			return nil
 		}
 		value := bucket.Get(keyIdentity)
 		if value == nil {
@@ -146,7 +147,11 @@ func (i *Identity) store(state *NodeIdentity) error {
 	}
 	sum := sha256.Sum256(data)
 	err = i.db.Update(func(tx *bbolt.Tx) error {
-		return tx.Bucket(bucketIdentity).Put(keyIdentity, append(sum[:], data...))
+		bucket, err := tx.CreateBucketIfNotExists(bucketIdentity)
+		if err != nil {
+			return err
+		}
+		return bucket.Put(keyIdentity, append(sum[:], data...))
 	})
 	if err != nil {
 		return fmt.Errorf("store the node's identity (is the disk full?): %w", err)

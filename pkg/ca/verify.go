@@ -96,7 +96,8 @@ func (i *Identity) verifyPeer(state tls.ConnectionState) (spiffeid.ID, error) {
 }
 
 // UpdateRoster takes a roster as it was published, and reports whether it replaces the one held. One that is
-// older is no error and changes nothing. It is stored before it is believed.
+// older is no error and changes nothing. Where it cannot be stored it is believed all the same, since what it revokes must
+// end, and is stored with what is stored next.
 func (i *Identity) UpdateRoster(raw []byte) (bool, error) {
 	i.writing.Lock()
 	defer i.writing.Unlock()
@@ -119,7 +120,10 @@ func (i *Identity) UpdateRoster(raw []byte) (bool, error) {
 		return false, err
 	}
 	if err := i.store(next); err != nil {
-		return false, err
+		i.cfg.Log.Warn("the newest roster is believed, and would be forgotten by a restart", "node", state.GetNode(), "err", err)
+		i.mu.Lock()
+		i.state = next
+		i.mu.Unlock()
 	}
 	i.believed.Store(b)
 	if i.unshown() {

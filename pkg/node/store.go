@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -42,18 +43,31 @@ func openStore(dir string) (*store, error) {
 	if err != nil {
 		return nil, err
 	}
-	err = db.Update(func(tx *bbolt.Tx) error {
-		for _, name := range [][]byte{snapshotsBucket, servicesBucket, lanesBucket} {
+	if err := prepare(db); err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare %s: %w (is the disk full?)", file, err), db.Close())
+	}
+	return &store{db: db, owed: map[string][]snapshot.Raw{}}, nil
+}
+
+// prepare makes what is missing in the file. It writes nothing where all is there: a node starts on a full disk too.
+func prepare(db *bbolt.DB) error {
+	names := [][]byte{snapshotsBucket, servicesBucket, lanesBucket}
+	missing := false
+	err := db.View(func(tx *bbolt.Tx) error {
+		missing = slices.ContainsFunc(names, func(name []byte) bool { return tx.Bucket(name) == nil })
+		return nil
+	})
+	if err != nil || !missing {
+		return err
+	}
+	return db.Update(func(tx *bbolt.Tx) error {
+		for _, name := range names {
 			if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 				return err
 			}
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("prepare %s: %w (is the disk full?)", file, err), db.Close())
-	}
-	return &store{db: db, owed: map[string][]snapshot.Raw{}}, nil
 }
 
 // snapshots returns all kept messages.

@@ -1,8 +1,13 @@
 package node
 
 import (
+	"errors"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+
+	"go.etcd.io/bbolt"
 
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -28,5 +33,30 @@ func TestKeepTriesAgain(t *testing.T) {
 	}
 	if kept, err := s.snapshots(); err != nil || len(kept) != 1 || kept[0].Subject != "other" {
 		t.Errorf("kept %v, %v", kept, err)
+	}
+}
+
+// A node starts from a file that takes nothing more.
+func TestStoreOpensOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	s, err := openStore(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(s.keep("some", []snapshot.Raw{{Subject: "some", Data: []byte{1}}}), s.close()); err != nil {
+		t.Fatal(err)
+	}
+	full, err := bbolt.Open(filepath.Join(dir, "node.db"), 0o600, &bbolt.Options{OpenFile: func(name string, _ int, mode os.FileMode) (*os.File, error) {
+		return os.OpenFile(name, os.O_RDONLY, mode)
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = full.Close() })
+	if err := prepare(full); err != nil {
+		t.Error(err)
+	}
+	if err := full.Update(func(tx *bbolt.Tx) error { return tx.Bucket(snapshotsBucket).Put([]byte("k"), nil) }); err == nil {
+		t.Error("the file takes more, so that nothing was shown")
 	}
 }
