@@ -406,6 +406,7 @@ type NodeRecord struct {
 	Why           string                 `protobuf:"bytes,13,opt,name=why,proto3" json:"why,omitempty"`                                           // the state, in a sentence
 	Epoch         uint64                 `protobuf:"varint,14,opt,name=epoch,proto3" json:"epoch,omitempty"`                                      // in which the node showed its receipt last: what it had before a restore is known then
 	ReceiptNumber uint64                 `protobuf:"varint,90,opt,name=receipt_number,json=receiptNumber,proto3" json:"receipt_number,omitempty"` // of the last that was given out
+	Allowed       []string               `protobuf:"bytes,91,rep,name=allowed,proto3" json:"allowed,omitempty"`                                   // services that an operator allowed since then: a receipt of before does not take them back
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -543,6 +544,13 @@ func (x *NodeRecord) GetReceiptNumber() uint64 {
 		return x.ReceiptNumber
 	}
 	return 0
+}
+
+func (x *NodeRecord) GetAllowed() []string {
+	if x != nil {
+		return x.Allowed
+	}
+	return nil
 }
 
 // Receipt is the controllers' word on a node's key. A registry that was restored believes the newest.
@@ -1712,7 +1720,7 @@ const file_ca_proto_rawDesc = "" +
 	"\aused_by\x18\x06 \x01(\fR\x06usedBy\x12 \n" +
 	"\fused_unix_ms\x18\a \x01(\x03R\n" +
 	"usedUnixMs\x12\x18\n" +
-	"\arevoked\x18\b \x01(\bR\arevoked\"\xee\x03\n" +
+	"\arevoked\x18\b \x01(\bR\arevoked\"\x88\x04\n" +
 	"\n" +
 	"NodeRecord\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
@@ -1733,7 +1741,8 @@ const file_ca_proto_rawDesc = "" +
 	"\x0frenewed_unix_ms\x18\f \x01(\x03R\rrenewedUnixMs\x12\x10\n" +
 	"\x03why\x18\r \x01(\tR\x03why\x12\x14\n" +
 	"\x05epoch\x18\x0e \x01(\x04R\x05epoch\x12%\n" +
-	"\x0ereceipt_number\x18Z \x01(\x04R\rreceiptNumber\"\xe6\x01\n" +
+	"\x0ereceipt_number\x18Z \x01(\x04R\rreceiptNumber\x12\x18\n" +
+	"\aallowed\x18[ \x03(\tR\aallowed\"\xe6\x01\n" +
 	"\aReceipt\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1d\n" +

@@ -2,6 +2,7 @@ package ca
 
 import (
 	"bytes"
+	"slices"
 	"time"
 )
 
@@ -81,8 +82,22 @@ func newer(receipt *Receipt, record *NodeRecord) bool {
 	return receipt.GetEpoch() > record.GetEpoch() || receipt.GetNumber() > record.GetReceiptNumber()
 }
 
-// believe takes from a receipt what the registry has lost.
+// believe takes from a receipt what the registry has lost. What an operator allowed since the registry was restored he
+// did not take back by restoring it.
 func (r *NodeRecord) believe(receipt *Receipt) {
+	allowed := r.GetAllowed()
 	r.PublicKey, r.Generation = receipt.GetPublicKey(), receipt.GetGeneration()
 	r.Services, r.ReceiptNumber = receipt.GetServices(), receipt.GetNumber()
+	for _, service := range allowed[:min(len(allowed), max(maxServices-len(r.GetServices()), 0))] {
+		r.allow(service)
+	}
+}
+
+// allow lets the node run a service. The caller minds maxServices.
+func (r *NodeRecord) allow(service string) {
+	for _, services := range []*[]string{&r.Services, &r.Allowed} {
+		if !slices.Contains(*services, service) {
+			*services = append(*services, service)
+		}
+	}
 }

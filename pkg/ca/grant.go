@@ -26,6 +26,7 @@ const (
 func (r *Registrar) grant(ctx context.Context, verb string, record *NodeRecord, sequence uint64, wanted *Wanted, keys *wantedKeys) (*Grant, error) {
 	now, node, authority := r.cfg.Now(), record.GetNode(), r.cfg.Authority
 	record.ReceiptNumber++
+	record.Allowed = nil // the receipt says so from now on
 	receipt, err := proto.Marshal(&Receipt{
 		Cluster: authority.Cluster(), Node: node, PublicKey: record.GetPublicKey(), Generation: record.GetGeneration(),
 		Services: record.GetServices(), IssuedUnixMs: now.UnixMilli(), Epoch: authority.Epoch(),

@@ -151,9 +151,7 @@ func (r *Registrar) Node(ctx context.Context, node string) (Node, error) {
 // the service from its configuration, and asks at once (Identity.Refresh).
 func (r *Registrar) Allow(ctx context.Context, node string, service exchange.ServiceName) error {
 	return r.change(ctx, node, func(record *NodeRecord) error {
-		if !slices.Contains(record.GetServices(), service.String()) {
-			record.Services = append(record.Services, service.String())
-		}
+		record.allow(service.String())
 		_, err := parseServices(record.GetServices())
 		return err
 	})
@@ -163,7 +161,8 @@ func (r *Registrar) Allow(ctx context.Context, node string, service exchange.Ser
 // are revoked.
 func (r *Registrar) Deny(ctx context.Context, node string, service exchange.ServiceName) error {
 	return r.change(ctx, node, func(record *NodeRecord) error {
-		record.Services = slices.DeleteFunc(record.Services, func(s string) bool { return s == service.String() })
+		is := func(s string) bool { return s == service.String() }
+		record.Services, record.Allowed = slices.DeleteFunc(record.Services, is), slices.DeleteFunc(record.Allowed, is)
 		return nil
 	})
 }

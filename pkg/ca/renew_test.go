@@ -237,17 +237,47 @@ func TestRestoredRegistryBelievesAServiceMore(t *testing.T) {
 	}
 	key := c.node("web1").Key
 	c.store.restore(backup)
+	third := exchange.ServiceName{Namespace: "default", Name: "third"} // that an operator allows before the node has come
+	if err := c.registrar.Allow(t.Context(), "web1", third); err != nil {
+		t.Fatal(err)
+	}
 	if err := i.Want(t.Context(), c.wire("web1"), billing); err != nil {
 		t.Fatalf("after the restore: %v", err)
 	}
-	if _, err := i.Certificate(billing); err != nil {
-		t.Error(err)
+	for _, service := range []exchange.ServiceName{orders, billing, third} {
+		if _, err := i.Certificate(service); err != nil {
+			t.Error(err)
+		}
 	}
 	if node := c.node("web1"); node.Generation != 1 || node.Key != key || !slices.Contains(node.Services, billing) {
 		t.Errorf("registered as %+v", node)
 	}
 	if !c.reported(nil) {
 		t.Error("not reported")
+	}
+}
+
+// What was taken from a node after a backup stays taken, where its receipt says so.
+func TestRestoredRegistryBelievesAServiceLess(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	i := c.joined("web1", orders)
+	if err := c.registrar.Allow(t.Context(), "web1", billing); err != nil {
+		t.Fatal(err)
+	}
+	if err := i.Want(t.Context(), c.wire("web1"), billing); err != nil {
+		t.Fatal(err)
+	}
+	backup := c.store.backup()
+	if err := c.registrar.Deny(t.Context(), "web1", billing); err != nil {
+		t.Fatal(err)
+	}
+	if err := i.Renew(t.Context(), c.wire("web1")); err != nil {
+		t.Fatal(err)
+	}
+	c.store.restore(backup)
+	if err := i.Want(t.Context(), c.wire("web1"), billing); !errors.Is(err, ErrNotAllowed) {
+		t.Errorf("after the restore: %v", err)
 	}
 }
 
