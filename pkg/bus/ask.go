@@ -68,6 +68,9 @@ func (f *follow) tick(now time.Time) {
 
 func (f *follow) move(now time.Time) {
 	f.moveAt = now.Add(moveEvery + f.jitter(moveEvery/2))
+	if f.silence.fails(now) {
+		f.problem("beats are missing: trying another server", fmt.Errorf("none for %s", now.Sub(f.beats.last).Round(time.Second)))
+	}
 	f.actions = append(f.actions, action{move: true})
 }
 
@@ -125,10 +128,15 @@ func (f *follow) answer(now time.Time, nonce, payload []byte, err error) {
 		answer, err = f.open(now, payload, asked)
 	}
 	if err != nil {
-		f.problem("catching up failed", err)
+		if f.unasked.fails(now) {
+			f.problem("catching up failed", err)
+		}
 		f.ask = nil
 		f.again(now)
 		return
+	}
+	if f.unasked.over() {
+		f.problem("catching up is answered again", nil)
 	}
 	f.ask = nil
 	f.outdated = answer.GetEpoch() < f.trust.Roster().GetEpoch()
@@ -269,9 +277,13 @@ func (f *follow) sendReport() {
 // reported takes the outcome of a report: what did not arrive is said again.
 func (f *follow) reported(now time.Time, err error) {
 	if err != nil {
-		f.problem("reporting what is applied failed", err)
+		if f.unreported.fails(now) {
+			f.problem("reporting what is applied failed", err)
+		}
 		f.reportAll = true
 		f.reportAt = now.Add(askBackoff + f.jitter(askSpread))
+	} else if f.unreported.over() {
+		f.problem("what is applied is reported again", nil)
 	}
 	f.reporting = false
 }

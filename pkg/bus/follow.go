@@ -46,7 +46,7 @@ type follow struct {
 	cluster, node string
 	random        *rand.Rand // for jitter
 	nonce         func() []byte
-	problem       func(string, error) // what was dropped, for the log
+	problem       func(string, error) // for the log: what was dropped, or fails; without an error, what is well again
 
 	root     [32]byte
 	trust    *snapshot.Trust
@@ -58,14 +58,17 @@ type follow struct {
 	epoch    uint64 // the newest that was verified: what is older is of a history that was given up
 	stale    bool
 	moveAt   time.Time
+	silence  trouble // of beats
 
 	ask      *ask      // outstanding
 	outdated bool      // the last answer was of an older epoch than what is known: who gives them is shown the roster
 	askAt    time.Time // when the next may go out; zero: nothing to ask
 	failures int
+	unasked  trouble // of catching up
 	allAt    time.Time
 
-	reporting   bool      // outstanding
+	reporting   bool // outstanding
+	unreported  trouble
 	reportAt    time.Time // zero: nothing to report
 	reportAllAt time.Time
 	reportAll   bool
@@ -302,6 +305,9 @@ func (f *follow) beat(now time.Time, opened snapshot.Opened) {
 	newer, gap := f.beats.take(at, now)
 	if newer && f.stale {
 		f.stale = false
+		if f.silence.over() {
+			f.problem("beats come again", nil)
+		}
 	}
 	if newer && beat.GetUnixMs() > 0 {
 		f.actions = append(f.actions, action{told: beat.GetUnixMs()})

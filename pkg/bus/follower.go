@@ -121,7 +121,7 @@ func (f *Follower) Run(ctx context.Context) error {
 	})
 	defer stop()
 	core := newFollow(f.cfg.Cluster, f.cfg.Node, f.cfg.Root, f.cfg.Features, mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64())),
-		newNonce, func(what string, err error) { f.cfg.Log.Warn(what, "node", f.cfg.Node, "err", err) }, time.Now(), f.cfg.Kept)
+		newNonce, f.tell, time.Now(), f.cfg.Kept)
 	if f.cfg.Verify != nil {
 		core.opener.SetVerify(f.cfg.Verify)
 	}
@@ -153,6 +153,15 @@ func (f *Follower) Run(ctx context.Context) error {
 			f.step(func() {})
 		}
 	}
+}
+
+// tell writes into the log what the core says.
+func (f *Follower) tell(what string, err error) {
+	if err == nil {
+		f.cfg.Log.Info(what, "node", f.cfg.Node)
+		return
+	}
+	f.cfg.Log.Warn(what, "node", f.cfg.Node, "err", err)
 }
 
 // step changes the core: by do, by the calls that wait, and by the time.
@@ -196,7 +205,6 @@ func (f *Follower) do(ctx context.Context, a action) error {
 			f.cfg.Clock(time.UnixMilli(a.told))
 		}
 	case a.move:
-		f.cfg.Log.Warn("no beat came for a while: trying another server", "node", f.cfg.Node)
 		return f.cfg.Conn.Reconnect()
 	case a.update != nil:
 		f.cfg.Deliver(*a.update)

@@ -511,7 +511,11 @@ func (n *simNode) do(a action) {
 	case a.update != nil:
 		n.apply(*a.update)
 	case a.report != nil:
-		n.core.reported(s.now, nil)
+		var err error
+		if s.now.Before(s.servers[n.server].stalledUntil) {
+			err = errSim
+		}
+		n.core.reported(s.now, err)
 	case a.catchup != nil:
 		n.request(a, alive)
 	}
