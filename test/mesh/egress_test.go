@@ -61,8 +61,9 @@ func TestEgress(t *testing.T) {
 	out := startOutside(t)
 	m := Start(t, Config{Services: []string{"shop/web", "shop/desk"}, Flags: []string{"--access-log-share", "1"}})
 	web := m.Listen("one", "shop/web", fmt.Sprintf("shop/bank:%d", out.port))
-	m.Write("two", "service: shop/bank\negress: {allow: [127.0.0.0/8, '::1/128']}\n")
-	m.Write("three", "service: shop/bank\negress: {allow: [127.0.0.0/8, '::1/128']}\n")
+	const itself = "service: shop/bank\negress: {allow: [127.0.0.0/8, '::1/128']}\n"
+	m.must("declare", m.Declare("two", "bank.yaml", itself))
+	m.Write("three", itself)
 	m.MustApply(out.document("example.com", here))
 	programmed := func(says string) {
 		t.Helper()
@@ -106,6 +107,16 @@ func TestEgress(t *testing.T) {
 	if got, want := out.host.Load(), fmt.Sprintf("localhost:%d", out.port); got != want {
 		t.Errorf("Host is %q outside, want %q", got, want)
 	}
+
+	// What services.d opens counts from when it is written, with no change of a document.
+	m.must("declare", m.Declare("two", "bank.yaml", "service: shop/bank\negress: {}\n"))
+	await(http.StatusBadGateway, "address-refused")
+	before := out.requests.Load()
+	if status, reason := post(); status != http.StatusBadGateway || reason != "address-refused" || out.requests.Load() != before {
+		t.Errorf("closed in services.d: %d %q, and %d requests arrived", status, reason, out.requests.Load()-before)
+	}
+	m.must("declare", m.Declare("two", "bank.yaml", itself))
+	await(http.StatusOK, "outside POST /pay 10 EUR")
 
 	for _, wrong := range []struct{ document, reason string }{
 		{out.document("other.example", here), "tls-failed"},
