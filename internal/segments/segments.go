@@ -13,7 +13,8 @@ import (
 // through.
 const most = 1200
 
-// Short bounds what both ends of a connection send in one segment (net.Dialer.Control).
+// Short bounds what both ends of a connection send in one segment (Control of a net.Dialer), or of every connection that a
+// socket accepts (Control of a net.ListenConfig).
 func Short(_, _ string, raw syscall.RawConn) error {
 	var failed error
 	if err := raw.Control(func(fd uintptr) {

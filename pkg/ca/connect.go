@@ -6,9 +6,11 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"strings"
 	"time"
 
+	"github.com/sennit-mesh/sennit/internal/segments"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -47,7 +49,7 @@ func dialBus(ctx context.Context, cfg bus.ConnConfig) (Requester, func(), error)
 func pinnedRoot(ctx context.Context, cfg bus.ConnConfig) (*x509.Certificate, error) {
 	var failed error
 	for _, server := range cfg.Servers {
-		dialer := tls.Dialer{Config: cfg.TLS}
+		dialer := tls.Dialer{NetDialer: &net.Dialer{Control: segments.Short}, Config: cfg.TLS}
 		conn, err := dialer.DialContext(ctx, "tcp", server)
 		if err != nil {
 			failed = errors.Join(failed, err)

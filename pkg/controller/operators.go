@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sennit-mesh/sennit/internal/segments"
 	"github.com/sennit-mesh/sennit/internal/socket"
 	"github.com/sennit-mesh/sennit/pkg/apiserver"
 	"github.com/sennit-mesh/sennit/pkg/ca"
@@ -87,7 +88,7 @@ func (c *Controller) serveAPI(ctx context.Context) error {
 		<-ctx.Done()
 		return nil
 	}
-	var listen net.ListenConfig
+	listen := net.ListenConfig{Control: segments.Short} // for every client, kubectl too
 	l, err := listen.Listen(ctx, "tcp", c.cfg.API.String())
 	if err != nil {
 		return fmt.Errorf("%w (another process has the port, or it needs a privilege; choose with --api)", err)

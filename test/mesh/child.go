@@ -19,7 +19,7 @@ func Main(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	run := map[string]func(context.Context, []string) error{
-		"controller": runController, "node": runNode, "service": runService, "stranger": runStranger,
+		"controller": runController, "node": runNode, "service": runService, "stranger": runStranger, "operator": runOperator,
 	}[os.Args[1]]
 	if run == nil {
 		os.Exit(m.Run())

@@ -110,19 +110,32 @@ func Start(t testing.TB, cfg Config) *Mesh {
 	t.Cleanup(m.end)
 	m.must("start the controller", m.StartController(t.Context()))
 	for _, name := range cfg.Nodes {
-		m.Flags[name] = slices.Concat([]string{"--drain-time", "10s"}, m.metricsFlag(name), cfg.Flags)
-		m.lanes[name] = fmt.Sprintf("127.0.0.1:%d", m.port())
-		if m.network != nil {
-			m.Prefix[name] = m.network.prefix(name)
-			m.lanes[name] = fmt.Sprintf("%s:%d", m.network.address(name), lanesPort)
-		}
-		if offset := cfg.Clocks[name]; offset != 0 {
-			m.SetClock(name, offset)
-		}
-		_, err := m.Join(t.Context(), name, m.lanes[name], cfg.Services...)
-		m.must("join "+name, err)
+		m.join(name, cfg.Services...)
 	}
 	return m
+}
+
+// join lets a host become a node and starts it.
+func (m *Mesh) join(name string, services ...string) {
+	m.t.Helper()
+	m.Flags[name] = slices.Concat([]string{"--drain-time", "10s"}, m.metricsFlag(name), m.cfg.Flags)
+	m.lanes[name] = fmt.Sprintf("127.0.0.1:%d", m.port())
+	if m.network != nil {
+		m.Prefix[name] = m.network.prefix(name)
+		m.lanes[name] = fmt.Sprintf("%s:%d", m.network.address(name), lanesPort)
+	}
+	if offset := m.cfg.Clocks[name]; offset != 0 {
+		m.SetClock(name, offset)
+	}
+	_, err := m.Join(m.t.Context(), name, m.lanes[name], services...)
+	m.must("join "+name, err)
+}
+
+// JoinLater lets one more host become a node, in namespaces one of Config.Outside, and starts it.
+func (m *Mesh) JoinLater(name string, services ...string) {
+	m.t.Helper()
+	m.cfg.Nodes = append(slices.Clone(m.cfg.Nodes), name)
+	m.join(name, services...)
 }
 
 // In is the mesh for a subtest, which fails instead of the test that started the mesh.

@@ -99,10 +99,7 @@ func TestRestored(t *testing.T) {
 	file, key := m.takeBackup()
 
 	// What the backup does not know.
-	m.lanes["four"] = fmt.Sprintf("127.0.0.1:%d", m.port())
-	m.cfg.Nodes = append(m.cfg.Nodes, "four")
-	_, err := m.Join(t.Context(), "four", m.lanes["four"], "default/orders")
-	m.must("join four", err)
+	m.JoinLater("four", "default/orders")
 	m.Serve("four", Service{Name: "default/orders", Version: "v4"})
 	m.must("allow three one more service", m.Allow("three", "default/stock"))
 	m.Serve("three", Service{Name: "default/stock", Version: "stock"})

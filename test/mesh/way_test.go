@@ -76,16 +76,19 @@ func TestSmallMTUInTheMiddle(t *testing.T) {
 	}
 }
 
-// TestSmallMTUOverTCP: where longer packets are dropped without a word, lanes over TCP come up and carry bulk.
+// TestSmallMTUOverTCP: where longer packets are dropped without a word, a host joins, an operator's command is answered, and
+// lanes over TCP come up and carry bulk.
 func TestSmallMTUOverTCP(t *testing.T) {
 	if testing.Short() {
 		t.Skip("disturbs wires for a while")
 	}
 	t.Parallel()
-	m := Start(t, Config{Namespaces: true, Wires: true, Nodes: []string{"one", "two"}, Services: []string{"default/web", "default/orders"}, Flags: []string{"--lane", "tcp"}})
-	for _, host := range []string{"one", "two"} {
+	m := Start(t, Config{Namespaces: true, Wires: true, Nodes: []string{"one"}, Outside: []string{"two"}, Services: []string{"default/web", "default/orders"}, Flags: []string{"--lane", "tcp"}})
+	for _, host := range []string{"one", "two", Controller} {
 		m.Wire(Path{Host: host}, Fault{MTU: 1280})
 	}
+	m.JoinLater("two", "default/orders")
+	m.must("operate", m.Operate("two"))
 	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
 	address := m.Listen("one", "default/web", "default/orders:80")
 	m.AwaitAnswer("one", address, "v1")
