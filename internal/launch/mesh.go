@@ -195,10 +195,14 @@ func (m *Mesh) await(ctx context.Context, p *Process, ready func(context.Context
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
+	var err error
 	for {
-		err := ready(ctx)
-		if err == nil {
+		now := ready(ctx)
+		if now == nil {
 			return nil
+		}
+		if ctx.Err() == nil || err == nil { // what was in the way, not that the time is over
+			err = now
 		}
 		select {
 		case <-tick.C:

@@ -54,6 +54,9 @@ type LoadConfig struct {
 	PerConnection int
 }
 
+// slowPace is for a load that goes on for long while the test waits.
+const slowPace = 20 * time.Millisecond
+
 // Load begins to send.
 func (m *Mesh) Load(cfg LoadConfig) *Load {
 	if len(cfg.Methods) == 0 {
