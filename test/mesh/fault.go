@@ -101,11 +101,12 @@ func udpOf(f []byte) []byte {
 	return datagram
 }
 
-// translate puts another port into a frame's UDP datagram: that of its sender (at 0) or receiver (at 2).
-func translate(f []byte, at int, from, to uint16) {
+// translate puts another port into a frame's UDP datagram: that of its sender (at 0) or receiver (at 2). It reports whether
+// there was something to do.
+func translate(f []byte, at int, from, to uint16) bool {
 	datagram := udpOf(f)
 	if datagram == nil || binary.BigEndian.Uint16(datagram[at:]) != from {
-		return
+		return false
 	}
 	binary.BigEndian.PutUint16(datagram[at:], to)
 	if sum := binary.BigEndian.Uint16(datagram[6:]); sum != 0 { // 0: there is none
@@ -115,6 +116,7 @@ func translate(f []byte, at int, from, to uint16) {
 		}
 		binary.BigEndian.PutUint16(datagram[6:], changed)
 	}
+	return true
 }
 
 // complete writes the checksum that the sender's kernel left to its network card: over everything from start on,

@@ -69,6 +69,11 @@ func (m *Mesh) Carried(host string, way Way) (passed, lost int64) {
 	return w.passed.Load(), w.lost.Load()
 }
 
+// Translated is how many packets a host's wire has translated on one way.
+func (m *Mesh) Translated(host string, way Way) int64 {
+	return m.wires[host].ways[way].translated.Load()
+}
+
 // A wire is between a host's port and the bridge: what comes out of one goes into the other, as the faults say. It
 // stands for what netem does in kernels that have it.
 type wire struct{ ways map[Way]*way }
@@ -80,8 +85,8 @@ type way struct {
 	stop     atomic.Bool
 	wake     chan struct{}
 
-	passed, lost atomic.Int64
-	failed       atomic.Pointer[error]
+	passed, lost, translated atomic.Int64
+	failed                   atomic.Pointer[error]
 
 	mu     sync.Mutex
 	faults map[netip.Addr]Fault // by peer; the zero address: all others
@@ -254,10 +259,14 @@ func (w *way) take(frame []byte, direction Way) {
 	}
 	w.passed.Add(1)
 	if fault.Port != 0 {
+		translated := false
 		if direction == Out {
-			translate(frame, 0, lanesPort, fault.Port)
+			translated = translate(frame, 0, lanesPort, fault.Port)
 		} else {
-			translate(frame, 2, fault.Port, lanesPort)
+			translated = translate(frame, 2, fault.Port, lanesPort)
+		}
+		if translated {
+			w.translated.Add(1)
 		}
 	}
 	now := time.Now()

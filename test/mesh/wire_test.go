@@ -128,8 +128,13 @@ func TestAddressChanges(t *testing.T) {
 	m, address := wired(t)
 	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, Methods: []string{"GET", "POST"}})
 	for _, port := range []uint16{40001, 40002, 40003} {
+		out, in := m.Translated("one", Out), m.Translated("one", In)
 		m.Wire(Path{Host: "one"}, Fault{Port: port})
 		m.AwaitAnswers(load, fmt.Sprintf("requests by port %d", port), anyAnswer, 300)
+		m.must("lanes", lanesOver(m, "one", "quic", ""))
+		if m.Translated("one", Out) == out || m.Translated("one", In) == in {
+			t.Errorf("nothing goes by port %d", port)
+		}
 	}
 	if got := load.Stop(); got.Failed > 0 {
 		t.Errorf("%s\n%s", got, strings.Join(got.Failures, "\n"))
