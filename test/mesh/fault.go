@@ -17,7 +17,7 @@ type Fault struct {
 	MTU       int           // longer packets are lost without a word, in bytes of IP; 0: none are
 	Down      bool          // everything is lost
 	// Port is what a translator of addresses makes of the port of the lanes in what the host sends over UDP, and
-	// undoes in what comes back; 0: it stays.
+	// undoes in what comes back; what comes to the port of the lanes itself is lost. 0: it stays.
 	Port uint16
 }
 
@@ -99,6 +99,12 @@ func udpOf(f []byte) []byte {
 		return nil
 	}
 	return datagram
+}
+
+// comesTo reports whether a frame holds a UDP datagram to a port.
+func comesTo(f []byte, port uint16) bool {
+	datagram := udpOf(f)
+	return datagram != nil && binary.BigEndian.Uint16(datagram[2:]) == port
 }
 
 // translate puts another port into a frame's UDP datagram: that of its sender (at 0) or receiver (at 2). It reports whether

@@ -253,7 +253,8 @@ func (w *way) take(frame []byte, direction Way) {
 		}
 	}
 	due, n := w.plan.next(&fault, len(frame)-ethernet)
-	if n == 0 {
+	outside := direction == In && fault.Port != 0 && comesTo(frame, lanesPort)
+	if n == 0 || outside {
 		w.lost.Add(1)
 		return
 	}
