@@ -553,3 +553,46 @@ func TestWatchesEndWithTheServer(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A deadlines is a response whose deadline for writing can be looked at while nothing is written.
+type deadlines struct {
+	*httptest.ResponseRecorder
+	deadline time.Time
+	flushed  int
+	idle     func(flushed int)
+}
+
+func (d *deadlines) SetWriteDeadline(at time.Time) error {
+	if d.deadline = at; at.IsZero() {
+		d.idle(d.flushed)
+	}
+	return nil
+}
+
+func (d *deadlines) FlushError() error {
+	if d.deadline.IsZero() {
+		return errors.New("without a deadline a client can hold this up")
+	}
+	d.flushed++
+	return nil
+}
+
+// Over HTTP/2 a deadline ends a stream when it comes: a watch on which nothing happens must have none.
+func TestIdleWatchesStayOpen(t *testing.T) {
+	t.Parallel()
+	w := start(t, nil)
+	w.must(201, "POST", services, jsonType, serviceDoc("a", 1))
+	ctx, cancel := context.WithCancel(t.Context())
+	rec := &deadlines{ResponseRecorder: httptest.NewRecorder(), idle: func(flushed int) {
+		if flushed == 2 { // what there is, and the end of it
+			cancel()
+		}
+	}}
+	stop := context.AfterFunc(w.Context(), cancel)
+	defer stop()
+	req := httptest.NewRequestWithContext(ctx, "GET", services+"?watch=1&timeoutSeconds=5", nil)
+	w.server.LocalHandler(func(*http.Request) Caller { return Caller{User: "root"} }).ServeHTTP(rec, req)
+	if rec.flushed != 2 || !rec.deadline.IsZero() {
+		t.Errorf("%d flushes, deadline %s", rec.flushed, rec.deadline)
+	}
+}

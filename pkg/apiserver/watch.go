@@ -89,8 +89,7 @@ func (s *Server) watch(w http.ResponseWriter, r *request) error {
 			return nil
 		}
 	}
-	_ = out.SetWriteDeadline(time.Now().Add(writeWithin))
-	if out.Flush() != nil {
+	if flush(out) != nil {
 		return nil
 	}
 	wr.run(ends, bookmarks)
@@ -271,6 +270,17 @@ func (s *Server) sender(w http.ResponseWriter, out *http.ResponseController, r *
 		if _, err := w.Write(data); err != nil {
 			return err
 		}
-		return out.Flush()
+		return flush(out)
 	}
+}
+
+// flush sends what was written, to a client that takes it in time. The deadline must not outlive that: over HTTP/2 it
+// ends the stream when it comes, whether anything is being written or not.
+func flush(out *http.ResponseController) error {
+	_ = out.SetWriteDeadline(time.Now().Add(writeWithin))
+	if err := out.Flush(); err != nil {
+		return err
+	}
+	_ = out.SetWriteDeadline(time.Time{})
+	return nil
 }
