@@ -26,14 +26,14 @@ func main() {
 	}
 }
 
-// write copies the schema of version v1 from the standard channel.
+// write copies the schema of version v1 from the experimental channel, which has all of the standard one.
 func write(plural string) error {
 	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}\n{{.Version}}", module).Output()
 	if err != nil {
 		return fmt.Errorf("find module %s: %w (run `go mod download` first)", module, err)
 	}
 	dir, version, _ := bytes.Cut(bytes.TrimSpace(out), []byte("\n"))
-	file := filepath.Join(string(dir), "config", "crd", "standard", "gateway.networking.k8s.io_"+plural+".yaml")
+	file := filepath.Join(string(dir), "config", "crd", "experimental", "gateway.networking.k8s.io_"+plural+".yaml")
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return err

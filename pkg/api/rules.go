@@ -12,8 +12,17 @@ import (
 // They are written in Go so that no CEL interpreter is linked; a test fails where a schema has a rule that is
 // not here. A rule sees values that have passed the schema, with defaults set.
 var rules = map[string]func(v any) bool{
-	"sectionName must be specified when parentRefs includes 2 or more references to the same parent": parentsNamed,
-	"sectionName must be unique when parentRefs includes 2 or more references to the same parent":    parentsUnique,
+	"sectionName or port must be specified when parentRefs includes 2 or more references to the same parent": parentsNamed,
+	"sectionName or port must be unique when parentRefs includes 2 or more references to the same parent":    parentsUnique,
+	"Rule name must be unique within the route": func(v any) bool {
+		names := map[string]bool{}
+		return !some(v.([]any), func(r any) bool {
+			name := str(r, "name")
+			again := name != "" && names[name]
+			names[name] = true
+			return again
+		})
+	},
 	"While 16 rules and 64 matches per rule are allowed, the total number of matches across all rules in a route must be less than 128": func(v any) bool {
 		n := 0
 		for _, r := range v.([]any) {
@@ -48,6 +57,17 @@ var rules = map[string]func(v any) bool{
 	"RequestRedirect filter cannot be repeated":        func(v any) bool { return count(v, "RequestRedirect") <= 1 },
 	"URLRewrite filter cannot be repeated":             func(v any) bool { return count(v, "URLRewrite") <= 1 },
 
+	"AbsoluteTimeout must be specified when cookie lifetimeType is Permanent": func(v any) bool {
+		return str(at(v, "cookieConfig"), "lifetimeType") != "Permanent" || has(v, "absoluteTimeout")
+	},
+	"cookieConfig can only be set with type Cookie":         func(v any) bool { return !has(v, "cookieConfig") || str(v, "type") == "Cookie" },
+	"grpc must be specified when protocol is set to 'GRPC'": func(v any) bool { return str(v, "protocol") != "GRPC" || has(v, "grpc") },
+	"protocol must be 'GRPC' when grpc is set":              func(v any) bool { return str(v, "protocol") == "GRPC" || !has(v, "grpc") },
+	"http must be specified when protocol is set to 'HTTP'": func(v any) bool { return str(v, "protocol") != "HTTP" || has(v, "http") },
+	"protocol must be 'HTTP' when http is set":              func(v any) bool { return str(v, "protocol") == "HTTP" || !has(v, "http") },
+
+	"filter.externalAuth must be nil if the filter.type is not ExternalAuth":                                                                               onlyFor("externalAuth", "ExternalAuth"),
+	"filter.externalAuth must be specified for ExternalAuth filter.type":                                                                                   neededFor("externalAuth", "ExternalAuth"),
 	"filter.cors must be nil if the filter.type is not CORS":                                                                                               onlyFor("cors", "CORS"),
 	"filter.cors must be specified for CORS filter.type":                                                                                                   neededFor("cors", "CORS"),
 	"filter.requestHeaderModifier must be nil if the filter.type is not RequestHeaderModifier":                                                             onlyFor("requestHeaderModifier", "RequestHeaderModifier"),
@@ -200,12 +220,11 @@ func sameParent(a, b any) bool {
 		str(a, "namespace") == str(b, "namespace")
 }
 
-// parentsNamed: of several references to one parent, all or none name a section. References to several ports of
-// one Service are told apart by port, as GEP-1426 has it, and need no section.
+// parentsNamed: of several references to one parent, all or none name a section, and all or none a port.
 func parentsNamed(v any) bool {
 	for i, a := range v.([]any) {
 		for _, b := range v.([]any)[:i] {
-			if sameParent(a, b) && num(a, "port") == num(b, "port") && (str(a, "sectionName") == "") != (str(b, "sectionName") == "") {
+			if sameParent(a, b) && ((str(a, "sectionName") == "") != (str(b, "sectionName") == "") || (num(a, "port") == 0) != (num(b, "port") == 0)) {
 				return false
 			}
 		}

@@ -284,6 +284,7 @@ func TestWhatIsNotExecutedIsRefused(t *testing.T) {
 	for _, tt := range []struct{ rule, says string }{
 		{`{filters: [{type: CORS, cors: {allowOrigins: ["https://a.example/"]}}], ` + to + `}`, "spec.rules[0].filters[0].cors.allowOrigins[0]"},
 		{`{filters: [{type: CORS, cors: {allowMethods: [GET, "*"]}}], ` + to + `}`, "spec.rules[0].filters[0].cors.allowMethods[1]"},
+		{`{filters: [{type: ExternalAuth, externalAuth: {protocol: HTTP, http: {}, backendRef: {name: v1, port: 80}}}], ` + to + `}`, "spec.rules[0].filters[0]: filters of type ExternalAuth"},
 		{`{filters: [{type: ExtensionRef}], ` + to + `}`, "spec.rules[0].filters[0]: filters of type ExtensionRef"},
 		{`{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: b}]}}], ` + to + `}`, "spec.rules[0].filters[0].requestHeaderModifier.set[0].name: Host"},
 		{`{filters: [{type: RequestHeaderModifier, requestHeaderModifier: {add: [{name: a, value: "b\r\nc: d"}]}}], ` + to + `}`, "spec.rules[0].filters[0].requestHeaderModifier.add[0].value"},

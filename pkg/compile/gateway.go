@@ -155,6 +155,9 @@ func refusedGateway(g *gatewayv1.Gateway) (gatewayv1.GatewayConditionReason, str
 	if i := g.Spec.Infrastructure; i != nil && i.ParametersRef != nil {
 		return gatewayv1.GatewayReasonInvalidParameters, "spec.infrastructure.parametersRef: gateways of this class have no parameters"
 	}
+	if d := g.Spec.DefaultScope; d != "" && d != gatewayv1.GatewayDefaultScopeNone {
+		return gatewayv1.GatewayReasonInvalid, "spec.defaultScope is not supported in this version"
+	}
 	if g.Spec.TLS != nil {
 		return gatewayv1.GatewayReasonInvalid, "spec.tls is not supported in this version"
 	}

@@ -216,6 +216,8 @@ func TestGatewaysThatAreRefused(t *testing.T) {
 		{"addresses: [{value: 10.1.1.1}]", "False UnsupportedAddress"},
 		{"addresses: [{type: IPAddress}]", "True Accepted"},
 		{"infrastructure: {parametersRef: {group: a, kind: b, name: c}}", "False InvalidParameters"},
+		{"defaultScope: All", "False Invalid"},
+		{"defaultScope: None", "True Accepted"},
 		{"tls: {backend: {clientCertificateRef: {name: c}}}", "False Invalid"},
 	} {
 		o := Compile(InputOf(t, class+`

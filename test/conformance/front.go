@@ -20,7 +20,7 @@ import (
 )
 
 // channel is the one of Gateway API's release channels from which the controller's schemas are made (internal/crdschema).
-const channel = "standard"
+const channel = "experimental"
 
 // A Front is the API that the suite is given: the controller's, and what only a Kubernetes cluster has beside it.
 type Front struct {
