@@ -36,11 +36,10 @@ func (c *Controller) writeGatewayStatuses(ctx context.Context, in compile.Input,
 		if !ours {
 			continue
 		}
-		err := c.writeConditions(ctx, api.GatewayClass, class, class.Status.Conditions, compiled, func(merged []metav1.Condition) any {
-			return gatewayv1.GatewayClassStatus{Conditions: merged}
-		})
-		if err != nil {
-			return err
+		if merged, changed := compile.MergeClassStatus(class.Status, compiled, metav1.Now()); changed {
+			if err := c.api.WriteStatus(ctx, api.GatewayClass, "", class.Name, string(class.UID), merged); err != nil {
+				return fmt.Errorf("status of gatewayclass %s: %w", class.Name, err)
+			}
 		}
 	}
 	for _, g := range in.Gateways {

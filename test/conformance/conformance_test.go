@@ -49,8 +49,9 @@ func TestConformance(t *testing.T) {
 	if len(options.ConformanceProfiles) == 0 {
 		options.ConformanceProfiles = []confsuite.ConformanceProfileName{confsuite.GatewayHTTPConformanceProfileName}
 	}
-	if len(options.SupportedFeatures) == 0 {
-		options.SupportedFeatures = []features.FeatureName{features.SupportGateway, features.SupportHTTPRoute, features.SupportReferenceGrant}
+	declared := classFeatures(t, options.Client, options.GatewayClassName)
+	if options.RunTest != "" && len(options.SupportedFeatures) == 0 {
+		options.SupportedFeatures = declared // else the suite reads them itself
 	}
 	options.CleanupBaseResources = false // all of the cluster ends
 	options.Implementation = confv1.Implementation{
@@ -131,6 +132,26 @@ func startCluster(t *testing.T, mesh *launch.Mesh, config *rest.Config) *Front {
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return front
+}
+
+// classFeatures are those that the class declares, once the controller has said what became of it.
+func classFeatures(t *testing.T, api client.Client, name string) (declared []features.FeatureName) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	must(t, eventually(ctx, func() error {
+		class := &gatewayv1.GatewayClass{}
+		if err := api.Get(ctx, client.ObjectKey{Name: name}, class); err != nil {
+			return err
+		}
+		if len(class.Status.SupportedFeatures) == 0 {
+			return fmt.Errorf("class %s declares no features", name)
+		}
+		for _, f := range class.Status.SupportedFeatures {
+			declared = append(declared, features.FeatureName(f.Name))
+		}
+		return nil
+	}))
+	return declared
 }
 
 // kubeconfig writes one for the front, which is open to whoever is in the namespace, and returns its file.
