@@ -18,6 +18,7 @@ var supported = []features.FeatureName{
 	features.SupportGatewayAddressEmpty,
 	features.SupportGatewayHTTPListenerIsolation,
 	features.SupportGatewayPort8080,
+	features.SupportGatewayStaticAddresses,
 
 	features.SupportHTTPRoute303RedirectStatusCode,
 	features.SupportHTTPRoute307RedirectStatusCode,

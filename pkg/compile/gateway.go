@@ -3,6 +3,7 @@ package compile
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -148,8 +149,11 @@ func newGateway(document *gatewayv1.Gateway, class *gatewayv1.GatewayClass, gs *
 // refusedGateway says what a Gateway asks for as a whole that no node gives it.
 func refusedGateway(g *gatewayv1.Gateway) (gatewayv1.GatewayConditionReason, string) {
 	for i, a := range g.Spec.Addresses {
-		if a.Value != "" {
-			return gatewayv1.GatewayReasonUnsupportedAddress, fmt.Sprintf("spec.addresses[%d]: the addresses of a gateway are said in services.d, on the hosts that run it", i)
+		if a.Type != nil && *a.Type != gatewayv1.IPAddressType {
+			return gatewayv1.GatewayReasonUnsupportedAddress, fmt.Sprintf("spec.addresses[%d].type: must be IPAddress, is %s", i, *a.Type)
+		}
+		if _, err := netip.ParseAddr(a.Value); a.Value != "" && err != nil {
+			return gatewayv1.GatewayReasonUnsupportedAddress, fmt.Sprintf("spec.addresses[%d].value: must be an IP address, is %q", i, a.Value)
 		}
 	}
 	if i := g.Spec.Infrastructure; i != nil && i.ParametersRef != nil {

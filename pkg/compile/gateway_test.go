@@ -211,9 +211,43 @@ func TestListenersThatAreNotInEffect(t *testing.T) {
 	}
 }
 
+// The addresses that a Gateway asks for are those of nodes that run it, or it is not programmed.
+func TestAddressesThatAGatewayAsksFor(t *testing.T) {
+	open := &snapshot.GatewayPort{Number: 80}
+	at := func(address string) *snapshot.Instance { return opened("n"+address, address, open) }
+	for _, tt := range []struct {
+		name, asks, want string
+		nodes            []*snapshot.Instance
+	}{
+		{"none", "[{type: IPAddress}]", "True Programmed", []*snapshot.Instance{at("10.1.1.1")}},
+		{"the one there is", "[{value: 10.1.1.1}]", "True Programmed", []*snapshot.Instance{at("10.1.1.1")}},
+		{"one of two", "[{value: 10.1.1.1}]", "True Programmed", []*snapshot.Instance{at("10.1.1.1"), at("10.1.1.2")}},
+		{"another", "[{value: 10.1.1.2}]", "False AddressNotUsable", []*snapshot.Instance{at("10.1.1.1")}},
+		{"one more", "[{value: 10.1.1.1}, {value: 10.1.1.2}]", "False AddressNotUsable", []*snapshot.Instance{at("10.1.1.1")}},
+		{"a node that lets in everywhere", "[{value: 10.0.0.1}]", "True Programmed", []*snapshot.Instance{at("0.0.0.0")}},
+		{"written in another way", "[{value: 'fd00:0::1'}]", "True Programmed", []*snapshot.Instance{at("fd00::1")}},
+		{"nobody", "[{value: 10.1.1.1}]", "False NoResources", nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			in := InputOf(t, class+`
+---
+kind: Gateway
+metadata: {name: edge, namespace: shop, generation: 3}
+spec: {gatewayClassName: sennit, listeners: [{name: a, port: 80, protocol: HTTP}], addresses: `+tt.asks+`}`)
+			in.Instances = tt.nodes
+			if got := said(t, edgeStatus(t, Compile(in)).Conditions, "Programmed"); got != tt.want {
+				t.Error(got)
+			}
+		})
+	}
+}
+
 func TestGatewaysThatAreRefused(t *testing.T) {
 	for _, tt := range []struct{ spec, says string }{
-		{"addresses: [{value: 10.1.1.1}]", "False UnsupportedAddress"},
+		{"addresses: [{type: Hostname, value: a.example}]", "False UnsupportedAddress"},
+		{"addresses: [{type: x/y, value: 10.1.1.1}]", "False UnsupportedAddress"},
+		{"addresses: [{value: a.example}]", "False UnsupportedAddress"},
+		{"addresses: [{value: 10.1.1.1}]", "True Accepted"},
 		{"addresses: [{type: IPAddress}]", "True Accepted"},
 		{"infrastructure: {parametersRef: {group: a, kind: b, name: c}}", "False InvalidParameters"},
 		{"defaultScope: All", "False Invalid"},

@@ -69,12 +69,39 @@ func (g *gateway) programmedWhole(accepted v1.Condition, waiting string) v1.Cond
 		c.Reason, c.Message = string(gatewayv1.GatewayReasonInvalid), "the Gateway is not accepted"
 	case len(g.nodes) == 0:
 		c.Reason, c.Message = string(gatewayv1.GatewayReasonNoResources), g.nobody()
+	case len(g.missing()) > 0:
+		c.Reason = string(gatewayv1.GatewayReasonAddressNotUsable)
+		c.Message = fmt.Sprintf("no living node that runs the gateway has %s (write it as gateway.address in services.d of the host that has it)", strings.Join(g.missing(), ", "))
 	case waiting != "":
 		c.Reason, c.Message = string(gatewayv1.GatewayReasonPending), waiting
 	default:
 		c.Status, c.Reason, c.Message = v1.ConditionTrue, string(gatewayv1.GatewayReasonProgrammed), "in effect on nodes "+nodeNames(g.nodes)
 	}
 	return cut(c)
+}
+
+// missing are the addresses that the document asks for, and where no node lets requests in.
+func (g *gateway) missing() []string {
+	var missing []string
+	for _, wanted := range g.document.Spec.Addresses {
+		has := func(n *snapshot.Instance) bool {
+			at, known := letsInAt(n)
+			return known && at.String() == canonical(wanted.Value)
+		}
+		if wanted.Value != "" && !slices.ContainsFunc(g.nodes, has) {
+			missing = append(missing, wanted.Value)
+		}
+	}
+	return missing
+}
+
+// canonical is the one way to write an IP address. What is none stays as it is.
+func canonical(address string) string {
+	at, err := netip.ParseAddr(address)
+	if err != nil {
+		return address
+	}
+	return at.String()
 }
 
 func (g *gateway) nobody() string {
@@ -159,19 +186,25 @@ func (l *listener) resolved() v1.Condition {
 	return cut(c)
 }
 
-// addresses are where nodes say that they let requests in; where that is on each of their addresses, it is the one that
-// other nodes dial.
+// letsInAt is where a node says that it lets requests in; where that is on each of its addresses, it is the one that other
+// nodes dial.
+func letsInAt(n *snapshot.Instance) (netip.Addr, bool) {
+	at, err := netip.ParseAddr(n.Gateway.Address)
+	if err == nil && !at.IsUnspecified() {
+		return at, true
+	}
+	lane, err := netip.ParseAddrPort(n.LaneAddress)
+	return lane.Addr(), err == nil
+}
+
+// addresses are where nodes let requests in.
 func (g *gateway) addresses() []gatewayv1.GatewayStatusAddress {
 	kind := gatewayv1.IPAddressType
 	var all []gatewayv1.GatewayStatusAddress
 	for _, n := range g.nodes {
-		at, err := netip.ParseAddr(n.Gateway.Address)
-		if err != nil || at.IsUnspecified() {
-			lane, err := netip.ParseAddrPort(n.LaneAddress)
-			if err != nil {
-				continue
-			}
-			at = lane.Addr()
+		at, known := letsInAt(n)
+		if !known {
+			continue
 		}
 		one := gatewayv1.GatewayStatusAddress{Type: &kind, Value: at.String()}
 		if len(all) < maxAddresses && !slices.ContainsFunc(all, func(a gatewayv1.GatewayStatusAddress) bool { return a.Value == one.Value }) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"k8s.io/apimachinery/pkg/types"
@@ -13,10 +14,12 @@ import (
 )
 
 // Addresses gives each Gateway an address of its own, at one node, as a cluster's load balancer does: a file of the node's
-// services.d says which. For Sennit the address of a Gateway is the operator's to choose.
+// services.d says which. A Gateway that asks for the Usable address gets that.
 type Addresses struct {
 	Node *Host
 	API  client.WithWatch // the controller
+
+	Usable string
 
 	given  map[types.NamespacedName]string
 	number int
@@ -47,19 +50,22 @@ func (a *Addresses) follow(ctx context.Context) error {
 		name := types.NamespacedName{Namespace: gateway.Namespace, Name: gateway.Name}
 		if event.Type == watch.Deleted {
 			a.take(name)
-		} else if err := a.give(ctx, name); err != nil {
+		} else if err := a.give(ctx, name, gateway.Spec.Addresses); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (a *Addresses) give(ctx context.Context, name types.NamespacedName) error {
+func (a *Addresses) give(ctx context.Context, name types.NamespacedName, asked []gatewayv1.GatewaySpecAddress) error {
 	if a.given[name] != "" {
 		return nil
 	}
 	a.number++
 	address := fmt.Sprintf("10.97.%d.%d", a.number/200, 1+a.number%200)
+	if slices.ContainsFunc(asked, func(one gatewayv1.GatewaySpecAddress) bool { return one.Value == a.Usable }) {
+		address = a.Usable
+	}
 	if err := run("ip", "addr", "add", address+"/32", "dev", "lo"); err != nil {
 		return err
 	}

@@ -58,8 +58,25 @@ func TestConformance(t *testing.T) {
 		Organization: "sennit-mesh", Project: "sennit", URL: "https://github.com/sennit-mesh/sennit", Version: "main",
 		Contact: []string{"https://github.com/sennit-mesh/sennit/issues"},
 	}
+	kind := gatewayv1.IPAddressType
+	options.UsableNetworkAddresses = []gatewayv1.GatewaySpecAddress{{Type: &kind, Value: usableAddress}}
+	options.UnusableNetworkAddresses = []gatewayv1.GatewaySpecAddress{{Type: &kind, Value: "10.98.0.1"}}
+	whole := options.RunTest == "" && options.ReportOutputPath == ""
+	if options.ReportOutputPath == "" {
+		options.ReportOutputPath = filepath.Join(t.TempDir(), "report.yaml")
+	}
+	t.Cleanup(func() { // the suite writes it in a cleanup too: some tests end later than its Run
+		got := summary(readReport(t, options.ReportOutputPath))
+		t.Log("\n" + got)
+		if committed := summary(readReport(t, reportFile)); whole && committed != got {
+			t.Errorf("%s says otherwise; write it anew with -report-output %s:\n%s", reportFile, reportFile, committed)
+		}
+	})
 	suite.RunConformanceWithOptions(t, options)
 }
+
+// usableAddress is one that a Gateway may ask for.
+const usableAddress = "10.97.255.1"
 
 // The hosts of the mesh.
 const (
@@ -128,7 +145,7 @@ func startCluster(t *testing.T, mesh *launch.Mesh, config *rest.Config) *Front {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		(&Addresses{Node: &Host{Mesh: mesh, Name: gatewayHost}, API: api}).Run(ctx)
+		(&Addresses{Node: &Host{Mesh: mesh, Name: gatewayHost}, API: api, Usable: usableAddress}).Run(ctx)
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return front
