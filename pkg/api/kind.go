@@ -90,6 +90,11 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "dev.sennit.v1alpha1.ExternalService", typ: reflect.TypeFor[ExternalService](),
 	}
+	ResiliencePolicies = &Kind{
+		Group: "sennit.dev", Version: "v1alpha1", Name: "ResiliencePolicy", Plural: "resiliencepolicies", Singular: "resiliencepolicy", Short: []string{"resilience"},
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "dev.sennit.v1alpha1.ResiliencePolicy", typ: reflect.TypeFor[ResiliencePolicy](),
+	}
 	JoinTokens = &Kind{
 		Group: "sennit.dev", Version: "v1alpha1", Name: "JoinToken", Plural: "jointokens", Singular: "jointoken",
 		Derived: true, Verbs: []string{"create", "delete", "get", "list", "watch"},
@@ -104,7 +109,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, JoinTokens, Nodes}
 }
 
 // ByResource returns the kind that a URL names, or nil.
@@ -165,6 +170,7 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	}
 	gv := schema.GroupVersion{Group: "sennit.dev", Version: "v1alpha1"}
 	s.AddKnownTypes(gv, &JoinToken{}, &JoinTokenList{}, &Node{}, &NodeList{}, &QuotaPolicy{}, &QuotaPolicyList{}, &ExternalService{}, &ExternalServiceList{})
+	s.AddKnownTypes(gv, &ResiliencePolicy{}, &ResiliencePolicyList{})
 	return s
 })
 

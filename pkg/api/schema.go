@@ -97,6 +97,16 @@ var traits = map[string]struct {
 	"ExternalServiceSpec.protocol":     {def: "HTTP"},
 	"ExternalServiceTLS.mode":          {need: true},
 	"ExternalServiceStatus.conditions": {keys: []string{"type"}},
+
+	"ResiliencePolicy.spec":                {need: true},
+	"ResiliencePolicySpec.targetRefs":      {need: true},
+	"ResilienceTarget.kind":                {need: true},
+	"ResilienceTarget.name":                {need: true},
+	"ResilienceOutliers.ejectionTime":      {def: "30s"},
+	"ResilienceOutliers.maxEjectionTime":   {def: "5m"},
+	"ResilienceOutliers.maxEjectedPercent": {def: int64(50)},
+	"ResilienceOutliers.panicPercent":      {def: int64(50)},
+	"ResiliencePolicyStatus.conditions":    {keys: []string{"type"}},
 }
 
 // model defines the struct t under a name and returns a reference to it.

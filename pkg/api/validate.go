@@ -37,6 +37,8 @@ func Check(k *Kind, u *unstructured.Unstructured) []Problem {
 		w.gateway(u)
 	case ExternalServices:
 		w.externalService(u)
+	case ResiliencePolicies:
+		w.resiliencePolicy(u)
 	}
 	if len(w.problems) == 0 {
 		if err := As(u, k.New()); err != nil {

@@ -131,6 +131,14 @@ var columns = map[*api.Kind][]column{
 		{"Accepted", "Whether the document is in effect.", false, condition("Accepted")},
 		{"Programmed", "Whether a node carries calls to it.", false, condition("Programmed")},
 	},
+	api.ResiliencePolicies: {
+		{"Targets", "Whose callers it is for.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "spec", "targetRefs"), func(m map[string]any) string {
+				return fmt.Sprintf("%v/%v", strings.ToLower(fmt.Sprint(m["kind"])), m["name"])
+			})
+		}},
+		{"Accepted", "Whether the policy is in effect.", false, condition("Accepted")},
+	},
 	api.JoinTokens: {
 		{"Node", "Name that the host will have.", false, text("spec", "node")},
 		{"Services", "Services that the host may run.", false, list("spec", "services")},

@@ -36,6 +36,8 @@ type service struct {
 	shards    []*snapshot.Endpoints // at least one
 	balance   snapshot.Balance
 	carrier   snapshot.Carrier
+
+	resilience *snapshot.Resilience // nil: no policy is for it
 }
 
 type servicePort struct {

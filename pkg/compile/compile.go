@@ -7,7 +7,7 @@
 // backend that answers 500. It neither numbers nor signs, and it does no I/O.
 //
 // Start reading at Compile; then attach.go (which route applies to whom), rules.go (what a route says),
-// precedence.go (in which order it is tried), quota.go (what is limited), external.go (what is outside), and gateway.go and ingress.go (what comes from
+// precedence.go (in which order it is tried), quota.go (what is limited), resilience.go (what is done about failures), external.go (what is outside), and gateway.go and ingress.go (what comes from
 // outside).
 package compile
 
@@ -33,6 +33,8 @@ type Input struct {
 	Routes   []*gatewayv1.HTTPRoute
 	Quotas   []*api.QuotaPolicy
 	External []*api.ExternalService
+	// Resilience says how callers deal with instances that fail.
+	Resilience []*api.ResiliencePolicy
 	// Gateways and their classes; Namespaces say by their labels whose routes a Gateway takes.
 	Gateways   []*gatewayv1.Gateway
 	Classes    []*gatewayv1.GatewayClass
@@ -61,6 +63,8 @@ type Output struct {
 	Classes  map[string][]metav1.Condition
 	// External holds the conditions of every ExternalService, without the times of transition.
 	External map[types.NamespacedName][]metav1.Condition
+	// Resilience holds the conditions of every ResiliencePolicy, without the times of transition.
+	Resilience map[types.NamespacedName][]metav1.Condition
 	// Limits says what each limit of the bodies allows, by its id.
 	Limits map[string]quota.Limit
 }
@@ -77,6 +81,7 @@ func Compile(in Input) Output {
 		External: services.externalConditions(in),
 		Limits:   make(map[string]quota.Limit, len(in.Quotas)),
 	}
+	out.Resilience = attachResilience(in, services)
 	gateways := newGateways(in, services, &out)
 	attached := make(attachments)
 	for _, route := range sortedRoutes(in.Routes) {
@@ -160,6 +165,8 @@ func (s *service) backend(port, weight uint32) *snapshot.Backend {
 		Shards:    uint32(len(s.shards)),
 		Balance:   s.balance,
 		Carrier:   s.carrier,
+
+		Resilience: s.resilience,
 	}
 }
 

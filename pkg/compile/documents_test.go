@@ -26,6 +26,8 @@ func InputOf(t testing.TB, documents string) (in Input) {
 			in.External = append(in.External, decode[api.ExternalService](t, text))
 		case "QuotaPolicy":
 			in.Quotas = append(in.Quotas, decode[api.QuotaPolicy](t, text))
+		case "ResiliencePolicy":
+			in.Resilience = append(in.Resilience, decode[api.ResiliencePolicy](t, text))
 		case "Gateway":
 			in.Gateways = append(in.Gateways, decode[gatewayv1.Gateway](t, text))
 		case "GatewayClass":

@@ -61,6 +61,8 @@ func overlaid(in compile.Input, docs []api.Document) (compile.Input, error) {
 			in.Quotas, err = overlay(in.Quotas, d)
 		case api.ExternalServices:
 			in.External, err = overlay(in.External, d)
+		case api.ResiliencePolicies:
+			in.Resilience, err = overlay(in.Resilience, d)
 		case api.Gateway:
 			in.Gateways, err = overlay(in.Gateways, d)
 		case api.GatewayClass:

@@ -83,6 +83,7 @@ type compiled struct {
 	spaces    decoded[corev1.Namespace]
 	grants    decoded[gatewayv1.ReferenceGrant]
 	secrets   decoded[corev1.Secret]
+	resilient decoded[api.ResiliencePolicy]
 	keys      keySealer
 	configs   map[string]bus.Body // of nodes, by subject; never changed,
 	configsOf *map[string]ca.Node // and the registry that they were made from

@@ -95,7 +95,8 @@ func (c *Controller) compile(ctx context.Context) error {
 	if !c.gathering.Load() {
 		c.publisher.Publish(set)
 	}
-	return errors.Join(c.writeStatuses(ctx, in.Routes, out), c.writeQuotaStatuses(ctx, in.Quotas, out), c.writeGatewayStatuses(ctx, in, out), c.writeExternalStatuses(ctx, in.External, out))
+	return errors.Join(c.writeStatuses(ctx, in.Routes, out), c.writeQuotaStatuses(ctx, in.Quotas, out), c.writeGatewayStatuses(ctx, in, out), c.writeExternalStatuses(ctx, in.External, out),
+		c.writeResilienceStatuses(ctx, in.Resilience, out))
 }
 
 // encode adds bodies as they are published.
@@ -165,7 +166,7 @@ func (c *Controller) forget(lost map[string]bool) {
 func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64, err error) {
 	const tries = 8
 	for range tries {
-		var sequences [9]uint64
+		var sequences [10]uint64
 		in = compile.Input{}
 		err := errors.Join(
 			read(ctx, c, api.Service, &c.services, &in.Services, &sequences[0]),
@@ -177,6 +178,7 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 			read(ctx, c, api.ExternalServices, &c.outside, &in.External, &sequences[6]),
 			read(ctx, c, api.ReferenceGrant, &c.grants, &in.Grants, &sequences[7]),
 			read(ctx, c, api.Secret, &c.secrets, &in.Secrets, &sequences[8]),
+			read(ctx, c, api.ResiliencePolicies, &c.resilient, &in.Resilience, &sequences[9]),
 		)
 		if err != nil {
 			return compile.Input{}, 0, err

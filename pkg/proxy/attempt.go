@@ -56,6 +56,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 		}
 		c.seen.Attempts++
 		f, answered := c.attempt(ctx, &request)
+		c.judge(f)
 		if answered {
 			return f.err == nil, f.err == nil || errors.Is(f.err, errEarly) || errors.Is(f.err, errSwitched)
 		}
@@ -77,6 +78,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 // a response was begun: nothing can be sent again then, and an error means that the caller saw it break off.
 func (c *caller) attempt(ctx context.Context, request *body) (f failure, answered bool) {
 	d := &c.decision
+	c.failed = false
 	key := laneOf(&c.call, d)
 	began, limit := time.Now(), c.limit()
 	if limit < 0 {
@@ -198,6 +200,7 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 	if err != nil {
 		return c.gone(stream, err), true
 	}
+	c.noteCode(stream)
 	return failure{}, true
 }
 

@@ -94,7 +94,13 @@ func startCaller(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule,
 	if rule == nil {
 		rule = &snapshot.Rule{}
 	}
-	rule.Backends = []*snapshot.Backend{{Namespace: "shop", Service: "orders", Port: 80, Weight: 1, Shards: 1, Balance: snapshot.Balance_BALANCE_ROUND_ROBIN}}
+	var policy *snapshot.Resilience
+	if len(rule.Backends) > 0 { // tests say what is for the service in a backend without a name
+		policy = rule.Backends[0].Resilience
+	}
+	rule.Backends = []*snapshot.Backend{{
+		Namespace: "shop", Service: "orders", Port: 80, Weight: 1, Shards: 1, Balance: snapshot.Balance_BALANCE_ROUND_ROBIN, Resilience: policy,
+	}}
 	outbound := &snapshot.Outbound{Ports: []*snapshot.OutboundPort{{Number: 80, Protocol: protocol, Rules: []*snapshot.Rule{rule}}}}
 	version := snapshot.Version{Revision: 1}
 	if _, err := p.table.Apply(snapshot.OutSubject("shop", "orders", ""), version, outbound); err != nil {

@@ -177,8 +177,9 @@ func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Ca
 		stream, err := o.Lanes.Open(ctx, laneOf(call, &d), d.Instance.Address, transport.Bulk)
 		if err != nil {
 			seen.Err = err
-			o.Table.MarkUnreachable(d.Instance, time.Now())
 			call.Now = time.Now()
+			o.Table.MarkUnreachable(d.Instance, call.Now)
+			d.Judge(true, call.Now)
 			o.Table.PickAgain(call, &d)
 			continue
 		}
@@ -193,7 +194,10 @@ func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Ca
 			seen.Outcome.Reason = f.reason
 			if f.unreachable() && seen.Received == 0 {
 				o.Table.MarkUnreachable(d.Instance, time.Now())
+				d.Judge(true, time.Now())
 			}
+		} else {
+			d.Judge(false, time.Now())
 		}
 		return
 	}

@@ -21,11 +21,12 @@ type selection struct {
 	from  []member
 	tried []*load
 	now   int64 // Unix nanoseconds; 0: those that are skipped may be taken too
+	heeds bool  // those that are ejected are skipped
 }
 
 func (s *selection) usable(i int) bool {
 	instance := s.from[i].instance
-	if s.now != 0 && instance.skipped(s.now) {
+	if s.now != 0 && (instance.skipped(s.now) || s.heeds && instance.standing.isEjected(s.now)) {
 		return false
 	}
 	return len(s.tried) == 0 || !slices.Contains(s.tried, instance.load)
@@ -34,7 +35,7 @@ func (s *selection) usable(i int) bool {
 // selectMember chooses among the healthy that this node can reach and did not try. Where none is healthy,
 // all are taken as if they were; where none can be reached, those are tried that could not.
 func selectMember(g *group, balance snapshot.Balance, b *backend, tried []*load, now int64, random rand.Source) (member, bool) {
-	s := selection{from: g.healthy, tried: tried, now: now}
+	s := selection{from: g.healthy, tried: tried, now: now, heeds: b.heeds(now)}
 	if len(s.from) == 0 {
 		s.from = g.all
 	}

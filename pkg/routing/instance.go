@@ -22,8 +22,10 @@ type Instance struct {
 	Labels   map[string]string // not to be changed
 	Version  string            // the label "version"
 
-	load *load
-	key  instanceKey
+	load      *load
+	key       instanceKey
+	standing  *standing // in the service whose endpoints these are
+	unhealthy bool      // as the endpoints say
 }
 
 type instanceKey struct {
@@ -70,7 +72,10 @@ func (t *Table) instance(e *snapshot.Endpoint) *Instance {
 		t.loads[key] = l
 	}
 	l.sets++
-	return &Instance{e.Node, address, identity, e.Instance, e.Labels, e.Labels["version"], l, key}
+	return &Instance{
+		Node: e.Node, Address: address, Identity: identity, ID: e.Instance, Labels: e.Labels, Version: e.Labels["version"],
+		load: l, key: key, unhealthy: e.Unhealthy,
+	}
 }
 
 // release forgets the loads that only a replaced set named.

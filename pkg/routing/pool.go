@@ -18,6 +18,12 @@ type pool struct {
 	name exchange.ServiceName
 	set  atomic.Pointer[set] // nil: never complete
 
+	ejections ejections
+	standings map[instanceKey]*standing // the writer's: of the instances of set
+
+	source     *snapshot.Resilience // the writer's: of which resilience was made last
+	resilience *resilience          // the writer's
+
 	budgets atomic.Pointer[map[exchange.ServiceName]*budget] // by caller; replaced where one is new
 
 	shards map[uint32]*shard // the writer's
@@ -35,6 +41,7 @@ type set struct {
 	ports     map[uint16]*group // the ports that some endpoint names
 	rest      *group            // for every other port
 	instances []*Instance       // each once
+	called    []*Instance       // those that some port's group has, each once
 }
 
 // A group is the instances that a request may go to, on few nodes (few.go).
@@ -81,6 +88,7 @@ func (t *Table) applyEndpoints(name exchange.ServiceName, number uint32, subject
 		old := p.set.Load()
 		p.set.Store(t.assemble(p))
 		t.release(old)
+		p.recount()
 		for _, i := range slices.Sorted(maps.Keys(p.shards)) {
 			if s := p.shards[i]; s.waits {
 				s.waits = false
@@ -154,6 +162,8 @@ func checkEndpoints(body *snapshot.Endpoints) error {
 // assemble makes the set of a complete pool.
 func (t *Table) assemble(p *pool) *set {
 	s := &set{ports: make(map[uint16]*group), rest: &group{}}
+	before := p.standings
+	p.standings = make(map[instanceKey]*standing, len(before))
 	for i := range p.stated() {
 		for _, e := range p.shards[i].body.Endpoints {
 			for _, port := range e.Ports {
@@ -166,6 +176,10 @@ func (t *Table) assemble(p *pool) *set {
 	for i := range p.stated() {
 		for _, e := range p.shards[i].body.Endpoints {
 			instance := t.instance(e)
+			if instance.standing = before[instance.key]; instance.standing == nil {
+				instance.standing = new(standing)
+			}
+			p.standings[instance.key] = instance.standing
 			s.instances = append(s.instances, instance)
 			if len(e.Ports) == 0 {
 				s.rest.add(member{instance, 0}, e.Unhealthy)
@@ -182,7 +196,30 @@ func (t *Table) assemble(p *pool) *set {
 	for _, g := range s.ports {
 		t.thin(g)
 	}
+	s.noteCalled()
 	return s
+}
+
+// noteCalled lists the instances that requests may go to.
+func (s *set) noteCalled() {
+	called := make(map[*Instance]bool, len(s.instances))
+	note := func(g *group) {
+		for _, m := range g.all {
+			called[m.instance] = true
+		}
+		for _, m := range g.healthy {
+			called[m.instance] = true
+		}
+	}
+	note(s.rest)
+	for _, g := range s.ports {
+		note(g)
+	}
+	for _, i := range s.instances {
+		if called[i] {
+			s.called = append(s.called, i)
+		}
+	}
 }
 
 // thin leaves few of each list: those that are not healthy take no place from those that are.

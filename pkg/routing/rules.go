@@ -47,7 +47,10 @@ type backend struct {
 	carrier snapshot.Carrier
 	filters *filters
 	pool    *pool
-	next    atomic.Uint32 // of round robin
+
+	resilience *resilience // nil: no policy is for the service
+
+	next atomic.Uint32 // of round robin
 }
 
 // held reports whether every shard that the rules refer to is held. Absent rules refer to nothing.
@@ -163,6 +166,7 @@ func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]u
 	if compiled.answer == 0 {
 		compiled.pool = t.pool(compiled.service)
 		refers[compiled.pool] = max(refers[compiled.pool], b.GetShards())
+		compiled.resilience = compiled.pool.resilient(b.GetResilience())
 	}
 	return compiled, nil
 }

@@ -8,8 +8,8 @@
 // whom to ask, and whom to ask next.
 //
 // Start reading at Pick (pick.go), and PickIngress (ingress.go) for what comes from outside; then index.go and
-// match.go (which rule), path.go (what a path is), balance.go and few.go (which instance), and here for how rules
-// come in.
+// match.go (which rule), path.go (what a path is), balance.go and few.go (which instance), policy.go and outlier.go (what is
+// done about failures), and here for how rules come in.
 package routing
 
 import (

@@ -1576,6 +1576,7 @@ type Backend struct {
 	Balance       Balance                `protobuf:"varint,8,opt,name=balance,proto3,enum=sennit.snapshot.v1.Balance" json:"balance,omitempty"`
 	Carrier       Carrier                `protobuf:"varint,9,opt,name=carrier,proto3,enum=sennit.snapshot.v1.Carrier" json:"carrier,omitempty"`
 	Filters       *Filters               `protobuf:"bytes,10,opt,name=filters,proto3" json:"filters,omitempty"`
+	Resilience    *Resilience            `protobuf:"bytes,51,opt,name=resilience,proto3" json:"resilience,omitempty"` // absent: no ResiliencePolicy is for the service
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1680,6 +1681,144 @@ func (x *Backend) GetFilters() *Filters {
 	return nil
 }
 
+func (x *Backend) GetResilience() *Resilience {
+	if x != nil {
+		return x.Resilience
+	}
+	return nil
+}
+
+// Resilience is what a ResiliencePolicy says of a service. Whoever does not know a part of it does without: it then
+// asks instances that others would not.
+type Resilience struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`     // "<ns>/<policy>"
+	Outliers      *Outliers              `protobuf:"bytes,2,opt,name=outliers,proto3" json:"outliers,omitempty"` // absent: no instance is ejected
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Resilience) Reset() {
+	*x = Resilience{}
+	mi := &file_snapshot_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Resilience) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Resilience) ProtoMessage() {}
+
+func (x *Resilience) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Resilience.ProtoReflect.Descriptor instead.
+func (*Resilience) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *Resilience) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *Resilience) GetOutliers() *Outliers {
+	if x != nil {
+		return x.Outliers
+	}
+	return nil
+}
+
+// Outliers say which instances a node does not ask for a while, because they did badly by what it saw itself.
+type Outliers struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	ConsecutiveErrors uint32                 `protobuf:"varint,1,opt,name=consecutive_errors,json=consecutiveErrors,proto3" json:"consecutive_errors,omitempty"`   // 0: not for these
+	EjectionMs        uint64                 `protobuf:"varint,2,opt,name=ejection_ms,json=ejectionMs,proto3" json:"ejection_ms,omitempty"`                        // the first time; the second for twice as long, and so on,
+	MaxEjectionMs     uint64                 `protobuf:"varint,3,opt,name=max_ejection_ms,json=maxEjectionMs,proto3" json:"max_ejection_ms,omitempty"`             // and never for longer
+	MaxEjectedPercent uint32                 `protobuf:"varint,4,opt,name=max_ejected_percent,json=maxEjectedPercent,proto3" json:"max_ejected_percent,omitempty"` // of the instances may be ejected at a time, and one always
+	PanicPercent      uint32                 `protobuf:"varint,5,opt,name=panic_percent,json=panicPercent,proto3" json:"panic_percent,omitempty"`                  // with fewer than so many left nothing counts as ejected
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Outliers) Reset() {
+	*x = Outliers{}
+	mi := &file_snapshot_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outliers) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outliers) ProtoMessage() {}
+
+func (x *Outliers) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outliers.ProtoReflect.Descriptor instead.
+func (*Outliers) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Outliers) GetConsecutiveErrors() uint32 {
+	if x != nil {
+		return x.ConsecutiveErrors
+	}
+	return 0
+}
+
+func (x *Outliers) GetEjectionMs() uint64 {
+	if x != nil {
+		return x.EjectionMs
+	}
+	return 0
+}
+
+func (x *Outliers) GetMaxEjectionMs() uint64 {
+	if x != nil {
+		return x.MaxEjectionMs
+	}
+	return 0
+}
+
+func (x *Outliers) GetMaxEjectedPercent() uint32 {
+	if x != nil {
+		return x.MaxEjectedPercent
+	}
+	return 0
+}
+
+func (x *Outliers) GetPanicPercent() uint32 {
+	if x != nil {
+		return x.PanicPercent
+	}
+	return 0
+}
+
 // Inbound (sennit.config.in.<ns>.<service>): what the nodes that run a service, or the Gateway of that name, need.
 type Inbound struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1692,7 +1831,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_snapshot_proto_msgTypes[20]
+	mi := &file_snapshot_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1704,7 +1843,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[20]
+	mi := &file_snapshot_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1717,7 +1856,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{20}
+	return file_snapshot_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Inbound) GetPorts() []*InboundPort {
@@ -1757,7 +1896,7 @@ type Outside struct {
 
 func (x *Outside) Reset() {
 	*x = Outside{}
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1769,7 +1908,7 @@ func (x *Outside) String() string {
 func (*Outside) ProtoMessage() {}
 
 func (x *Outside) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1782,7 +1921,7 @@ func (x *Outside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outside.ProtoReflect.Descriptor instead.
 func (*Outside) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{21}
+	return file_snapshot_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Outside) GetHost() string {
@@ -1846,7 +1985,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1858,7 +1997,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1871,7 +2010,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{22}
+	return file_snapshot_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *InboundPort) GetNumber() uint32 {
@@ -1916,7 +2055,7 @@ type Ingress struct {
 
 func (x *Ingress) Reset() {
 	*x = Ingress{}
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2067,7 @@ func (x *Ingress) String() string {
 func (*Ingress) ProtoMessage() {}
 
 func (x *Ingress) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2080,7 @@ func (x *Ingress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ingress.ProtoReflect.Descriptor instead.
 func (*Ingress) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{23}
+	return file_snapshot_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Ingress) GetListeners() []*IngressListener {
@@ -1983,7 +2122,7 @@ type IngressCertificate struct {
 
 func (x *IngressCertificate) Reset() {
 	*x = IngressCertificate{}
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1995,7 +2134,7 @@ func (x *IngressCertificate) String() string {
 func (*IngressCertificate) ProtoMessage() {}
 
 func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2008,7 +2147,7 @@ func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressCertificate.ProtoReflect.Descriptor instead.
 func (*IngressCertificate) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{24}
+	return file_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *IngressCertificate) GetChain() []byte {
@@ -2036,7 +2175,7 @@ type SealedKey struct {
 
 func (x *SealedKey) Reset() {
 	*x = SealedKey{}
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2048,7 +2187,7 @@ func (x *SealedKey) String() string {
 func (*SealedKey) ProtoMessage() {}
 
 func (x *SealedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2061,7 +2200,7 @@ func (x *SealedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKey.ProtoReflect.Descriptor instead.
 func (*SealedKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{25}
+	return file_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SealedKey) GetRecipient() []byte {
@@ -2088,7 +2227,7 @@ type IngressTLS struct {
 
 func (x *IngressTLS) Reset() {
 	*x = IngressTLS{}
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2239,7 @@ func (x *IngressTLS) String() string {
 func (*IngressTLS) ProtoMessage() {}
 
 func (x *IngressTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2252,7 @@ func (x *IngressTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressTLS.ProtoReflect.Descriptor instead.
 func (*IngressTLS) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IngressTLS) GetCertificates() []uint32 {
@@ -2136,7 +2275,7 @@ type IngressListener struct {
 
 func (x *IngressListener) Reset() {
 	*x = IngressListener{}
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2148,7 +2287,7 @@ func (x *IngressListener) String() string {
 func (*IngressListener) ProtoMessage() {}
 
 func (x *IngressListener) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2161,7 +2300,7 @@ func (x *IngressListener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressListener.ProtoReflect.Descriptor instead.
 func (*IngressListener) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *IngressListener) GetName() string {
@@ -2210,7 +2349,7 @@ type IngressHost struct {
 
 func (x *IngressHost) Reset() {
 	*x = IngressHost{}
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2222,7 +2361,7 @@ func (x *IngressHost) String() string {
 func (*IngressHost) ProtoMessage() {}
 
 func (x *IngressHost) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2235,7 +2374,7 @@ func (x *IngressHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressHost.ProtoReflect.Descriptor instead.
 func (*IngressHost) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *IngressHost) GetHostname() string {
@@ -2263,7 +2402,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2275,7 +2414,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2288,7 +2427,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_snapshot_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Endpoints) GetEndpoints() []*Endpoint {
@@ -2321,7 +2460,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2333,7 +2472,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2346,7 +2485,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{30}
+	return file_snapshot_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Endpoint) GetNode() string {
@@ -2408,7 +2547,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2420,7 +2559,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2433,7 +2572,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{31}
+	return file_snapshot_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *EndpointPort) GetNumber() uint32 {
@@ -2460,7 +2599,7 @@ type NodeConfig struct {
 
 func (x *NodeConfig) Reset() {
 	*x = NodeConfig{}
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2472,7 +2611,7 @@ func (x *NodeConfig) String() string {
 func (*NodeConfig) ProtoMessage() {}
 
 func (x *NodeConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2485,7 +2624,7 @@ func (x *NodeConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeConfig.ProtoReflect.Descriptor instead.
 func (*NodeConfig) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{32}
+	return file_snapshot_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *NodeConfig) GetServices() []string {
@@ -2509,7 +2648,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2521,7 +2660,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2534,7 +2673,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{33}
+	return file_snapshot_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Beat) GetNumber() uint64 {
@@ -2584,7 +2723,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2596,7 +2735,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2609,7 +2748,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{34}
+	return file_snapshot_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Stored) GetSubject() string {
@@ -2645,7 +2784,7 @@ type SignedRoster struct {
 
 func (x *SignedRoster) Reset() {
 	*x = SignedRoster{}
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2657,7 +2796,7 @@ func (x *SignedRoster) String() string {
 func (*SignedRoster) ProtoMessage() {}
 
 func (x *SignedRoster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2670,7 +2809,7 @@ func (x *SignedRoster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRoster.ProtoReflect.Descriptor instead.
 func (*SignedRoster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{35}
+	return file_snapshot_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SignedRoster) GetRoster() []byte {
@@ -2709,7 +2848,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2721,7 +2860,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2734,7 +2873,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{36}
+	return file_snapshot_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Roster) GetCluster() string {
@@ -2796,7 +2935,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2808,7 +2947,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2821,7 +2960,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{37}
+	return file_snapshot_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SigningKey) GetId() string {
@@ -2952,7 +3091,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"FieldMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xe7\x02\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xa7\x03\n" +
 	"\aBackend\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -2964,7 +3103,21 @@ const file_snapshot_proto_rawDesc = "" +
 	"\abalance\x18\b \x01(\x0e2\x1b.sennit.snapshot.v1.BalanceR\abalance\x125\n" +
 	"\acarrier\x18\t \x01(\x0e2\x1b.sennit.snapshot.v1.CarrierR\acarrier\x125\n" +
 	"\afilters\x18\n" +
-	" \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\"\xae\x01\n" +
+	" \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12>\n" +
+	"\n" +
+	"resilience\x183 \x01(\v2\x1e.sennit.snapshot.v1.ResilienceR\n" +
+	"resilience\"^\n" +
+	"\n" +
+	"Resilience\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x128\n" +
+	"\boutliers\x18\x02 \x01(\v2\x1c.sennit.snapshot.v1.OutliersR\boutliers\"\xd7\x01\n" +
+	"\bOutliers\x12-\n" +
+	"\x12consecutive_errors\x18\x01 \x01(\rR\x11consecutiveErrors\x12\x1f\n" +
+	"\vejection_ms\x18\x02 \x01(\x04R\n" +
+	"ejectionMs\x12&\n" +
+	"\x0fmax_ejection_ms\x18\x03 \x01(\x04R\rmaxEjectionMs\x12.\n" +
+	"\x13max_ejected_percent\x18\x04 \x01(\rR\x11maxEjectedPercent\x12#\n" +
+	"\rpanic_percent\x18\x05 \x01(\rR\fpanicPercent\"\xae\x01\n" +
 	"\aInbound\x125\n" +
 	"\x05ports\x18\x01 \x03(\v2\x1f.sennit.snapshot.v1.InboundPortR\x05ports\x125\n" +
 	"\aingress\x18\x02 \x01(\v2\x1b.sennit.snapshot.v1.IngressR\aingress\x125\n" +
@@ -3078,7 +3231,7 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_snapshot_proto_goTypes = []any{
 	(Protocol)(0),              // 0: sennit.snapshot.v1.Protocol
 	(Carrier)(0),               // 1: sennit.snapshot.v1.Carrier
@@ -3104,25 +3257,27 @@ var file_snapshot_proto_goTypes = []any{
 	(*StringMatch)(nil),        // 21: sennit.snapshot.v1.StringMatch
 	(*FieldMatch)(nil),         // 22: sennit.snapshot.v1.FieldMatch
 	(*Backend)(nil),            // 23: sennit.snapshot.v1.Backend
-	(*Inbound)(nil),            // 24: sennit.snapshot.v1.Inbound
-	(*Outside)(nil),            // 25: sennit.snapshot.v1.Outside
-	(*InboundPort)(nil),        // 26: sennit.snapshot.v1.InboundPort
-	(*Ingress)(nil),            // 27: sennit.snapshot.v1.Ingress
-	(*IngressCertificate)(nil), // 28: sennit.snapshot.v1.IngressCertificate
-	(*SealedKey)(nil),          // 29: sennit.snapshot.v1.SealedKey
-	(*IngressTLS)(nil),         // 30: sennit.snapshot.v1.IngressTLS
-	(*IngressListener)(nil),    // 31: sennit.snapshot.v1.IngressListener
-	(*IngressHost)(nil),        // 32: sennit.snapshot.v1.IngressHost
-	(*Endpoints)(nil),          // 33: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),           // 34: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),       // 35: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),         // 36: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),               // 37: sennit.snapshot.v1.Beat
-	(*Stored)(nil),             // 38: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),       // 39: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),             // 40: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),         // 41: sennit.snapshot.v1.SigningKey
-	nil,                        // 42: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(*Resilience)(nil),         // 24: sennit.snapshot.v1.Resilience
+	(*Outliers)(nil),           // 25: sennit.snapshot.v1.Outliers
+	(*Inbound)(nil),            // 26: sennit.snapshot.v1.Inbound
+	(*Outside)(nil),            // 27: sennit.snapshot.v1.Outside
+	(*InboundPort)(nil),        // 28: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),            // 29: sennit.snapshot.v1.Ingress
+	(*IngressCertificate)(nil), // 30: sennit.snapshot.v1.IngressCertificate
+	(*SealedKey)(nil),          // 31: sennit.snapshot.v1.SealedKey
+	(*IngressTLS)(nil),         // 32: sennit.snapshot.v1.IngressTLS
+	(*IngressListener)(nil),    // 33: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),        // 34: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),          // 35: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),           // 36: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),       // 37: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),         // 38: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),               // 39: sennit.snapshot.v1.Beat
+	(*Stored)(nil),             // 40: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),       // 41: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),             // 42: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),         // 43: sennit.snapshot.v1.SigningKey
+	nil,                        // 44: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
 	6,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
@@ -3153,28 +3308,30 @@ var file_snapshot_proto_depIdxs = []int32{
 	2,  // 25: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
 	1,  // 26: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
 	13, // 27: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
-	26, // 28: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	27, // 29: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
-	25, // 30: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
-	0,  // 31: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
-	0,  // 32: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	31, // 33: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
-	11, // 34: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
-	9,  // 35: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
-	28, // 36: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
-	29, // 37: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
-	32, // 38: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
-	30, // 39: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
-	34, // 40: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	42, // 41: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	35, // 42: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	38, // 43: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	41, // 44: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	45, // [45:45] is the sub-list for method output_type
-	45, // [45:45] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	24, // 28: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
+	25, // 29: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
+	28, // 30: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	29, // 31: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
+	27, // 32: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
+	0,  // 33: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
+	0,  // 34: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	33, // 35: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	11, // 36: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
+	9,  // 37: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
+	30, // 38: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
+	31, // 39: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
+	34, // 40: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	32, // 41: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
+	36, // 42: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	44, // 43: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	37, // 44: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	40, // 45: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	43, // 46: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -3188,7 +3345,7 @@ func file_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   39,
+			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

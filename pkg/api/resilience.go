@@ -1,0 +1,218 @@
+package api
+
+import (
+	"slices"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// A ResiliencePolicy (sennit.dev/v1alpha1) says how callers of a service deal with instances that fail.
+type ResiliencePolicy struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	Spec   ResiliencePolicySpec   `json:"spec,omitempty"`
+	Status ResiliencePolicyStatus `json:"status,omitempty"`
+}
+
+// ResiliencePolicySpec says for whom it is, and what is done.
+type ResiliencePolicySpec struct {
+	TargetRefs []ResilienceTarget  `json:"targetRefs"`
+	Outliers   *ResilienceOutliers `json:"outliers,omitempty"` // nil: no instance is ejected
+}
+
+// A ResilienceTarget is a Service or an ExternalService of the policy's namespace.
+type ResilienceTarget struct {
+	Group string `json:"group"`
+	Kind  string `json:"kind"`
+	Name  string `json:"name"`
+}
+
+// ResilienceOutliers says when an instance is not asked for a while. Each node judges by what it saw itself.
+type ResilienceOutliers struct {
+	ConsecutiveErrors int32           `json:"consecutiveErrors,omitempty"` // 0: not for these
+	EjectionTime      metav1.Duration `json:"ejectionTime,omitempty"`
+	MaxEjectionTime   metav1.Duration `json:"maxEjectionTime,omitempty"`
+	MaxEjectedPercent int32           `json:"maxEjectedPercent,omitempty"`
+	PanicPercent      int32           `json:"panicPercent,omitempty"` // 0 would say nothing: see SwaggerDoc
+}
+
+// ResiliencePolicyStatus is what became of the policy.
+type ResiliencePolicyStatus struct {
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
+}
+
+// ResiliencePolicyList is the list of ResiliencePolicy.
+type ResiliencePolicyList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+
+	Items []ResiliencePolicy `json:"items"`
+}
+
+const (
+	maxResilienceTargets = 16
+	maxConsecutiveErrors = 10_000
+	maxEjectionTime      = 24 * time.Hour
+)
+
+// resiliencePolicy checks what the schema cannot say, and names the group of targets that do not.
+func (w *walker) resiliencePolicy(u *unstructured.Unstructured) {
+	spec := u.Object["spec"]
+	targets := items(spec, "targetRefs")
+	w.between("spec.targetRefs", "items", int64(len(targets)), 1, maxResilienceTargets)
+	seen := map[string]int{}
+	for i, t := range targets {
+		at := index("spec.targetRefs", i)
+		w.resilienceTarget(at, t)
+		key := str(t, "kind") + "/" + str(t, "name")
+		if first, have := seen[key]; have {
+			w.add(at, DuplicateValue, "must be unique, but %s is already item %d", key, first)
+		}
+		seen[key] = i
+	}
+	if !has(spec, "outliers") {
+		w.add("spec", Required, "must say something: give outliers")
+	}
+	if o := part(spec, "outliers"); o != nil {
+		w.resilienceOutliers("spec.outliers", o)
+	}
+}
+
+// resilienceTarget checks what a policy names, and sets the group that goes without saying.
+func (w *walker) resilienceTarget(path string, t any) {
+	groups := map[string]string{Service.Name: Service.Group, ExternalServices.Name: ExternalServices.Group}
+	group, known := groups[str(t, "kind")]
+	if !known {
+		w.oneOf(field(path, "kind"), str(t, "kind"), Service.Name, ExternalServices.Name)
+		return
+	}
+	m := t.(map[string]any)
+	if !has(m, "group") {
+		m["group"] = group
+	}
+	if str(m, "group") != group {
+		w.add(field(path, "group"), NotSupported, "must be %q for a %s, is %q", group, str(t, "kind"), str(m, "group"))
+	}
+	w.form(field(path, "name"), str(t, "name"), subdomain)
+}
+
+func (w *walker) resilienceOutliers(path string, o map[string]any) {
+	if num(o, "consecutiveErrors") == 0 {
+		w.add(path, Required, "must say what makes an outlier: give consecutiveErrors")
+	}
+	w.number(path, o, "consecutiveErrors", 0, maxConsecutiveErrors)
+	first := w.span(path, o, "ejectionTime", 0, maxEjectionTime)
+	longest := w.span(path, o, "maxEjectionTime", 0, maxEjectionTime)
+	if longest < first {
+		w.add(field(path, "maxEjectionTime"), Invalid, "must be no less than ejectionTime, which is %s, is %s", first, longest)
+	}
+	w.number(path, o, "maxEjectedPercent", 1, 100)
+	w.number(path, o, "panicPercent", 0, 100)
+}
+
+// number checks a whole number that the schema has given a default, or that may be missing.
+func (w *walker) number(path string, m map[string]any, name string, least, most int64) {
+	if n := num(m, name); n < least || n > most {
+		w.add(field(path, name), Invalid, "must be from %d to %d, is %d", least, most, n)
+	}
+}
+
+// span checks a duration: longer than least, and at most most. It returns 0 where there is none.
+func (w *walker) span(path string, m map[string]any, name string, least, most time.Duration) time.Duration {
+	if !has(m, name) {
+		return 0
+	}
+	var d metav1.Duration
+	if err := d.UnmarshalJSON([]byte(`"` + str(m, name) + `"`)); err != nil || d.Duration <= least || d.Duration > most {
+		w.add(field(path, name), Invalid, "must be longer than %s and at most %s, is %q", least, most, str(m, name))
+		return 0
+	}
+	return d.Duration
+}
+
+// part is a map within a document; nil where it is not there.
+func part(v any, name string) map[string]any {
+	m, _ := v.(map[string]any)
+	inner, _ := m[name].(map[string]any)
+	return inner
+}
+
+// SwaggerDoc says what the fields mean, for `kubectl explain`.
+func (ResiliencePolicy) SwaggerDoc() map[string]string {
+	return map[string]string{
+		"":       "ResiliencePolicy says how callers of a service deal with instances that fail.",
+		"spec":   "For whom it is, and what is done.",
+		"status": "What became of the policy.",
+	}
+}
+
+// SwaggerDoc says what the fields mean.
+func (ResiliencePolicySpec) SwaggerDoc() map[string]string {
+	return map[string]string{
+		"":           "ResiliencePolicySpec says for whom it is, and what is done.",
+		"targetRefs": "Services of the policy's namespace. Of several policies for one the oldest is in effect.",
+		"outliers":   "Which instances are not asked for a while. Without it none is ejected.",
+	}
+}
+
+// SwaggerDoc says what the fields mean.
+func (ResilienceTarget) SwaggerDoc() map[string]string {
+	return map[string]string{
+		"":      "ResilienceTarget is a Service or an ExternalService of the policy's namespace.",
+		"group": `"" for a Service, sennit.dev for an ExternalService; each where it is not given.`,
+		"kind":  "Service or ExternalService.",
+		"name":  "Its name.",
+	}
+}
+
+// SwaggerDoc says what the fields mean.
+func (ResilienceOutliers) SwaggerDoc() map[string]string {
+	return map[string]string{
+		"":                  "ResilienceOutliers says when a node does not ask an instance for a while, by what it saw of it itself.",
+		"consecutiveErrors": "After so many errors in a row an instance is ejected. An error is a response of 500 to 599, a call of gRPC that ended as one, and an attempt that broke off or timed out.",
+		"ejectionTime":      "For how long an instance is ejected the first time; the second time for twice as long, and so on. Each such time without an ejection takes one back.",
+		"maxEjectionTime":   "For how long at most.",
+		"maxEjectedPercent": "Of the instances that the node calls at most so many are ejected at a time, and one always may be.",
+		"panicPercent":      "Where fewer than so many of the instances would be left, none counts as ejected. 0: they always do.",
+	}
+}
+
+// SwaggerDoc says what the fields mean.
+func (ResiliencePolicyStatus) SwaggerDoc() map[string]string {
+	return map[string]string{
+		"":           "ResiliencePolicyStatus is what became of the policy.",
+		"conditions": "Accepted: whether the policy is in effect.",
+	}
+}
+
+// DeepCopyObject implements runtime.Object.
+func (p *ResiliencePolicy) DeepCopyObject() runtime.Object {
+	c := *p
+	p.ObjectMeta.DeepCopyInto(&c.ObjectMeta)
+	c.Spec.TargetRefs = slices.Clone(p.Spec.TargetRefs)
+	c.Spec.Outliers = copied(p.Spec.Outliers)
+	c.Status.Conditions = slices.Clone(p.Status.Conditions)
+	return &c
+}
+
+func copied[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	c := *p
+	return &c
+}
+
+// DeepCopyObject implements runtime.Object.
+func (l *ResiliencePolicyList) DeepCopyObject() runtime.Object {
+	c := *l
+	c.Items = make([]ResiliencePolicy, len(l.Items))
+	for i := range l.Items {
+		c.Items[i] = *l.Items[i].DeepCopyObject().(*ResiliencePolicy)
+	}
+	return &c
+}

@@ -1,0 +1,88 @@
+package compile_test
+
+import (
+	"fmt"
+	"testing"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/sennit-mesh/sennit/pkg/compile"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+const resilient = `{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{name: http, port: 80}]}}
+---
+{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: cart}, spec: {ports: [{name: http, port: 80}]}}
+---
+{apiVersion: sennit.dev/v1alpha1, kind: ExternalService, metadata: {namespace: shop, name: api}, spec: {host: api.example, port: 443}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {namespace: shop, name: cart}
+spec:
+  parentRefs: [{group: "", kind: Service, name: cart}]
+  rules: [{backendRefs: [{name: orders, port: 80}, {name: cart, port: 80}]}]
+---
+apiVersion: sennit.dev/v1alpha1
+kind: ResiliencePolicy
+metadata: {namespace: shop, name: old, creationTimestamp: "2026-01-01T00:00:00Z"}
+spec:
+  targetRefs: [{kind: Service, name: orders}, {kind: ExternalService, name: api}]
+  outliers: {consecutiveErrors: 5, ejectionTime: 30s, maxEjectionTime: 5m, maxEjectedPercent: 50, panicPercent: 40}
+---
+apiVersion: sennit.dev/v1alpha1
+kind: ResiliencePolicy
+metadata: {namespace: shop, name: a-younger, creationTimestamp: "2026-01-02T00:00:00Z"}
+spec:
+  targetRefs: [{kind: Service, name: orders}, {kind: Service, name: cart}]
+  outliers: {consecutiveErrors: 7, ejectionTime: 500us, maxEjectionTime: 5m, maxEjectedPercent: 50, panicPercent: 0}
+---
+apiVersion: sennit.dev/v1alpha1
+kind: ResiliencePolicy
+metadata: {namespace: other, name: elsewhere, creationTimestamp: "2025-01-01T00:00:00Z"}
+spec:
+  targetRefs: [{kind: Service, name: orders}]
+  outliers: {consecutiveErrors: 7, ejectionTime: 30s, maxEjectionTime: 5m, maxEjectedPercent: 50, panicPercent: 0}
+`
+
+func TestResilienceIsAtEachBackend(t *testing.T) {
+	out := compile.Compile(compile.InputOf(t, resilient))
+	backends := func(service string) []*snapshot.Backend {
+		return out.Bodies[snapshot.OutSubject("shop", service, "")].(*snapshot.Outbound).Ports[0].Rules[0].Backends
+	}
+	for _, tt := range []struct {
+		name    string
+		backend *snapshot.Backend
+		want    string
+	}{
+		{"the service itself", backends("orders")[0], "shop/old 5 30000 300000 50 40"},
+		{"a route to it", backends("cart")[0], "shop/old 5 30000 300000 50 40"},
+		{"another of the route", backends("cart")[1], "shop/a-younger 7 1 300000 50 0"},
+		{"a host outside", backends("api")[0], "shop/old 5 30000 300000 50 40"},
+	} {
+		r := tt.backend.Resilience
+		o := r.GetOutliers()
+		got := fmt.Sprint(r.GetOrigin(), " ", o.GetConsecutiveErrors(), o.GetEjectionMs(), o.GetMaxEjectionMs(), o.GetMaxEjectedPercent(), o.GetPanicPercent())
+		if got != tt.want {
+			t.Errorf("%s: %s, want %s", tt.name, got, tt.want)
+		}
+	}
+}
+
+func TestResiliencePoliciesHaveAStatus(t *testing.T) {
+	out := compile.Compile(compile.InputOf(t, resilient))
+	for _, tt := range []struct{ namespace, name, want string }{
+		{"shop", "old", "True Accepted: the policy is in effect"},
+		{"shop", "a-younger", "False Conflicted: Service shop/orders has the older ResiliencePolicy shop/old: delete one of them, or put both into one; " +
+			"the policy is in effect at its other targets"},
+		{"other", "elsewhere", "False TargetNotFound: there is no Service other/orders"},
+	} {
+		c := out.Resilience[types.NamespacedName{Namespace: tt.namespace, Name: tt.name}]
+		if len(c) != 1 {
+			t.Fatalf("%s: %v", tt.name, c)
+		}
+		if got := fmt.Sprintf("%s %s: %s", c[0].Status, c[0].Reason, c[0].Message); got != tt.want {
+			t.Errorf("%s: %s\nwant %s", tt.name, got, tt.want)
+		}
+	}
+}
