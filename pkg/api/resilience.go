@@ -22,6 +22,7 @@ type ResiliencePolicy struct {
 type ResiliencePolicySpec struct {
 	TargetRefs []ResilienceTarget  `json:"targetRefs"`
 	Outliers   *ResilienceOutliers `json:"outliers,omitempty"` // nil: no instance is ejected
+	Breaker    *CircuitBreaker     `json:"circuitBreaker,omitempty"`
 }
 
 // A ResilienceTarget is a Service or an ExternalService of the policy's namespace.
@@ -38,6 +39,13 @@ type ResilienceOutliers struct {
 	MaxEjectionTime   metav1.Duration `json:"maxEjectionTime,omitempty"`
 	MaxEjectedPercent int32           `json:"maxEjectedPercent,omitempty"`
 	PanicPercent      int32           `json:"panicPercent,omitempty"` // 0 would say nothing: see SwaggerDoc
+}
+
+// A CircuitBreaker bounds what one node has under way to the service at a time; 0: no bound.
+type CircuitBreaker struct {
+	MaxConnections     int64 `json:"maxConnections,omitempty"`
+	MaxPendingRequests int64 `json:"maxPendingRequests,omitempty"`
+	MaxRequests        int64 `json:"maxRequests,omitempty"`
 }
 
 // ResiliencePolicyStatus is what became of the policy.
@@ -57,6 +65,7 @@ const (
 	maxResilienceTargets = 16
 	maxConsecutiveErrors = 10_000
 	maxEjectionTime      = 24 * time.Hour
+	maxUnderWay          = 1_000_000
 )
 
 // resiliencePolicy checks what the schema cannot say, and names the group of targets that do not.
@@ -74,8 +83,11 @@ func (w *walker) resiliencePolicy(u *unstructured.Unstructured) {
 		}
 		seen[key] = i
 	}
-	if !has(spec, "outliers") {
-		w.add("spec", Required, "must say something: give outliers")
+	if !has(spec, "outliers") && !has(spec, "circuitBreaker") {
+		w.add("spec", Required, "must say something: give outliers or circuitBreaker")
+	}
+	if b := part(spec, "circuitBreaker"); b != nil {
+		w.circuitBreaker("spec.circuitBreaker", b)
 	}
 	if o := part(spec, "outliers"); o != nil {
 		w.resilienceOutliers("spec.outliers", o)
@@ -112,6 +124,19 @@ func (w *walker) resilienceOutliers(path string, o map[string]any) {
 	}
 	w.number(path, o, "maxEjectedPercent", 1, 100)
 	w.number(path, o, "panicPercent", 0, 100)
+}
+
+func (w *walker) circuitBreaker(path string, b map[string]any) {
+	given := false
+	for _, name := range []string{"maxConnections", "maxPendingRequests", "maxRequests"} {
+		if has(b, name) {
+			given = true
+			w.number(path, b, name, 1, maxUnderWay)
+		}
+	}
+	if !given {
+		w.add(path, Required, "must bound something: give maxConnections, maxPendingRequests or maxRequests")
+	}
 }
 
 // number checks a whole number that the schema has given a default, or that may be missing.
@@ -156,6 +181,18 @@ func (ResiliencePolicySpec) SwaggerDoc() map[string]string {
 		"":           "ResiliencePolicySpec says for whom it is, and what is done.",
 		"targetRefs": "Services of the policy's namespace. Of several policies for one the oldest is in effect.",
 		"outliers":   "Which instances are not asked for a while. Without it none is ejected.",
+
+		"circuitBreaker": "How much one node may have under way to the service at a time. What is beyond is answered with 503, circuit-open.",
+	}
+}
+
+// SwaggerDoc says what the fields mean.
+func (CircuitBreaker) SwaggerDoc() map[string]string {
+	return map[string]string{
+		"":                   "CircuitBreaker bounds what one node has under way to the service at a time, of all its callers there. What is not given is not bounded.",
+		"maxConnections":     "TCP connections of ports that are not HTTP.",
+		"maxPendingRequests": "Requests that wait for a connection or a stream to an instance's node.",
+		"maxRequests":        "Requests that run, waits between their attempts included. Of ports that are HTTP.",
 	}
 }
 
@@ -195,6 +232,7 @@ func (p *ResiliencePolicy) DeepCopyObject() runtime.Object {
 	p.ObjectMeta.DeepCopyInto(&c.ObjectMeta)
 	c.Spec.TargetRefs = slices.Clone(p.Spec.TargetRefs)
 	c.Spec.Outliers = copied(p.Spec.Outliers)
+	c.Spec.Breaker = copied(p.Spec.Breaker)
 	c.Status.Conditions = slices.Clone(p.Status.Conditions)
 	return &c
 }

@@ -18,7 +18,12 @@ func TestResiliencePolicies(t *testing.T) {
 	}{
 		{"errors in a row", target + "  outliers: {consecutiveErrors: 5}\n", nil},
 		{"of a host outside", "  targetRefs: [{kind: ExternalService, name: api}]\n  outliers: {consecutiveErrors: 5, panicPercent: 0}\n", nil},
-		{"nothing", target, []string{"f.yaml:4:1: spec: must say something: give outliers"}},
+		{"nothing", target, []string{"f.yaml:4:1: spec: must say something: give outliers or circuitBreaker"}},
+		{"bounds", target + "  circuitBreaker: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3}\n", nil},
+		{"no bounds", target + "  circuitBreaker: {}\n",
+			[]string{"f.yaml:6:3: spec.circuitBreaker: must bound something: give maxConnections, maxPendingRequests or maxRequests"}},
+		{"a bound of nothing", target + "  circuitBreaker: {maxRequests: -1}\n",
+			[]string{"f.yaml:6:33: spec.circuitBreaker.maxRequests: must be from 1 to 1000000, is -1"}},
 		{"no reason", target + "  outliers: {}\n", []string{"f.yaml:6:3: spec.outliers: must say what makes an outlier: give consecutiveErrors"}},
 		{"of a route", "  targetRefs: [{kind: HTTPRoute, name: a}]\n  outliers: {consecutiveErrors: 5}\n",
 			[]string{`f.yaml:5:23: spec.targetRefs[0].kind: must be one of Service, ExternalService, is "HTTPRoute"`}},

@@ -72,6 +72,13 @@ func compileResilience(p *api.ResiliencePolicy) *snapshot.Resilience {
 			PanicPercent:      uint32(max(o.PanicPercent, 0)),
 		}
 	}
+	if b := p.Spec.Breaker; b != nil {
+		r.CircuitBreaker = &snapshot.CircuitBreaker{
+			MaxConnections: uint64(max(b.MaxConnections, 0)),
+			MaxPending:     uint64(max(b.MaxPendingRequests, 0)),
+			MaxRequests:    uint64(max(b.MaxRequests, 0)),
+		}
+	}
 	return r
 }
 

@@ -138,6 +138,7 @@ const (
 	Malformed         Reason = "malformed"           // the application sent what RFC 9112 forbids
 	TooLarge          Reason = "too-large"           // a head over the limit
 	Overloaded        Reason = "overloaded"          // a limit of this node was reached
+	CircuitOpen       Reason = "circuit-open"        // a ResiliencePolicy allows no more to the service at a time
 	QuotaExceeded     Reason = "quota-exceeded"      // a limit of a QuotaPolicy has nothing left
 	QuotaUnavailable  Reason = "quota-unavailable"   // a limit applies, and no controller granted anything of it
 	ShuttingDown      Reason = "shutting-down"       // this node is draining

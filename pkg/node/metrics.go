@@ -50,6 +50,9 @@ var (
 	gatewayRefusedDesc = prometheus.NewDesc("sennit_gateway_refused_total", "Connections from outside that were reset because their source had too many.", gatewayLabels, nil)
 	tapsDesc           = prometheus.NewDesc("sennit_taps", "Taps that are open: commands that look at exchanges as they end.", nil, nil)
 	tapDroppedDesc     = prometheus.NewDesc("sennit_tap_dropped_total", "Exchanges that a tap wanted and did not get: there were more than it takes.", nil, nil)
+	ejectedDesc        = prometheus.NewDesc("sennit_ejected_instances", "Instances that this node does not ask for a while, as a ResiliencePolicy says.", []string{"destination"}, nil)
+	ejectionsDesc      = prometheus.NewDesc("sennit_ejections_total", "Times that this node ejected an instance.", []string{"destination"}, nil)
+	circuitDesc        = prometheus.NewDesc("sennit_circuit_open_total", "Exchanges that were refused because a ResiliencePolicy allows no more at a time, by what there was too much of.", []string{"destination", "limit"}, nil)
 	verificationsDesc  = prometheus.NewDesc("sennit_config_verifications_total", "Signatures of configuration that were verified.", nil, nil)
 )
 
@@ -59,6 +62,7 @@ func (m scraped) Describe(out chan<- *prometheus.Desc) {
 		infoDesc, connectedDesc, staleDesc, beatDesc, missingDesc, refusedDesc, appliedDesc, unusableDesc, verificationsDesc, expiryDesc,
 		healthyDesc, laneConnsDesc, laneRunningDesc, laneIdleDesc, laneCrowdedDesc, laneRTTDesc, logDroppedDesc,
 		gatewayOpenDesc, gatewayConnsDesc, gatewayTakenDesc, gatewayRefusedDesc, tapsDesc, tapDroppedDesc,
+		ejectedDesc, ejectionsDesc, circuitDesc,
 	} {
 		out <- desc
 	}
@@ -108,6 +112,13 @@ func (m scraped) Collect(out chan<- prometheus.Metric) {
 		gauge(gatewayConnsDesc, float64(g.Connections), g.Gateway, g.Address)
 		counter(gatewayTakenDesc, g.Accepted, g.Gateway, g.Address)
 		counter(gatewayRefusedDesc, g.Refused, g.Gateway, g.Address)
+	}
+	for _, g := range n.table.Guarded(time.Now()) {
+		gauge(ejectedDesc, float64(len(g.Ejected)), g.Service.String())
+		counter(ejectionsDesc, g.Ejections, g.Service.String())
+		for limit, refused := range g.Refused {
+			counter(circuitDesc, refused, g.Service.String(), limit)
+		}
 	}
 	for lane, of := range lanesOf(n.lanes.Connections()) {
 		labels := []string{lane.direction, lane.source, lane.destination, lane.peer}

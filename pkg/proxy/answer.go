@@ -45,7 +45,7 @@ var errLocal = errors.New("local connection")
 // elsewhere reports whether another instance may do better.
 func (f failure) elsewhere() bool {
 	switch f.reason {
-	case exchange.Timeout, exchange.CallerGone, exchange.Malformed, exchange.TooLarge:
+	case exchange.Timeout, exchange.CallerGone, exchange.Malformed, exchange.TooLarge, exchange.CircuitOpen:
 		return false
 	}
 	return true

@@ -89,7 +89,11 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 		defer c.term.end()
 		ctx = &c.term
 	}
+	if !d.Wait() {
+		return failure{err: errPending, reason: exchange.CircuitOpen, unsent: true}, false
+	}
 	stream, err := c.Lanes.Open(ctx, key, d.Instance.Address, classOf(request))
+	d.Waited()
 	if err != nil {
 		if limit > 0 && errors.Is(err, context.DeadlineExceeded) {
 			return failure{err: err, reason: exchange.Timeout}, false
@@ -127,6 +131,8 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 }
 
 var errConnect = errors.New("CONNECT asks for a tunnel to a host, and a listener leads to a service")
+
+var errPending = errors.New("too many requests wait for a stream to the service, as its ResiliencePolicy says")
 
 var errEarly = errors.New("response was complete before the request")
 

@@ -20,7 +20,7 @@ func (c *caller) judge(f failure) {
 	case f.err == nil || errors.Is(f.err, errEarly) || errors.Is(f.err, errSwitched) || errors.Is(f.err, errUnwanted):
 		failed = c.response.Status >= 500 || c.failed
 	case f.reason == exchange.CallerGone, f.reason == exchange.Malformed,
-		f.reason == exchange.TooLarge, f.reason == exchange.Overloaded:
+		f.reason == exchange.TooLarge, f.reason == exchange.Overloaded, f.reason == exchange.CircuitOpen:
 		return
 	case f.reason == exchange.Timeout && c.deadline > 0 && time.Since(c.seen.Start) >= c.deadline:
 		return // the caller of gRPC gave it so long; whoever gives nothing would have every instance ejected

@@ -30,7 +30,7 @@ func (c *caller) again(f failure, request *body) bool {
 	}
 	wait := retry.Backoff(c.retries, c.call.Random.Uint64())
 	c.retries++
-	c.decision.Done() // nothing is in flight there meanwhile
+	c.decision.Leave() // nothing is in flight there meanwhile
 	if !c.pause(wait) {
 		return false
 	}

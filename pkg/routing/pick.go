@@ -3,6 +3,7 @@ package routing
 import (
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
@@ -48,8 +49,13 @@ type Decision struct {
 	rule    *filters
 	backend *backend
 	budget  *budget // of retries; nil: it was not counted
-	tries   [maxTries]*load
-	tried   int
+	raw     bool    // of a connection whose bytes are not looked at
+
+	held  *atomic.Int64 // in which the exchange counts until Done; nil: in none
+	waits *atomic.Int64 // in which it counts until Waited; nil: in none
+
+	tries [maxTries]*load
+	tried int
 
 	path, reading, value []byte
 }
@@ -57,9 +63,24 @@ type Decision struct {
 // Done gives back what Pick counted; a second call does nothing. It is called when the exchange or the
 // attempt has ended, before the Decision is used again.
 func (d *Decision) Done() {
+	d.Leave()
+	d.release()
+}
+
+// Leave is Done for an attempt after which another may come: nothing is in flight at the instance, but the exchange
+// goes on.
+func (d *Decision) Leave() {
 	if d.counted != nil {
 		d.counted.load.inFlight.Add(-1)
 		d.counted = nil
+	}
+}
+
+// release gives back what the exchange holds of a circuit breaker.
+func (d *Decision) release() {
+	if d.held != nil {
+		d.held.Add(-1)
+		d.held = nil
 	}
 }
 
@@ -75,6 +96,7 @@ func (d *Decision) reset() {
 }
 
 func (d *Decision) answer(status int, reason exchange.Reason, detail string) {
+	d.release()
 	d.Status, d.Reason, d.Detail = status, reason, detail
 	d.Instance, d.Target = nil, exchange.Target{}
 }
@@ -85,6 +107,7 @@ func (d *Decision) answer(status int, reason exchange.Reason, detail string) {
 // a path as long, and takes no lock.
 func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
 	out.reset()
+	out.raw = req == nil
 	rules := t.rules(call.Caller.Namespace, call.Callee)
 	if rules == nil {
 		out.answer(503, exchange.NoService, "the service is not known on this node")
@@ -137,7 +160,7 @@ func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 // failed and before anything of its answer was passed on. It reports false, and answers 503, where every
 // instance was tried, or maxTries of them were. The instance that failed counts no more.
 func (t *Table) PickAgain(call *Call, out *Decision) bool {
-	out.Done()
+	out.Leave()
 	if out.backend == nil || out.Instance == nil {
 		return false
 	}
@@ -153,6 +176,9 @@ func (t *Table) PickAgain(call *Call, out *Decision) bool {
 
 // take chooses an instance of the decision's backend and counts the exchange there.
 func (d *Decision) take(call *Call) {
+	if !d.admit() {
+		return
+	}
 	g := d.backend.pool.set.Load().group(d.backend.port)
 	m, ok := selectMember(g, d.backend.balance, d.backend, d.tries[:d.tried], call.Now.UnixNano(), call.Random)
 	if !ok {

@@ -10,16 +10,18 @@ import (
 type resilience struct {
 	origin   string    // "<ns>/<policy>"
 	outliers *outliers // nil: none is ejected
+	breaker  *breaker  // nil: nothing is bounded
 }
 
 // resilient makes what a backend has ready. Rules often name one service many times: what is the same is made once.
-func (p *pool) resilient(s *snapshot.Resilience) *resilience {
+func (t *Table) resilient(p *pool, s *snapshot.Resilience) *resilience {
 	if s == nil {
 		return nil
 	}
+	t.guard(p)
 	if p.resilience == nil || !proto.Equal(p.source, s) {
 		p.source = s
-		p.resilience = &resilience{origin: s.Origin, outliers: compileOutliers(s.Outliers)}
+		p.resilience = &resilience{origin: s.Origin, outliers: compileOutliers(s.Outliers), breaker: compileBreaker(s.CircuitBreaker, s.Origin)}
 	}
 	return p.resilience
 }

@@ -19,6 +19,7 @@ type pool struct {
 	set  atomic.Pointer[set] // nil: never complete
 
 	ejections ejections
+	traffic   traffic
 	standings map[instanceKey]*standing // the writer's: of the instances of set
 
 	source     *snapshot.Resilience // the writer's: of which resilience was made last

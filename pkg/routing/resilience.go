@@ -80,7 +80,7 @@ func (d *Decision) AllowRetry(now time.Time) bool {
 // PickRetry is PickAgain for a rule's Retry: instances that were tried are taken again where no other is left. It
 // reports false, and answers 503, where the backend has none at all.
 func (t *Table) PickRetry(call *Call, out *Decision) bool {
-	out.Done()
+	out.Leave()
 	if out.backend == nil {
 		return false
 	}

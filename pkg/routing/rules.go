@@ -166,7 +166,7 @@ func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]u
 	if compiled.answer == 0 {
 		compiled.pool = t.pool(compiled.service)
 		refers[compiled.pool] = max(refers[compiled.pool], b.GetShards())
-		compiled.resilience = compiled.pool.resilient(b.GetResilience())
+		compiled.resilience = t.resilient(compiled.pool, b.GetResilience())
 	}
 	return compiled, nil
 }

@@ -8,8 +8,8 @@
 // whom to ask, and whom to ask next.
 //
 // Start reading at Pick (pick.go), and PickIngress (ingress.go) for what comes from outside; then index.go and
-// match.go (which rule), path.go (what a path is), balance.go and few.go (which instance), policy.go and outlier.go (what is
-// done about failures), and here for how rules come in.
+// match.go (which rule), path.go (what a path is), balance.go and few.go (which instance), policy.go, outlier.go and
+// breaker.go (what is done about failures and overload), and here for how rules come in.
 package routing
 
 import (
@@ -25,7 +25,7 @@ import (
 )
 
 // A Table holds the rules and instances of the services that a node calls. Pick, PickIngress, PickAgain, PickRetry, Ready,
-// Protocol, IngressPorts, MarkUnreachable and MarkReachable are safe for concurrent use with everything; Apply, Drop and
+// Protocol, IngressPorts, Guarded, MarkUnreachable and MarkReachable are safe for concurrent use with everything; Apply, Drop and
 // Needs belong to one goroutine.
 type Table struct {
 	// Node is the name of the node whose table this is: it decides which nodes of a callee with many are called.
@@ -35,6 +35,8 @@ type Table struct {
 	services  atomic.Pointer[map[exchange.ServiceName]*service]                // replaced where a service comes or goes
 	ingresses atomic.Pointer[map[exchange.ServiceName]*ingress]                // by gateway; replaced whenever one changes
 	served    atomic.Pointer[map[exchange.ServiceName][]*snapshot.InboundPort] // what the processes of this host are to be spoken to in
+
+	guarded atomic.Pointer[[]*pool] // that a policy is for; replaced whenever one comes or goes
 
 	// Of the writer alone:
 	outbounds map[outboundKey]*outbound
@@ -100,6 +102,7 @@ func New() *Table {
 	}
 	t.services.Store(&map[exchange.ServiceName]*service{})
 	t.ingresses.Store(&map[exchange.ServiceName]*ingress{})
+	t.guarded.Store(new([]*pool))
 	t.served.Store(&map[exchange.ServiceName][]*snapshot.InboundPort{})
 	return t
 }
@@ -233,6 +236,7 @@ func (t *Table) Drop(subject string) {
 	for name, p := range t.pools {
 		if len(p.shards) == 0 && !t.referred(p) {
 			t.release(p.set.Load())
+			t.unguard(p)
 			delete(t.pools, name)
 		}
 	}

@@ -47,10 +47,10 @@ var reasons = []exchange.Reason{
 	exchange.PeerLost, exchange.ServiceRefused, exchange.ServiceBroke, exchange.Timeout, exchange.CallerGone,
 	exchange.CallerNotAllowed, exchange.Malformed, exchange.TooLarge, exchange.Overloaded,
 	exchange.QuotaExceeded, exchange.QuotaUnavailable, exchange.ShuttingDown, exchange.InstanceNotServed,
-	exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed, "other",
+	exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed, exchange.CircuitOpen, "other",
 }
 
-const numReasons = 22
+const numReasons = 23
 
 var reasonIndex = func() map[exchange.Reason]int {
 	index := map[exchange.Reason]int{}
