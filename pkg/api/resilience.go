@@ -23,9 +23,11 @@ type ResiliencePolicySpec struct {
 	TargetRefs []ResilienceTarget  `json:"targetRefs"`
 	Outliers   *ResilienceOutliers `json:"outliers,omitempty"` // nil: no instance is ejected
 	Breaker    *CircuitBreaker     `json:"circuitBreaker,omitempty"`
+	Retry      *ResilienceRetry    `json:"retry,omitempty"`
+	Budget     *RetryBudget        `json:"retryBudget,omitempty"`
 }
 
-// A ResilienceTarget is a Service or an ExternalService of the policy's namespace.
+// A ResilienceTarget is a Service, an ExternalService or an HTTPRoute of the policy's namespace.
 type ResilienceTarget struct {
 	Group string `json:"group"`
 	Kind  string `json:"kind"`
@@ -77,14 +79,28 @@ func (w *walker) resiliencePolicy(u *unstructured.Unstructured) {
 	for i, t := range targets {
 		at := index("spec.targetRefs", i)
 		w.resilienceTarget(at, t)
+		if str(t, "kind") == HTTPRoute.Name {
+			for _, name := range []string{"outliers", "circuitBreaker", "retryBudget"} {
+				if has(spec, name) {
+					w.add(at, Invalid, "must be a Service or an ExternalService: %s is about instances, which a route does not have (put retry into a policy of its own)", name)
+				}
+			}
+		}
 		key := str(t, "kind") + "/" + str(t, "name")
 		if first, have := seen[key]; have {
 			w.add(at, DuplicateValue, "must be unique, but %s is already item %d", key, first)
 		}
 		seen[key] = i
 	}
-	if !has(spec, "outliers") && !has(spec, "circuitBreaker") {
-		w.add("spec", Required, "must say something: give outliers or circuitBreaker")
+	if !has(spec, "outliers") && !has(spec, "circuitBreaker") && !has(spec, "retry") && !has(spec, "retryBudget") {
+		w.add("spec", Required, "must say something: give outliers, circuitBreaker, retry or retryBudget")
+	}
+	if r := part(spec, "retry"); r != nil {
+		w.resilienceRetry("spec.retry", r)
+	}
+	if b := part(spec, "retryBudget"); b != nil {
+		w.number("spec.retryBudget", b, "percent", 0, 100)
+		w.number("spec.retryBudget", b, "minPerSecond", 0, maxBudgetRate)
 	}
 	if b := part(spec, "circuitBreaker"); b != nil {
 		w.circuitBreaker("spec.circuitBreaker", b)
@@ -96,10 +112,10 @@ func (w *walker) resiliencePolicy(u *unstructured.Unstructured) {
 
 // resilienceTarget checks what a policy names, and sets the group that goes without saying.
 func (w *walker) resilienceTarget(path string, t any) {
-	groups := map[string]string{Service.Name: Service.Group, ExternalServices.Name: ExternalServices.Group}
+	groups := map[string]string{Service.Name: Service.Group, ExternalServices.Name: ExternalServices.Group, HTTPRoute.Name: HTTPRoute.Group}
 	group, known := groups[str(t, "kind")]
 	if !known {
-		w.oneOf(field(path, "kind"), str(t, "kind"), Service.Name, ExternalServices.Name)
+		w.oneOf(field(path, "kind"), str(t, "kind"), Service.Name, ExternalServices.Name, HTTPRoute.Name)
 		return
 	}
 	m := t.(map[string]any)
@@ -179,9 +195,11 @@ func (ResiliencePolicy) SwaggerDoc() map[string]string {
 func (ResiliencePolicySpec) SwaggerDoc() map[string]string {
 	return map[string]string{
 		"":           "ResiliencePolicySpec says for whom it is, and what is done.",
-		"targetRefs": "Services of the policy's namespace. Of several policies for one the oldest is in effect.",
+		"targetRefs": "Services of the policy's namespace, or for retry HTTPRoutes. Of several policies for one the oldest is in effect.",
 		"outliers":   "Which instances are not asked for a while. Without it none is ejected.",
 
+		"retry":          "When a request is sent again. A rule of an HTTPRoute that has a retry of its own goes by that.",
+		"retryBudget":    "How many retries there may be, by whichever rule or policy. Without it: a fifth of the requests, or 3 a second where that is more.",
 		"circuitBreaker": "How much one node may have under way to the service at a time. What is beyond is answered with 503, circuit-open.",
 	}
 }
@@ -199,9 +217,9 @@ func (CircuitBreaker) SwaggerDoc() map[string]string {
 // SwaggerDoc says what the fields mean.
 func (ResilienceTarget) SwaggerDoc() map[string]string {
 	return map[string]string{
-		"":      "ResilienceTarget is a Service or an ExternalService of the policy's namespace.",
-		"group": `"" for a Service, sennit.dev for an ExternalService; each where it is not given.`,
-		"kind":  "Service or ExternalService.",
+		"":      "ResilienceTarget is a Service, an ExternalService or an HTTPRoute of the policy's namespace.",
+		"group": `"" for a Service, sennit.dev for an ExternalService, gateway.networking.k8s.io for an HTTPRoute; each where it is not given.`,
+		"kind":  "Service, ExternalService or HTTPRoute.",
 		"name":  "Its name.",
 	}
 }
@@ -233,6 +251,12 @@ func (p *ResiliencePolicy) DeepCopyObject() runtime.Object {
 	c.Spec.TargetRefs = slices.Clone(p.Spec.TargetRefs)
 	c.Spec.Outliers = copied(p.Spec.Outliers)
 	c.Spec.Breaker = copied(p.Spec.Breaker)
+	c.Spec.Budget = copied(p.Spec.Budget)
+	if c.Spec.Retry = copied(p.Spec.Retry); c.Spec.Retry != nil {
+		c.Spec.Retry.Conditions = slices.Clone(p.Spec.Retry.Conditions)
+		c.Spec.Retry.Codes = slices.Clone(p.Spec.Retry.Codes)
+		c.Spec.Retry.GRPCCodes = slices.Clone(p.Spec.Retry.GRPCCodes)
+	}
 	c.Status.Conditions = slices.Clone(p.Status.Conditions)
 	return &c
 }

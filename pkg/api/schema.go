@@ -106,6 +106,11 @@ var traits = map[string]struct {
 	"ResilienceOutliers.maxEjectionTime":   {def: "5m"},
 	"ResilienceOutliers.maxEjectedPercent": {def: int64(50)},
 	"ResilienceOutliers.panicPercent":      {def: int64(50)},
+	"ResilienceRetry.conditions":           {def: []any{OnConnectFailure, OnReset, OnTimeout}},
+	"ResilienceRetry.attempts":             {def: int64(1)},
+	"ResilienceRetry.backoff":              {def: "25ms"},
+	"RetryBudget.percent":                  {def: int64(20)},
+	"RetryBudget.minPerSecond":             {def: int64(3)},
 	"ResiliencePolicyStatus.conditions":    {keys: []string{"type"}},
 }
 

@@ -20,6 +20,7 @@ import (
 // resolution"): parts of several together are what nobody wrote.
 func attachResilience(in Input, services *catalog) map[types.NamespacedName][]v1.Condition {
 	all := make(map[types.NamespacedName][]v1.Condition, len(in.Resilience))
+	services.routes = make(map[types.NamespacedName]*snapshot.Resilience)
 	policies := slices.Clone(in.Resilience)
 	slices.SortStableFunc(policies, func(a, b *api.ResiliencePolicy) int {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name))
@@ -29,6 +30,15 @@ func attachResilience(in Input, services *catalog) map[types.NamespacedName][]v1
 		var problems []string
 		reason := gatewayv1.PolicyReasonTargetNotFound
 		for _, t := range p.Spec.TargetRefs {
+			if t.Kind == api.HTTPRoute.Name {
+				if problem, conflict := services.attachToRoute(in, p, t.Name, compiled); problem != "" {
+					if conflict {
+						reason = gatewayv1.PolicyReasonConflicted
+					}
+					problems = append(problems, problem)
+				}
+				continue
+			}
 			name := exchange.ServiceName{Namespace: p.Namespace, Name: t.Name}
 			s, problem := services.find(t.Kind, name)
 			switch {
@@ -45,6 +55,24 @@ func attachResilience(in Input, services *catalog) map[types.NamespacedName][]v1
 		all[name] = observed(p.Generation, resilienceCondition(len(p.Spec.TargetRefs), reason, problems))
 	}
 	return all
+}
+
+// attachToRoute gives a route the policy that is for it, or says why not.
+func (c *catalog) attachToRoute(in Input, p *api.ResiliencePolicy, route string, compiled *snapshot.Resilience) (problem string, conflict bool) {
+	name := types.NamespacedName{Namespace: p.Namespace, Name: route}
+	if !slices.ContainsFunc(in.Routes, func(r *gatewayv1.HTTPRoute) bool { return r.Namespace == name.Namespace && r.Name == name.Name }) {
+		return fmt.Sprintf("there is no HTTPRoute %s", name), false
+	}
+	if before := c.routes[name]; before != nil {
+		return fmt.Sprintf("HTTPRoute %s has the older ResiliencePolicy %s: delete one of them, or put both into one", name, before.Origin), true
+	}
+	c.routes[name] = compiled
+	return "", false
+}
+
+// routePolicy is what is said of a route; nil: nothing is.
+func (c *catalog) routePolicy(route *gatewayv1.HTTPRoute) *snapshot.Resilience {
+	return c.routes[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}]
 }
 
 func resilienceCondition(targets int, reason gatewayv1.PolicyConditionReason, problems []string) v1.Condition {
@@ -72,6 +100,10 @@ func compileResilience(p *api.ResiliencePolicy) *snapshot.Resilience {
 			PanicPercent:      uint32(max(o.PanicPercent, 0)),
 		}
 	}
+	r.Retry = compilePolicyRetry(p.Spec.Retry)
+	if b := p.Spec.Budget; b != nil {
+		r.RetryBudget = &snapshot.RetryBudget{Percent: uint32(max(b.Percent, 0)), MinPerSecond: uint32(max(b.MinPerSecond, 0))}
+	}
 	if b := p.Spec.Breaker; b != nil {
 		r.CircuitBreaker = &snapshot.CircuitBreaker{
 			MaxConnections: uint64(max(b.MaxConnections, 0)),
@@ -85,4 +117,37 @@ func compileResilience(p *api.ResiliencePolicy) *snapshot.Resilience {
 // milliseconds are those of a duration, rounded up, so that what is there is never nothing.
 func milliseconds(d v1.Duration) uint64 {
 	return uint64((max(d.Duration, 0) + 999_999) / 1_000_000)
+}
+
+// conditions are those of a policy's retry as documents have them.
+var conditions = map[string]snapshot.Retry_Condition{
+	api.OnConnectFailure: snapshot.Retry_CONNECT_FAILURE, api.OnReset: snapshot.Retry_RESET, api.OnTimeout: snapshot.Retry_TIMEOUT,
+}
+
+func compilePolicyRetry(r *api.ResilienceRetry) *snapshot.Retry {
+	if r == nil {
+		return nil
+	}
+	compiled := &snapshot.Retry{Attempts: uint32(max(r.Attempts, 0)), BackoffMs: milliseconds(r.Backoff), On: []snapshot.Retry_Condition{snapshot.Retry_NONE}}
+	if r.MaxBackoff != nil {
+		compiled.MaxBackoffMs = milliseconds(*r.MaxBackoff)
+	}
+	if r.PerTryTimeout != nil {
+		compiled.PerTryTimeoutMs = milliseconds(*r.PerTryTimeout)
+	}
+	if len(r.Conditions) > 0 { // an absent list would mean all
+		compiled.On = nil
+	}
+	for _, on := range r.Conditions {
+		compiled.On = append(compiled.On, conditions[on])
+	}
+	for _, code := range r.Codes {
+		compiled.Codes = append(compiled.Codes, uint32(max(code, 0)))
+	}
+	for _, name := range r.GRPCCodes {
+		if code := slices.Index(api.GRPCCodes, name); code > 0 {
+			compiled.GrpcCodes = append(compiled.GrpcCodes, uint32(code))
+		}
+	}
+	return compiled
 }

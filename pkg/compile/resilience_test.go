@@ -86,3 +86,57 @@ func TestResiliencePoliciesHaveAStatus(t *testing.T) {
 		}
 	}
 }
+
+const retried = `{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{name: http, port: 80}]}}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {namespace: shop, name: orders}
+spec:
+  parentRefs: [{group: "", kind: Service, name: orders}]
+  rules:
+  - {matches: [{path: {value: /own}}], retry: {attempts: 2}, backendRefs: [{name: orders, port: 80}]}
+  - {backendRefs: [{name: orders, port: 80}]}
+---
+apiVersion: sennit.dev/v1alpha1
+kind: ResiliencePolicy
+metadata: {namespace: shop, name: service}
+spec:
+  targetRefs: [{kind: Service, name: orders}]
+  retry: {conditions: [Reset, Timeout], codes: [503], grpcCodes: [UNAVAILABLE, CANCELLED], attempts: 3, perTryTimeout: 1s, backoff: 25ms, maxBackoff: 1s}
+  retryBudget: {percent: 10, minPerSecond: 1}
+---
+apiVersion: sennit.dev/v1alpha1
+kind: ResiliencePolicy
+metadata: {namespace: shop, name: route}
+spec:
+  targetRefs: [{kind: HTTPRoute, name: orders}, {kind: HTTPRoute, name: gone}]
+  retry: {conditions: [], attempts: 5, backoff: 25ms}
+`
+
+func TestPolicyRetries(t *testing.T) {
+	out := compile.Compile(compile.InputOf(t, retried))
+	rules := out.Bodies[snapshot.OutSubject("shop", "orders", "")].(*snapshot.Outbound).Ports[0].Rules
+	policy := rules[1].Backends[0].Resilience
+	for _, tt := range []struct {
+		name string
+		got  fmt.Stringer
+		want fmt.Stringer
+	}{
+		{"a rule with a retry", rules[0].Retry, &snapshot.Retry{Attempts: 2, BackoffMs: 25}},
+		{"a rule without one, of a route with a policy", rules[1].Retry, &snapshot.Retry{Attempts: 5, BackoffMs: 25, On: []snapshot.Retry_Condition{snapshot.Retry_NONE}}},
+		{"the service", policy.Retry, &snapshot.Retry{
+			Attempts: 3, BackoffMs: 25, MaxBackoffMs: 1000, PerTryTimeoutMs: 1000, Codes: []uint32{503}, GrpcCodes: []uint32{14, 1},
+			On: []snapshot.Retry_Condition{snapshot.Retry_RESET, snapshot.Retry_TIMEOUT},
+		}},
+		{"the budget", policy.RetryBudget, &snapshot.RetryBudget{Percent: 10, MinPerSecond: 1}},
+	} {
+		if tt.got.String() != tt.want.String() {
+			t.Errorf("%s: %s\nwant %s", tt.name, tt.got, tt.want)
+		}
+	}
+	c := out.Resilience[types.NamespacedName{Namespace: "shop", Name: "route"}][0]
+	if want := "there is no HTTPRoute shop/gone; the policy is in effect at its other targets"; c.Message != want {
+		t.Errorf("%s\nwant %s", c.Message, want)
+	}
+}

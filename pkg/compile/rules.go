@@ -43,6 +43,9 @@ func compileRules(route *gatewayv1.HTTPRoute, services *catalog) ([]*entry, *ref
 // compileActions is what a rule does with a request, the same for all of its matches.
 func compileActions(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPRouteRule, services *catalog, problems *refProblems) *snapshot.Rule {
 	compiled := &snapshot.Rule{Filters: compileFilters(rule.Filters), Retry: compileRetry(rule.Retry)}
+	if compiled.Retry == nil {
+		compiled.Retry = services.routePolicy(route).GetRetry()
+	}
 	compileMirrors(route, index, rule, services, problems, compiled.Filters)
 	if rule.Timeouts != nil {
 		// What cannot be read was refused, and the rule is not used.

@@ -47,6 +47,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	c.spend(ctx)
 	if c.decision.Status == 0 {
 		c.decision.Count(&c.call)
+		request.keep = c.gRPC && c.decision.Retry.Calls()
 		c.rewrite()
 		c.mirror(ctx, &request)
 	}

@@ -20,6 +20,7 @@ type body struct {
 	whole  bool // all there was is held: the request can be sent any number of times
 	open   bool // the caller asks for an upgrade: what follows the head is not a body, and its end is not known
 	pump   *pump
+	keep   bool // what the pump passes on is worth being kept, so that it can be sent again
 
 	mirrors []*mirrored // that get what the pump passes on
 }
@@ -27,6 +28,10 @@ type body struct {
 type pump struct {
 	done chan struct{}
 	err  atomic.Pointer[error] // why the application's side ended early
+
+	kept   *[copyBuffer]byte // what was passed on; nil: it is not kept, or was too large. The pump's until done.
+	length int               // of it
+	all    bool              // it is the whole body. The pump's until done.
 }
 
 // bodyOf begins the body of a request.
@@ -67,6 +72,9 @@ func (b *body) send(stream *transport.Stream, from interface{ Body() exchange.Bo
 			return err
 		}
 		b.pump = &pump{done: make(chan struct{})}
+		if b.keep {
+			b.pump.kept = takeBuffer()
+		}
 		go b.pump.run(stream, from.Body(), b.mirrors)
 		return nil
 	}
@@ -92,6 +100,7 @@ func (p *pump) run(stream *transport.Stream, from exchange.Body, mirrors []*mirr
 			for _, m := range mirrors {
 				m.feed(piece)
 			}
+			p.note(piece)
 			if _, werr := stream.Write(piece); werr != nil {
 				return // whoever reads the response hears of it too
 			}
@@ -100,9 +109,11 @@ func (p *pump) run(stream *transport.Stream, from exchange.Body, mirrors []*mirr
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			if trailers := from.Trailers(); len(trailers) > 0 && stream.WriteTrailers(trailers) != nil {
+			trailers := from.Trailers()
+			if len(trailers) > 0 && stream.WriteTrailers(trailers) != nil {
 				return
 			}
+			p.all = p.kept != nil && len(trailers) == 0
 			_ = stream.End() // as above
 			for _, m := range mirrors {
 				m.finish()
@@ -115,6 +126,40 @@ func (p *pump) run(stream *transport.Stream, from exchange.Body, mirrors []*mirr
 			return
 		}
 	}
+}
+
+// note keeps a piece of a body that is small.
+func (p *pump) note(piece []byte) {
+	if p.kept == nil {
+		return
+	}
+	if p.length+len(piece) > copyBuffer {
+		giveBack(p.kept)
+		p.kept = nil
+		return
+	}
+	p.length += copy(p.kept[p.length:], piece)
+}
+
+// recall makes a request that was pumped one that can be sent again, where all of it has gone and was kept, and reports
+// whether it can be.
+func (b *body) recall() bool {
+	if b.whole || b.pump == nil || !b.keep {
+		return b.whole
+	}
+	timer := time.NewTimer(lateEnd)
+	defer timer.Stop()
+	select {
+	case <-b.pump.done: // most often it is: the service has answered all of it
+	case <-timer.C:
+		return false
+	}
+	if !b.pump.all || b.failure() != nil {
+		return false
+	}
+	b.held, b.length, b.whole = b.pump.kept, int64(b.pump.length), true
+	b.pump.kept, b.pump = nil, nil
+	return true
 }
 
 // failure returns why the application's body ended early, or nil.
@@ -157,6 +202,14 @@ func (b *body) release() {
 	}
 	giveBack(b.held)
 	b.held = nil
+	if b.pump != nil {
+		select {
+		case <-b.pump.done:
+			giveBack(b.pump.kept)
+			b.pump.kept = nil
+		default: // the collector has it
+		}
+	}
 }
 
 // A bodyWriter is the writing side of a codec behind a head.

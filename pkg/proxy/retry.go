@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/routing"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // errUnwanted is a response whose status the rule's retry names.
@@ -15,7 +17,7 @@ var errUnwanted = errors.New("the service answered with a status that the rule h
 // the budget; what certainly did not loads nobody, and goes to another instance at once.
 func (c *caller) again(f failure, request *body) bool {
 	c.call.Now = time.Now()
-	if !request.repeatable() || !f.unsent && !c.request.Idempotent() {
+	if !request.repeatable() || !f.unsent && !f.granted && !c.request.Idempotent() {
 		return false
 	}
 	if f.unsent && f.elsewhere() && c.Table.PickAgain(&c.call, &c.decision) {
@@ -25,7 +27,7 @@ func (c *caller) again(f failure, request *body) bool {
 	if retry == nil {
 		return !f.unsent && f.elsewhere() && c.decision.AllowRetry(c.call.Now) && c.Table.PickAgain(&c.call, &c.decision)
 	}
-	if !f.granted && (!f.elsewhere() && f.reason != exchange.Timeout || !c.grant()) {
+	if !f.granted && (!f.wanted(retry) || !c.grant()) {
 		return false
 	}
 	wait := retry.Backoff(c.retries, c.call.Random.Uint64())
@@ -54,11 +56,30 @@ func (c *caller) grant() bool {
 	return c.decision.AllowRetry(c.call.Now)
 }
 
+// wanted reports whether a retry is for what happened.
+func (f failure) wanted(retry *routing.Retry) bool {
+	switch {
+	case f.reason == exchange.Timeout:
+		return retry.On(snapshot.Retry_TIMEOUT)
+	case !f.elsewhere():
+		return false
+	case f.unsent:
+		return retry.On(snapshot.Retry_CONNECT_FAILURE)
+	}
+	return retry.On(snapshot.Retry_RESET)
+}
+
 // unwanted reports whether the response that was read is not passed on but asked for again, and pays for that. Where
-// nothing is left to pay with, the application gets what the service said.
+// nothing is left to pay with, the application gets what the service said. A call of gRPC is not idempotent by its
+// method: whoever lists a status says that calls which end with it, without a message, may be sent again.
 func (c *caller) unwanted(request *body) bool {
 	retry := c.decision.Retry
-	if !retry.Unwanted(c.response.Status) || !request.whole || request.open || !c.request.Idempotent() {
+	unwanted := retry.Unwanted(c.response.Status) && c.request.Idempotent()
+	if !unwanted && c.gRPC && retry.Calls() {
+		code, ended := c.response.Fields.Get("grpc-status")
+		unwanted = ended && retry.UnwantedCall(code)
+	}
+	if !unwanted || request.open || !request.recall() {
 		return false
 	}
 	c.call.Now = time.Now()

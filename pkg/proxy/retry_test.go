@@ -182,3 +182,103 @@ func TestRetriesDoNotMultiplyAnOverload(t *testing.T) {
 		})
 	}
 }
+
+// policyRetry is a policy's retry for rules without one.
+func policyRetry(r *snapshot.Retry) *snapshot.Rule {
+	r.BackoffMs = 1
+	return withPolicy(nil, &snapshot.Resilience{Origin: "shop/p", Retry: r})
+}
+
+func TestPolicyRetries(t *testing.T) {
+	breaks := func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }
+	hangs := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	answers := func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(503) }
+	rule := retryOf(1, 500)
+	rule.Backends = policyRetry(&snapshot.Retry{Attempts: 3, Codes: []uint32{503}}).Backends
+	for _, tt := range []struct {
+		name     string
+		rule     *snapshot.Rule
+		fail     http.HandlerFunc
+		attempts int64
+		status   int
+	}{
+		{"codes", policyRetry(&snapshot.Retry{Attempts: 3, Codes: []uint32{503}}), answers, 3, 200},
+		{"a rule has its own", rule, answers, 1, 503},
+		{"breaking off", policyRetry(&snapshot.Retry{Attempts: 3, On: []snapshot.Retry_Condition{snapshot.Retry_RESET}}), breaks, 3, 200},
+		{"breaking off is not named", policyRetry(&snapshot.Retry{Attempts: 3, On: []snapshot.Retry_Condition{snapshot.Retry_TIMEOUT}}), breaks, 1, 502},
+		{"none is named", policyRetry(&snapshot.Retry{Attempts: 3, On: []snapshot.Retry_Condition{snapshot.Retry_NONE}}), breaks, 1, 502},
+		{"time of one attempt", policyRetry(&snapshot.Retry{Attempts: 3, PerTryTimeoutMs: 500, On: []snapshot.Retry_Condition{snapshot.Retry_TIMEOUT}}), hangs, 3, 200},
+		{"time of one attempt, which is not named", policyRetry(&snapshot.Retry{Attempts: 3, PerTryTimeoutMs: 500, On: []snapshot.Retry_Condition{snapshot.Retry_RESET}}), hangs, 1, 504},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var attempts atomic.Int64
+			process := startProcess(t, func(w http.ResponseWriter, r *http.Request) {
+				if attempts.Add(1) <= 2 {
+					tt.fail(w, r)
+				}
+			})
+			response, err := startPair(t, http11, tt.rule, process, process, process, process).client().Get("http://orders/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			response.Body.Close()
+			if response.StatusCode != tt.status || attempts.Load() != tt.attempts {
+				t.Errorf("%s after %d attempts, want %d after %d", response.Status, attempts.Load(), tt.status, tt.attempts)
+			}
+		})
+	}
+}
+
+// TestCallsAreRetried has a service end calls of gRPC with a status, with a message before it or without.
+func TestCallsAreRetried(t *testing.T) {
+	small, large := "hello", strings.Repeat("x", copyBuffer+1)
+	for _, tt := range []struct {
+		name, message, code string
+		answers             bool // with a message before the status
+		attempts            int64
+		status              string
+	}{
+		{"without a message", small, "14", false, 3, "0"},
+		{"with no request's message", "", "14", false, 3, "0"},
+		{"with a message", small, "14", true, 1, "14"},
+		{"of another status", small, "13", false, 1, "13"},
+		{"what is too large to be kept", large, "14", false, 1, "14"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var attempts atomic.Int64
+			process := serveBoth(t, func(w http.ResponseWriter, r *http.Request) {
+				if body, err := io.ReadAll(r.Body); string(body) != tt.message || err != nil {
+					t.Errorf("the process reads %d bytes, %v", len(body), err)
+				}
+				code := tt.code
+				if attempts.Add(1) == 3 {
+					code = "0"
+				}
+				w.Header().Set("Content-Type", "application/grpc")
+				if tt.answers {
+					io.WriteString(w, "a message")
+					w.(http.Flusher).Flush()
+					w.Header().Set(http.TrailerPrefix+"Grpc-Status", code)
+					return
+				}
+				w.Header().Set("Grpc-Status", code)
+			})
+			p := startHTTP2(t, policyRetry(&snapshot.Retry{Attempts: 3, GrpcCodes: []uint32{14}}), http2Process(process))
+			request, err := http.NewRequest("POST", "http://orders/a.B/C", io.MultiReader(strings.NewReader(tt.message))) // of no stated length
+			if err != nil {
+				t.Fatal(err)
+			}
+			request.Header.Set("Content-Type", "application/grpc")
+			response, err := p.client2().Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, response.Body)
+			response.Body.Close()
+			status := response.Header.Get("Grpc-Status") + response.Trailer.Get("Grpc-Status")
+			if status != tt.status || attempts.Load() != tt.attempts {
+				t.Errorf("status %s after %d attempts, want %s after %d", status, attempts.Load(), tt.status, tt.attempts)
+			}
+		})
+	}
+}

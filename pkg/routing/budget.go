@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 const (
@@ -17,8 +18,25 @@ const (
 	budgetFloor = 3 * budgetSeconds
 )
 
+// An allowance is how much a budget gives.
+type allowance struct {
+	percent uint64 // of the requests
+	floor   uint64 // in each budgetSeconds, however few the requests are
+}
+
+// defaultAllowance is that of services without a policy.
+var defaultAllowance = allowance{100 / budgetShare, budgetFloor}
+
+func compileAllowance(s *snapshot.RetryBudget) allowance {
+	if s == nil {
+		return defaultAllowance
+	}
+	return allowance{uint64(min(s.Percent, 100)), min(uint64(s.MinPerSecond), fullRetries) * budgetSeconds}
+}
+
 // A budget bounds the retries of one calling service for one called service on this node: in any ten seconds of the
-// clock they are at most a fifth of the requests, or 30 where that is more. So retries never multiply an overload.
+// clock they are at most a fifth of the requests, or 30 where that is more; or as many as a policy says. So retries never
+// multiply an overload.
 // It is safe for concurrent use, takes no lock and allocates nothing.
 type budget struct {
 	// seconds are a ring. Of each the upper 20 bits say which second it counts, the next 24 are its requests, and the
@@ -58,7 +76,7 @@ func (b *budget) request(now time.Time) { b.count(secondOf(now), 1, 0) }
 
 // retry takes a retry, and reports whether there was one. It counts before it looks: of several at once some may be
 // refused that would have been within the bound, and none is allowed that is not.
-func (b *budget) retry(now time.Time) bool {
+func (b *budget) retry(now time.Time, a allowance) bool {
 	second := secondOf(now)
 	b.count(second, 0, 1)
 	var requests, retries uint64
@@ -69,7 +87,7 @@ func (b *budget) retry(now time.Time) bool {
 			retries += value & fullRetries
 		}
 	}
-	if retries <= max(requests/budgetShare, budgetFloor) {
+	if retries <= max(requests*a.percent/100, a.floor) && retries < fullRetries {
 		return true
 	}
 	b.giveBack(second)

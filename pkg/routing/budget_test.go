@@ -27,7 +27,7 @@ func TestBudgetBoundsRetries(t *testing.T) {
 					b.request(now)
 					requests[second]++
 					for range 3 {
-						if b.retry(now) {
+						if b.retry(now, defaultAllowance) {
 							retries[second]++
 						}
 					}
@@ -54,7 +54,7 @@ func TestBudgetBoundsRetries(t *testing.T) {
 func TestBudgetIsThereAgain(t *testing.T) {
 	b := new(budget)
 	spend := func(now time.Time) (n int) {
-		for b.retry(now) {
+		for b.retry(now, defaultAllowance) {
 			n++
 		}
 		return n
@@ -85,7 +85,7 @@ func TestBudgetHoldsForManyAtOnce(t *testing.T) {
 	for range 32 {
 		group.Go(func() {
 			for range 1000 {
-				if b.retry(start) {
+				if b.retry(start, defaultAllowance) {
 					allowed.Add(1)
 				}
 			}
@@ -192,7 +192,7 @@ func TestBudgetAllocatesNothing(t *testing.T) {
 	if n := testing.AllocsPerRun(1000, func() {
 		b := p.budget(web)
 		b.request(start)
-		b.retry(start)
+		b.retry(start, defaultAllowance)
 	}); n != 0 {
 		t.Errorf("%v allocations", n)
 	}

@@ -40,7 +40,7 @@ type Decision struct {
 	Carrier        snapshot.Carrier // of lanes to Service
 	Timeout        time.Duration    // for the whole exchange; 0: none
 	BackendTimeout time.Duration    // for one attempt; 0: none
-	Retry          *Retry           // nil: the rule has none
+	Retry          *Retry           // nil: neither the rule nor a policy has one
 
 	Limits []*snapshot.Limit // that the exchange must be within; to be read only
 	Fields exchange.Fields   // that the rule adds to the answer, whoever gives it; often none
@@ -146,6 +146,12 @@ func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 	}
 	b := r.choose(call.Random.Uint64())
 	d.Service, d.Port, d.backend = b.service, b.port, b
+	if d.Retry == nil && b.resilience != nil {
+		d.Retry = b.resilience.retry
+	}
+	if d.Retry != nil && d.Retry.perTry > 0 && (d.BackendTimeout == 0 || d.Retry.perTry < d.BackendTimeout) {
+		d.BackendTimeout = d.Retry.perTry
+	}
 	if b.filters != nil && !d.admits(b.filters, req) {
 		return
 	}

@@ -1,6 +1,8 @@
 package routing
 
 import (
+	"fmt"
+
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -11,17 +13,28 @@ type resilience struct {
 	origin   string    // "<ns>/<policy>"
 	outliers *outliers // nil: none is ejected
 	breaker  *breaker  // nil: nothing is bounded
+	retry    *Retry    // of rules without one; nil: they have none
+
+	allowance allowance // for all retries
 }
 
 // resilient makes what a backend has ready. Rules often name one service many times: what is the same is made once.
-func (t *Table) resilient(p *pool, s *snapshot.Resilience) *resilience {
+func (t *Table) resilient(p *pool, s *snapshot.Resilience) (*resilience, error) {
 	if s == nil {
-		return nil
+		return nil, nil
+	}
+	if p.resilience != nil && proto.Equal(p.source, s) {
+		return p.resilience, nil
+	}
+	r := &resilience{
+		origin: s.Origin, outliers: compileOutliers(s.Outliers), breaker: compileBreaker(s.CircuitBreaker, s.Origin),
+		allowance: compileAllowance(s.RetryBudget),
+	}
+	var err error
+	if r.retry, err = compileRetry(s.Retry); err != nil {
+		return nil, fmt.Errorf("ResiliencePolicy %s: %w", s.Origin, err)
 	}
 	t.guard(p)
-	if p.resilience == nil || !proto.Equal(p.source, s) {
-		p.source = s
-		p.resilience = &resilience{origin: s.Origin, outliers: compileOutliers(s.Outliers), breaker: compileBreaker(s.CircuitBreaker, s.Origin)}
-	}
-	return p.resilience
+	p.source, p.resilience = s, r
+	return r, nil
 }

@@ -166,7 +166,9 @@ func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]u
 	if compiled.answer == 0 {
 		compiled.pool = t.pool(compiled.service)
 		refers[compiled.pool] = max(refers[compiled.pool], b.GetShards())
-		compiled.resilience = t.resilient(compiled.pool, b.GetResilience())
+		if compiled.resilience, err = t.resilient(compiled.pool, b.GetResilience()); err != nil {
+			return nil, fmt.Errorf("backend %s: %w", compiled.service, err)
+		}
 	}
 	return compiled, nil
 }

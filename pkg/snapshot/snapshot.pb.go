@@ -175,6 +175,58 @@ func (Balance) EnumDescriptor() ([]byte, []int) {
 	return file_snapshot_proto_rawDescGZIP(), []int{2}
 }
 
+type Retry_Condition int32
+
+const (
+	Retry_NONE            Retry_Condition = 0
+	Retry_CONNECT_FAILURE Retry_Condition = 1 // no byte reached the service, and no other instance is left to ask at once
+	Retry_RESET           Retry_Condition = 2 // it broke off before its response
+	Retry_TIMEOUT         Retry_Condition = 3 // the time of one attempt was over
+)
+
+// Enum value maps for Retry_Condition.
+var (
+	Retry_Condition_name = map[int32]string{
+		0: "NONE",
+		1: "CONNECT_FAILURE",
+		2: "RESET",
+		3: "TIMEOUT",
+	}
+	Retry_Condition_value = map[string]int32{
+		"NONE":            0,
+		"CONNECT_FAILURE": 1,
+		"RESET":           2,
+		"TIMEOUT":         3,
+	}
+)
+
+func (x Retry_Condition) Enum() *Retry_Condition {
+	p := new(Retry_Condition)
+	*p = x
+	return p
+}
+
+func (x Retry_Condition) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Retry_Condition) Descriptor() protoreflect.EnumDescriptor {
+	return file_snapshot_proto_enumTypes[3].Descriptor()
+}
+
+func (Retry_Condition) Type() protoreflect.EnumType {
+	return &file_snapshot_proto_enumTypes[3]
+}
+
+func (x Retry_Condition) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Retry_Condition.Descriptor instead.
+func (Retry_Condition) EnumDescriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{8, 0}
+}
+
 type StringMatch_Kind int32
 
 const (
@@ -208,11 +260,11 @@ func (x StringMatch_Kind) String() string {
 }
 
 func (StringMatch_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_snapshot_proto_enumTypes[3].Descriptor()
+	return file_snapshot_proto_enumTypes[4].Descriptor()
 }
 
 func (StringMatch_Kind) Type() protoreflect.EnumType {
-	return &file_snapshot_proto_enumTypes[3]
+	return &file_snapshot_proto_enumTypes[4]
 }
 
 func (x StringMatch_Kind) Number() protoreflect.EnumNumber {
@@ -848,12 +900,16 @@ func (x *Rule) GetRetry() *Retry {
 
 // Retry says when a request that may be sent again is. Whoever does not know it does not retry, which is safe.
 type Retry struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Codes         []uint32               `protobuf:"varint,1,rep,packed,name=codes,proto3" json:"codes,omitempty"`                   // 400 to 599: of responses that are not passed on
-	Attempts      uint32                 `protobuf:"varint,2,opt,name=attempts,proto3" json:"attempts,omitempty"`                    // after the first; 0: none
-	BackoffMs     uint64                 `protobuf:"varint,3,opt,name=backoff_ms,json=backoffMs,proto3" json:"backoff_ms,omitempty"` // at least, before the first of these
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Codes           []uint32               `protobuf:"varint,1,rep,packed,name=codes,proto3" json:"codes,omitempty"`                                          // 400 to 599: of responses that are not passed on
+	Attempts        uint32                 `protobuf:"varint,2,opt,name=attempts,proto3" json:"attempts,omitempty"`                                           // after the first; 0: none
+	BackoffMs       uint64                 `protobuf:"varint,3,opt,name=backoff_ms,json=backoffMs,proto3" json:"backoff_ms,omitempty"`                        // at least, before the first of these
+	On              []Retry_Condition      `protobuf:"varint,51,rep,packed,name=on,proto3,enum=sennit.snapshot.v1.Retry_Condition" json:"on,omitempty"`       // absent: all of them
+	MaxBackoffMs    uint64                 `protobuf:"varint,52,opt,name=max_backoff_ms,json=maxBackoffMs,proto3" json:"max_backoff_ms,omitempty"`            // 0: ten times backoff_ms
+	GrpcCodes       []uint32               `protobuf:"varint,53,rep,packed,name=grpc_codes,json=grpcCodes,proto3" json:"grpc_codes,omitempty"`                // 1 to 16: of calls that ended without a message
+	PerTryTimeoutMs uint64                 `protobuf:"varint,54,opt,name=per_try_timeout_ms,json=perTryTimeoutMs,proto3" json:"per_try_timeout_ms,omitempty"` // of one attempt, where the rule has none that is shorter; 0: none
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Retry) Reset() {
@@ -903,6 +959,34 @@ func (x *Retry) GetAttempts() uint32 {
 func (x *Retry) GetBackoffMs() uint64 {
 	if x != nil {
 		return x.BackoffMs
+	}
+	return 0
+}
+
+func (x *Retry) GetOn() []Retry_Condition {
+	if x != nil {
+		return x.On
+	}
+	return nil
+}
+
+func (x *Retry) GetMaxBackoffMs() uint64 {
+	if x != nil {
+		return x.MaxBackoffMs
+	}
+	return 0
+}
+
+func (x *Retry) GetGrpcCodes() []uint32 {
+	if x != nil {
+		return x.GrpcCodes
+	}
+	return nil
+}
+
+func (x *Retry) GetPerTryTimeoutMs() uint64 {
+	if x != nil {
+		return x.PerTryTimeoutMs
 	}
 	return 0
 }
@@ -1695,6 +1779,8 @@ type Resilience struct {
 	Origin         string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`                                       // "<ns>/<policy>"
 	Outliers       *Outliers              `protobuf:"bytes,2,opt,name=outliers,proto3" json:"outliers,omitempty"`                                   // absent: no instance is ejected
 	CircuitBreaker *CircuitBreaker        `protobuf:"bytes,3,opt,name=circuit_breaker,json=circuitBreaker,proto3" json:"circuit_breaker,omitempty"` // absent: nothing is bounded
+	Retry          *Retry                 `protobuf:"bytes,4,opt,name=retry,proto3" json:"retry,omitempty"`                                         // of rules that have none
+	RetryBudget    *RetryBudget           `protobuf:"bytes,5,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`          // absent: a fifth, and 3 a second
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1750,6 +1836,74 @@ func (x *Resilience) GetCircuitBreaker() *CircuitBreaker {
 	return nil
 }
 
+func (x *Resilience) GetRetry() *Retry {
+	if x != nil {
+		return x.Retry
+	}
+	return nil
+}
+
+func (x *Resilience) GetRetryBudget() *RetryBudget {
+	if x != nil {
+		return x.RetryBudget
+	}
+	return nil
+}
+
+// RetryBudget bounds the retries of one calling service for the service, from one node: in any ten seconds, by the
+// larger of a share of the requests and a rate.
+type RetryBudget struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Percent       uint32                 `protobuf:"varint,1,opt,name=percent,proto3" json:"percent,omitempty"`
+	MinPerSecond  uint32                 `protobuf:"varint,2,opt,name=min_per_second,json=minPerSecond,proto3" json:"min_per_second,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RetryBudget) Reset() {
+	*x = RetryBudget{}
+	mi := &file_snapshot_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RetryBudget) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RetryBudget) ProtoMessage() {}
+
+func (x *RetryBudget) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
+func (*RetryBudget) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *RetryBudget) GetPercent() uint32 {
+	if x != nil {
+		return x.Percent
+	}
+	return 0
+}
+
+func (x *RetryBudget) GetMinPerSecond() uint32 {
+	if x != nil {
+		return x.MinPerSecond
+	}
+	return 0
+}
+
 // CircuitBreaker bounds what one node has under way to a service at a time; 0: no bound.
 type CircuitBreaker struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1762,7 +1916,7 @@ type CircuitBreaker struct {
 
 func (x *CircuitBreaker) Reset() {
 	*x = CircuitBreaker{}
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1774,7 +1928,7 @@ func (x *CircuitBreaker) String() string {
 func (*CircuitBreaker) ProtoMessage() {}
 
 func (x *CircuitBreaker) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1787,7 +1941,7 @@ func (x *CircuitBreaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CircuitBreaker.ProtoReflect.Descriptor instead.
 func (*CircuitBreaker) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{21}
+	return file_snapshot_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CircuitBreaker) GetMaxConnections() uint64 {
@@ -1825,7 +1979,7 @@ type Outliers struct {
 
 func (x *Outliers) Reset() {
 	*x = Outliers{}
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1837,7 +1991,7 @@ func (x *Outliers) String() string {
 func (*Outliers) ProtoMessage() {}
 
 func (x *Outliers) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1850,7 +2004,7 @@ func (x *Outliers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outliers.ProtoReflect.Descriptor instead.
 func (*Outliers) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{22}
+	return file_snapshot_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Outliers) GetConsecutiveErrors() uint32 {
@@ -1900,7 +2054,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2066,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2079,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{23}
+	return file_snapshot_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Inbound) GetPorts() []*InboundPort {
@@ -1965,7 +2119,7 @@ type Outside struct {
 
 func (x *Outside) Reset() {
 	*x = Outside{}
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1977,7 +2131,7 @@ func (x *Outside) String() string {
 func (*Outside) ProtoMessage() {}
 
 func (x *Outside) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1990,7 +2144,7 @@ func (x *Outside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outside.ProtoReflect.Descriptor instead.
 func (*Outside) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{24}
+	return file_snapshot_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Outside) GetHost() string {
@@ -2054,7 +2208,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2066,7 +2220,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2079,7 +2233,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{25}
+	return file_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *InboundPort) GetNumber() uint32 {
@@ -2124,7 +2278,7 @@ type Ingress struct {
 
 func (x *Ingress) Reset() {
 	*x = Ingress{}
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2290,7 @@ func (x *Ingress) String() string {
 func (*Ingress) ProtoMessage() {}
 
 func (x *Ingress) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2303,7 @@ func (x *Ingress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ingress.ProtoReflect.Descriptor instead.
 func (*Ingress) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Ingress) GetListeners() []*IngressListener {
@@ -2191,7 +2345,7 @@ type IngressCertificate struct {
 
 func (x *IngressCertificate) Reset() {
 	*x = IngressCertificate{}
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2357,7 @@ func (x *IngressCertificate) String() string {
 func (*IngressCertificate) ProtoMessage() {}
 
 func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2370,7 @@ func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressCertificate.ProtoReflect.Descriptor instead.
 func (*IngressCertificate) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IngressCertificate) GetChain() []byte {
@@ -2244,7 +2398,7 @@ type SealedKey struct {
 
 func (x *SealedKey) Reset() {
 	*x = SealedKey{}
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2256,7 +2410,7 @@ func (x *SealedKey) String() string {
 func (*SealedKey) ProtoMessage() {}
 
 func (x *SealedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2269,7 +2423,7 @@ func (x *SealedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKey.ProtoReflect.Descriptor instead.
 func (*SealedKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SealedKey) GetRecipient() []byte {
@@ -2296,7 +2450,7 @@ type IngressTLS struct {
 
 func (x *IngressTLS) Reset() {
 	*x = IngressTLS{}
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2308,7 +2462,7 @@ func (x *IngressTLS) String() string {
 func (*IngressTLS) ProtoMessage() {}
 
 func (x *IngressTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2321,7 +2475,7 @@ func (x *IngressTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressTLS.ProtoReflect.Descriptor instead.
 func (*IngressTLS) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *IngressTLS) GetCertificates() []uint32 {
@@ -2344,7 +2498,7 @@ type IngressListener struct {
 
 func (x *IngressListener) Reset() {
 	*x = IngressListener{}
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2356,7 +2510,7 @@ func (x *IngressListener) String() string {
 func (*IngressListener) ProtoMessage() {}
 
 func (x *IngressListener) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2369,7 +2523,7 @@ func (x *IngressListener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressListener.ProtoReflect.Descriptor instead.
 func (*IngressListener) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{30}
+	return file_snapshot_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *IngressListener) GetName() string {
@@ -2418,7 +2572,7 @@ type IngressHost struct {
 
 func (x *IngressHost) Reset() {
 	*x = IngressHost{}
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2430,7 +2584,7 @@ func (x *IngressHost) String() string {
 func (*IngressHost) ProtoMessage() {}
 
 func (x *IngressHost) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2443,7 +2597,7 @@ func (x *IngressHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressHost.ProtoReflect.Descriptor instead.
 func (*IngressHost) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{31}
+	return file_snapshot_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *IngressHost) GetHostname() string {
@@ -2471,7 +2625,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2637,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2650,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{32}
+	return file_snapshot_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Endpoints) GetEndpoints() []*Endpoint {
@@ -2529,7 +2683,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2541,7 +2695,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2554,7 +2708,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{33}
+	return file_snapshot_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Endpoint) GetNode() string {
@@ -2616,7 +2770,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2628,7 +2782,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2641,7 +2795,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{34}
+	return file_snapshot_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *EndpointPort) GetNumber() uint32 {
@@ -2668,7 +2822,7 @@ type NodeConfig struct {
 
 func (x *NodeConfig) Reset() {
 	*x = NodeConfig{}
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2680,7 +2834,7 @@ func (x *NodeConfig) String() string {
 func (*NodeConfig) ProtoMessage() {}
 
 func (x *NodeConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2693,7 +2847,7 @@ func (x *NodeConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeConfig.ProtoReflect.Descriptor instead.
 func (*NodeConfig) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{35}
+	return file_snapshot_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *NodeConfig) GetServices() []string {
@@ -2717,7 +2871,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2883,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2896,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{36}
+	return file_snapshot_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Beat) GetNumber() uint64 {
@@ -2792,7 +2946,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2804,7 +2958,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2817,7 +2971,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{37}
+	return file_snapshot_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Stored) GetSubject() string {
@@ -2853,7 +3007,7 @@ type SignedRoster struct {
 
 func (x *SignedRoster) Reset() {
 	*x = SignedRoster{}
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2865,7 +3019,7 @@ func (x *SignedRoster) String() string {
 func (*SignedRoster) ProtoMessage() {}
 
 func (x *SignedRoster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2878,7 +3032,7 @@ func (x *SignedRoster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRoster.ProtoReflect.Descriptor instead.
 func (*SignedRoster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{38}
+	return file_snapshot_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SignedRoster) GetRoster() []byte {
@@ -2917,7 +3071,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2929,7 +3083,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2942,7 +3096,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{39}
+	return file_snapshot_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Roster) GetCluster() string {
@@ -3004,7 +3158,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3170,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3183,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{40}
+	return file_snapshot_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SigningKey) GetId() string {
@@ -3102,12 +3256,22 @@ const file_snapshot_proto_rawDesc = "" +
 	"\ranswer_reason\x18\a \x01(\tR\fanswerReason\x12\x16\n" +
 	"\x06limits\x18\b \x03(\rR\x06limits\x125\n" +
 	"\afilters\x18\t \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12/\n" +
-	"\x05retry\x182 \x01(\v2\x19.sennit.snapshot.v1.RetryR\x05retry\"X\n" +
+	"\x05retry\x182 \x01(\v2\x19.sennit.snapshot.v1.RetryR\x05retry\"\xc3\x02\n" +
 	"\x05Retry\x12\x14\n" +
 	"\x05codes\x18\x01 \x03(\rR\x05codes\x12\x1a\n" +
 	"\battempts\x18\x02 \x01(\rR\battempts\x12\x1d\n" +
 	"\n" +
-	"backoff_ms\x18\x03 \x01(\x04R\tbackoffMs\"\xf3\x02\n" +
+	"backoff_ms\x18\x03 \x01(\x04R\tbackoffMs\x123\n" +
+	"\x02on\x183 \x03(\x0e2#.sennit.snapshot.v1.Retry.ConditionR\x02on\x12$\n" +
+	"\x0emax_backoff_ms\x184 \x01(\x04R\fmaxBackoffMs\x12\x1d\n" +
+	"\n" +
+	"grpc_codes\x185 \x03(\rR\tgrpcCodes\x12+\n" +
+	"\x12per_try_timeout_ms\x186 \x01(\x04R\x0fperTryTimeoutMs\"B\n" +
+	"\tCondition\x12\b\n" +
+	"\x04NONE\x10\x00\x12\x13\n" +
+	"\x0fCONNECT_FAILURE\x10\x01\x12\t\n" +
+	"\x05RESET\x10\x02\x12\v\n" +
+	"\aTIMEOUT\x10\x03\"\xf3\x02\n" +
 	"\aFilters\x12:\n" +
 	"\arequest\x18\x01 \x01(\v2 .sennit.snapshot.v1.FieldChangesR\arequest\x12<\n" +
 	"\bresponse\x18\x02 \x01(\v2 .sennit.snapshot.v1.FieldChangesR\bresponse\x12\x1c\n" +
@@ -3175,12 +3339,17 @@ const file_snapshot_proto_rawDesc = "" +
 	" \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12>\n" +
 	"\n" +
 	"resilience\x183 \x01(\v2\x1e.sennit.snapshot.v1.ResilienceR\n" +
-	"resilience\"\xab\x01\n" +
+	"resilience\"\xa0\x02\n" +
 	"\n" +
 	"Resilience\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x128\n" +
 	"\boutliers\x18\x02 \x01(\v2\x1c.sennit.snapshot.v1.OutliersR\boutliers\x12K\n" +
-	"\x0fcircuit_breaker\x18\x03 \x01(\v2\".sennit.snapshot.v1.CircuitBreakerR\x0ecircuitBreaker\"}\n" +
+	"\x0fcircuit_breaker\x18\x03 \x01(\v2\".sennit.snapshot.v1.CircuitBreakerR\x0ecircuitBreaker\x12/\n" +
+	"\x05retry\x18\x04 \x01(\v2\x19.sennit.snapshot.v1.RetryR\x05retry\x12B\n" +
+	"\fretry_budget\x18\x05 \x01(\v2\x1f.sennit.snapshot.v1.RetryBudgetR\vretryBudget\"M\n" +
+	"\vRetryBudget\x12\x18\n" +
+	"\apercent\x18\x01 \x01(\rR\apercent\x12$\n" +
+	"\x0emin_per_second\x18\x02 \x01(\rR\fminPerSecond\"}\n" +
 	"\x0eCircuitBreaker\x12'\n" +
 	"\x0fmax_connections\x18\x01 \x01(\x04R\x0emaxConnections\x12\x1f\n" +
 	"\vmax_pending\x18\x02 \x01(\x04R\n" +
@@ -3305,110 +3474,115 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 	return file_snapshot_proto_rawDescData
 }
 
-var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_snapshot_proto_goTypes = []any{
 	(Protocol)(0),              // 0: sennit.snapshot.v1.Protocol
 	(Carrier)(0),               // 1: sennit.snapshot.v1.Carrier
 	(Balance)(0),               // 2: sennit.snapshot.v1.Balance
-	(StringMatch_Kind)(0),      // 3: sennit.snapshot.v1.StringMatch.Kind
-	(*Message)(nil),            // 4: sennit.snapshot.v1.Message
-	(*Envelope)(nil),           // 5: sennit.snapshot.v1.Envelope
-	(*BuiltFrom)(nil),          // 6: sennit.snapshot.v1.BuiltFrom
-	(*Canary)(nil),             // 7: sennit.snapshot.v1.Canary
-	(*Outbound)(nil),           // 8: sennit.snapshot.v1.Outbound
-	(*Limit)(nil),              // 9: sennit.snapshot.v1.Limit
-	(*OutboundPort)(nil),       // 10: sennit.snapshot.v1.OutboundPort
-	(*Rule)(nil),               // 11: sennit.snapshot.v1.Rule
-	(*Retry)(nil),              // 12: sennit.snapshot.v1.Retry
-	(*Filters)(nil),            // 13: sennit.snapshot.v1.Filters
-	(*Mirror)(nil),             // 14: sennit.snapshot.v1.Mirror
-	(*Cors)(nil),               // 15: sennit.snapshot.v1.Cors
-	(*FieldChanges)(nil),       // 16: sennit.snapshot.v1.FieldChanges
-	(*Field)(nil),              // 17: sennit.snapshot.v1.Field
-	(*PathChange)(nil),         // 18: sennit.snapshot.v1.PathChange
-	(*Redirect)(nil),           // 19: sennit.snapshot.v1.Redirect
-	(*Match)(nil),              // 20: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),        // 21: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),         // 22: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),            // 23: sennit.snapshot.v1.Backend
-	(*Resilience)(nil),         // 24: sennit.snapshot.v1.Resilience
-	(*CircuitBreaker)(nil),     // 25: sennit.snapshot.v1.CircuitBreaker
-	(*Outliers)(nil),           // 26: sennit.snapshot.v1.Outliers
-	(*Inbound)(nil),            // 27: sennit.snapshot.v1.Inbound
-	(*Outside)(nil),            // 28: sennit.snapshot.v1.Outside
-	(*InboundPort)(nil),        // 29: sennit.snapshot.v1.InboundPort
-	(*Ingress)(nil),            // 30: sennit.snapshot.v1.Ingress
-	(*IngressCertificate)(nil), // 31: sennit.snapshot.v1.IngressCertificate
-	(*SealedKey)(nil),          // 32: sennit.snapshot.v1.SealedKey
-	(*IngressTLS)(nil),         // 33: sennit.snapshot.v1.IngressTLS
-	(*IngressListener)(nil),    // 34: sennit.snapshot.v1.IngressListener
-	(*IngressHost)(nil),        // 35: sennit.snapshot.v1.IngressHost
-	(*Endpoints)(nil),          // 36: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),           // 37: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),       // 38: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),         // 39: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),               // 40: sennit.snapshot.v1.Beat
-	(*Stored)(nil),             // 41: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),       // 42: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),             // 43: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),         // 44: sennit.snapshot.v1.SigningKey
-	nil,                        // 45: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(Retry_Condition)(0),       // 3: sennit.snapshot.v1.Retry.Condition
+	(StringMatch_Kind)(0),      // 4: sennit.snapshot.v1.StringMatch.Kind
+	(*Message)(nil),            // 5: sennit.snapshot.v1.Message
+	(*Envelope)(nil),           // 6: sennit.snapshot.v1.Envelope
+	(*BuiltFrom)(nil),          // 7: sennit.snapshot.v1.BuiltFrom
+	(*Canary)(nil),             // 8: sennit.snapshot.v1.Canary
+	(*Outbound)(nil),           // 9: sennit.snapshot.v1.Outbound
+	(*Limit)(nil),              // 10: sennit.snapshot.v1.Limit
+	(*OutboundPort)(nil),       // 11: sennit.snapshot.v1.OutboundPort
+	(*Rule)(nil),               // 12: sennit.snapshot.v1.Rule
+	(*Retry)(nil),              // 13: sennit.snapshot.v1.Retry
+	(*Filters)(nil),            // 14: sennit.snapshot.v1.Filters
+	(*Mirror)(nil),             // 15: sennit.snapshot.v1.Mirror
+	(*Cors)(nil),               // 16: sennit.snapshot.v1.Cors
+	(*FieldChanges)(nil),       // 17: sennit.snapshot.v1.FieldChanges
+	(*Field)(nil),              // 18: sennit.snapshot.v1.Field
+	(*PathChange)(nil),         // 19: sennit.snapshot.v1.PathChange
+	(*Redirect)(nil),           // 20: sennit.snapshot.v1.Redirect
+	(*Match)(nil),              // 21: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),        // 22: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),         // 23: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),            // 24: sennit.snapshot.v1.Backend
+	(*Resilience)(nil),         // 25: sennit.snapshot.v1.Resilience
+	(*RetryBudget)(nil),        // 26: sennit.snapshot.v1.RetryBudget
+	(*CircuitBreaker)(nil),     // 27: sennit.snapshot.v1.CircuitBreaker
+	(*Outliers)(nil),           // 28: sennit.snapshot.v1.Outliers
+	(*Inbound)(nil),            // 29: sennit.snapshot.v1.Inbound
+	(*Outside)(nil),            // 30: sennit.snapshot.v1.Outside
+	(*InboundPort)(nil),        // 31: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),            // 32: sennit.snapshot.v1.Ingress
+	(*IngressCertificate)(nil), // 33: sennit.snapshot.v1.IngressCertificate
+	(*SealedKey)(nil),          // 34: sennit.snapshot.v1.SealedKey
+	(*IngressTLS)(nil),         // 35: sennit.snapshot.v1.IngressTLS
+	(*IngressListener)(nil),    // 36: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),        // 37: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),          // 38: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),           // 39: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),       // 40: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),         // 41: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),               // 42: sennit.snapshot.v1.Beat
+	(*Stored)(nil),             // 43: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),       // 44: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),             // 45: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),         // 46: sennit.snapshot.v1.SigningKey
+	nil,                        // 47: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
-	6,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
-	7,  // 1: sennit.snapshot.v1.Envelope.canary:type_name -> sennit.snapshot.v1.Canary
-	10, // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
-	9,  // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
+	7,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
+	8,  // 1: sennit.snapshot.v1.Envelope.canary:type_name -> sennit.snapshot.v1.Canary
+	11, // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
+	10, // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
 	0,  // 4: sennit.snapshot.v1.OutboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	11, // 5: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
-	20, // 6: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
-	23, // 7: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
-	13, // 8: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
-	12, // 9: sennit.snapshot.v1.Rule.retry:type_name -> sennit.snapshot.v1.Retry
-	16, // 10: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
-	16, // 11: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
-	18, // 12: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
-	19, // 13: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
-	15, // 14: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
-	14, // 15: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
-	23, // 16: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
-	17, // 17: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
-	17, // 18: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
-	18, // 19: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
-	21, // 20: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
-	22, // 21: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
-	22, // 22: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
-	3,  // 23: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
-	21, // 24: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
-	2,  // 25: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
-	1,  // 26: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
-	13, // 27: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
-	24, // 28: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
-	26, // 29: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
-	25, // 30: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
-	29, // 31: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	30, // 32: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
-	28, // 33: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
-	0,  // 34: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
-	0,  // 35: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	34, // 36: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
-	11, // 37: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
-	9,  // 38: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
-	31, // 39: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
-	32, // 40: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
-	35, // 41: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
-	33, // 42: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
-	37, // 43: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	45, // 44: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	38, // 45: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	41, // 46: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	44, // 47: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	12, // 5: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
+	21, // 6: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
+	24, // 7: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
+	14, // 8: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
+	13, // 9: sennit.snapshot.v1.Rule.retry:type_name -> sennit.snapshot.v1.Retry
+	3,  // 10: sennit.snapshot.v1.Retry.on:type_name -> sennit.snapshot.v1.Retry.Condition
+	17, // 11: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
+	17, // 12: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
+	19, // 13: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
+	20, // 14: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
+	16, // 15: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
+	15, // 16: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
+	24, // 17: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
+	18, // 18: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
+	18, // 19: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
+	19, // 20: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
+	22, // 21: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
+	23, // 22: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
+	23, // 23: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
+	4,  // 24: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
+	22, // 25: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
+	2,  // 26: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
+	1,  // 27: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
+	14, // 28: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
+	25, // 29: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
+	28, // 30: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
+	27, // 31: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
+	13, // 32: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
+	26, // 33: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
+	31, // 34: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	32, // 35: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
+	30, // 36: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
+	0,  // 37: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
+	0,  // 38: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	36, // 39: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	12, // 40: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
+	10, // 41: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
+	33, // 42: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
+	34, // 43: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
+	37, // 44: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	35, // 45: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
+	39, // 46: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	47, // 47: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	40, // 48: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	43, // 49: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	46, // 50: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -3421,8 +3595,8 @@ func file_snapshot_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   42,
+			NumEnums:      5,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
