@@ -40,6 +40,9 @@ type ResilienceOutliers struct {
 	EjectionTime      metav1.Duration `json:"ejectionTime,omitempty"`
 	MaxEjectionTime   metav1.Duration `json:"maxEjectionTime,omitempty"`
 	MaxEjectedPercent int32           `json:"maxEjectedPercent,omitempty"`
+	Interval          metav1.Duration `json:"interval,omitempty"`
+	SuccessRate       *OutlierRate    `json:"successRate,omitempty"`  // nil: not for it
+	Latency           *OutlierLatency `json:"latency,omitempty"`      // nil: not for it
 	PanicPercent      int32           `json:"panicPercent,omitempty"` // 0 would say nothing: see SwaggerDoc
 }
 
@@ -129,12 +132,13 @@ func (w *walker) resilienceTarget(path string, t any) {
 }
 
 func (w *walker) resilienceOutliers(path string, o map[string]any) {
-	if num(o, "consecutiveErrors") == 0 {
-		w.add(path, Required, "must say what makes an outlier: give consecutiveErrors")
+	if num(o, "consecutiveErrors") == 0 && !has(o, "successRate") && !has(o, "latency") {
+		w.add(path, Required, "must say what makes an outlier: give consecutiveErrors, successRate or latency")
 	}
+	w.outlierStatistics(path, o)
 	w.number(path, o, "consecutiveErrors", 0, maxConsecutiveErrors)
-	first := w.span(path, o, "ejectionTime", 0, maxEjectionTime)
-	longest := w.span(path, o, "maxEjectionTime", 0, maxEjectionTime)
+	first := w.span(path, o, "ejectionTime", time.Millisecond, maxEjectionTime)
+	longest := w.span(path, o, "maxEjectionTime", time.Millisecond, maxEjectionTime)
 	if longest < first {
 		w.add(field(path, "maxEjectionTime"), Invalid, "must be no less than ejectionTime, which is %s, is %s", first, longest)
 	}
@@ -162,14 +166,14 @@ func (w *walker) number(path string, m map[string]any, name string, least, most 
 	}
 }
 
-// span checks a duration: longer than least, and at most most. It returns 0 where there is none.
+// span checks a duration that may be missing. It returns 0 where there is none.
 func (w *walker) span(path string, m map[string]any, name string, least, most time.Duration) time.Duration {
 	if !has(m, name) {
 		return 0
 	}
 	var d metav1.Duration
-	if err := d.UnmarshalJSON([]byte(`"` + str(m, name) + `"`)); err != nil || d.Duration <= least || d.Duration > most {
-		w.add(field(path, name), Invalid, "must be longer than %s and at most %s, is %q", least, most, str(m, name))
+	if err := d.UnmarshalJSON([]byte(`"` + str(m, name) + `"`)); err != nil || d.Duration < least || d.Duration > most {
+		w.add(field(path, name), Invalid, "must be from %s to %s, is %q", least, most, str(m, name))
 		return 0
 	}
 	return d.Duration
@@ -230,6 +234,9 @@ func (ResilienceOutliers) SwaggerDoc() map[string]string {
 		"":                  "ResilienceOutliers says when a node does not ask an instance for a while, by what it saw of it itself.",
 		"consecutiveErrors": "After so many errors in a row an instance is ejected. An error is a response of 500 to 599, a call of gRPC that ended as one, and an attempt that broke off or timed out.",
 		"ejectionTime":      "For how long an instance is ejected the first time; the second time for twice as long, and so on. Each such time without an ejection takes one back.",
+		"interval":          "Over which successRate and latency are counted.",
+		"successRate":       "Instances whose share of successes in an interval is far below that of the others are ejected.",
+		"latency":           "Instances that took far longer in an interval than the others are ejected.",
 		"maxEjectionTime":   "For how long at most.",
 		"maxEjectedPercent": "Of the instances that the node calls at most so many are ejected at a time, and one always may be.",
 		"panicPercent":      "Where fewer than so many of the instances would be left, none counts as ejected. 0: they always do.",
@@ -249,7 +256,10 @@ func (p *ResiliencePolicy) DeepCopyObject() runtime.Object {
 	c := *p
 	p.ObjectMeta.DeepCopyInto(&c.ObjectMeta)
 	c.Spec.TargetRefs = slices.Clone(p.Spec.TargetRefs)
-	c.Spec.Outliers = copied(p.Spec.Outliers)
+	if c.Spec.Outliers = copied(p.Spec.Outliers); c.Spec.Outliers != nil {
+		c.Spec.Outliers.SuccessRate = copied(p.Spec.Outliers.SuccessRate)
+		c.Spec.Outliers.Latency = copied(p.Spec.Outliers.Latency)
+	}
 	c.Spec.Breaker = copied(p.Spec.Breaker)
 	c.Spec.Budget = copied(p.Spec.Budget)
 	if c.Spec.Retry = copied(p.Spec.Retry); c.Spec.Retry != nil {

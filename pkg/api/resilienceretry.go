@@ -61,9 +61,9 @@ func (w *walker) resilienceRetry(path string, r map[string]any) {
 	}
 	w.between(field(path, "grpcCodes"), "items", int64(len(items(r, "grpcCodes"))), 0, int64(len(GRPCCodes)-1))
 	w.number(path, r, "attempts", 1, maxRetryAttempts)
-	w.span(path, r, "perTryTimeout", 0, maxPerTryTimeout)
-	first := w.span(path, r, "backoff", 0, maxRetryBackoff)
-	if longest := w.span(path, r, "maxBackoff", 0, maxRetryBackoff); longest > 0 && longest < first {
+	w.span(path, r, "perTryTimeout", time.Millisecond, maxPerTryTimeout)
+	first := w.span(path, r, "backoff", time.Millisecond, maxRetryBackoff)
+	if longest := w.span(path, r, "maxBackoff", time.Millisecond, maxRetryBackoff); longest > 0 && longest < first {
 		w.add(field(path, "maxBackoff"), Invalid, "must be no less than backoff, which is %s, is %s", first, longest)
 	}
 }

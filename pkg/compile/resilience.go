@@ -98,6 +98,18 @@ func compileResilience(p *api.ResiliencePolicy) *snapshot.Resilience {
 			MaxEjectionMs:     milliseconds(o.MaxEjectionTime),
 			MaxEjectedPercent: uint32(max(o.MaxEjectedPercent, 0)),
 			PanicPercent:      uint32(max(o.PanicPercent, 0)),
+			IntervalMs:        milliseconds(o.Interval),
+		}
+		if s := o.SuccessRate; s != nil {
+			r.Outliers.SuccessRate = &snapshot.Outliers_SuccessRate{
+				MinInstances: uint32(max(s.MinInstances, 0)), MinRequests: uint32(max(s.MinRequests, 0)), FactorThousandths: uint32(max(s.Factor*1000+0.5, 0)),
+			}
+		}
+		if l := o.Latency; l != nil {
+			r.Outliers.Latency = &snapshot.Outliers_Latency{
+				MinInstances: uint32(max(l.MinInstances, 0)), MinRequests: uint32(max(l.MinRequests, 0)), FactorThousandths: uint32(max(l.Factor*1000+0.5, 0)),
+				MinDifferenceMs: milliseconds(l.MinDifference),
+			}
 		}
 	}
 	r.Retry = compilePolicyRetry(p.Spec.Retry)

@@ -140,3 +140,32 @@ func TestPolicyRetries(t *testing.T) {
 		t.Errorf("%s\nwant %s", c.Message, want)
 	}
 }
+
+func TestStatisticsOfOutliers(t *testing.T) {
+	out := compile.Compile(compile.InputOf(t, `{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{name: http, port: 80}]}}
+---
+apiVersion: sennit.dev/v1alpha1
+kind: ResiliencePolicy
+metadata: {namespace: shop, name: p}
+spec:
+  targetRefs: [{kind: Service, name: orders}]
+  outliers:
+    interval: 5s
+    successRate: {minInstances: 5, minRequests: 100, factor: 1.9}
+    latency: {minInstances: 3, minRequests: 50, factor: 3, minDifference: 10ms}
+  circuitBreaker: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3}
+`))
+	got := out.Bodies[snapshot.OutSubject("shop", "orders", "")].(*snapshot.Outbound).Ports[0].Rules[0].Backends[0].Resilience
+	want := &snapshot.Resilience{
+		Origin: "shop/p",
+		Outliers: &snapshot.Outliers{
+			IntervalMs:  5000,
+			SuccessRate: &snapshot.Outliers_SuccessRate{MinInstances: 5, MinRequests: 100, FactorThousandths: 1900},
+			Latency:     &snapshot.Outliers_Latency{MinInstances: 3, MinRequests: 50, FactorThousandths: 3000, MinDifferenceMs: 10},
+		},
+		CircuitBreaker: &snapshot.CircuitBreaker{MaxConnections: 1, MaxPending: 2, MaxRequests: 3},
+	}
+	if got.String() != want.String() {
+		t.Errorf("%s\nwant %s", got, want)
+	}
+}

@@ -79,9 +79,10 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 // a response was begun: nothing can be sent again then, and an error means that the caller saw it break off.
 func (c *caller) attempt(ctx context.Context, request *body) (f failure, answered bool) {
 	d := &c.decision
-	c.failed = false
+	c.failed, c.took = false, 0
 	key := laneOf(&c.call, d)
 	began, limit := time.Now(), c.limit()
+	c.began = began
 	if limit < 0 {
 		return failure{err: context.DeadlineExceeded, reason: exchange.Timeout}, false
 	}
@@ -175,6 +176,9 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 		}
 	}
 	c.Table.MarkReachable(c.decision.Instance)
+	if c.decision.Judged() {
+		c.took = max(time.Since(c.began), 1)
+	}
 	if c.unwanted(request) {
 		if !stream.Ended() {
 			stream.Reset(exchange.CallerGone)

@@ -50,6 +50,8 @@ type caller struct {
 	decision routing.Decision
 	routed   bool             // decision is of this exchange
 	retries  int              // of this exchange, that its rule's retry counts
+	began    time.Time        // the attempt
+	took     time.Duration    // the head of the attempt's response; 0: there is none, or nobody asks
 	failed   bool             // the attempt was a call of gRPC that failed at the service
 	advice   []exchange.Field // what the application is told beside why it was refused
 	spot     spot

@@ -25,7 +25,12 @@ func (c *caller) judge(f failure) {
 	case f.reason == exchange.Timeout && c.deadline > 0 && time.Since(c.seen.Start) >= c.deadline:
 		return // the caller of gRPC gave it so long; whoever gives nothing would have every instance ejected
 	}
-	d.Judge(failed, time.Now())
+	now := time.Now()
+	took := c.took
+	if took == 0 { // there was no head
+		took = now.Sub(c.began)
+	}
+	d.Judge(failed, took, now)
 }
 
 // noteCode remembers whether the service ended a call of gRPC as one of 500 to 599 ends a request, where somebody asks.

@@ -172,3 +172,30 @@ func TestCallThatFailsEjects(t *testing.T) {
 		})
 	}
 }
+
+// TestSlowInstanceIsEjected has one of three instances answer later than the others.
+func TestSlowInstanceIsEjected(t *testing.T) {
+	fast := startProcess(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
+	slow := startProcess(t, func(http.ResponseWriter, *http.Request) { time.Sleep(100 * time.Millisecond) }) // it is that slow
+	policy := &snapshot.Outliers{
+		EjectionMs: 300, MaxEjectionMs: 300, MaxEjectedPercent: 50, IntervalMs: 200,
+		Latency: &snapshot.Outliers_Latency{MinInstances: 3, MinRequests: 1, FactorThousandths: 3000, MinDifferenceMs: 20},
+	}
+	p := startPair(t, http11, withPolicy(nil, &snapshot.Resilience{Outliers: policy}), fast, fast, slow)
+	p.quiet = true
+	client := p.client()
+	for deadline := time.Now().Add(time.Minute); ; {
+		response, err := client.Get("http://orders/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, response.Body)
+		response.Body.Close()
+		if ejected := p.table.Guarded(time.Now())[0].Ejected; len(ejected) == 1 && ejected[0].ID == "c" {
+			return
+		}
+		if time.Now().After(deadline) { // one of the others may be the slow one for a moment
+			t.Fatal("the slow instance is not ejected")
+		}
+	}
+}

@@ -174,16 +174,18 @@ func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Ca
 	o.Table.Pick(call, nil, &d)
 	for d.Status == 0 {
 		seen.Attempts++
+		began := time.Now()
 		stream, err := o.Lanes.Open(ctx, laneOf(call, &d), d.Instance.Address, transport.Bulk)
 		if err != nil {
 			seen.Err = err
 			call.Now = time.Now()
 			o.Table.MarkUnreachable(d.Instance, call.Now)
-			d.Judge(true, call.Now)
+			d.Judge(true, call.Now.Sub(began), call.Now)
 			o.Table.PickAgain(call, &d)
 			continue
 		}
 		defer stream.Release()
+		took := time.Since(began)
 		seen.Lane = stream.Carrier()
 		seen.Err = stream.WriteRequest(&exchange.Request{Kind: exchange.TCP, Target: d.Target})
 		if seen.Err == nil {
@@ -194,10 +196,10 @@ func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Ca
 			seen.Outcome.Reason = f.reason
 			if f.unreachable() && seen.Received == 0 {
 				o.Table.MarkUnreachable(d.Instance, time.Now())
-				d.Judge(true, time.Now())
+				d.Judge(true, took, time.Now())
 			}
 		} else {
-			d.Judge(false, time.Now())
+			d.Judge(false, took, time.Now())
 		}
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -120,6 +121,7 @@ func BenchmarkPolicy(b *testing.B) {
 	}{
 		{"none", nil},
 		{"outliers", &snapshot.Resilience{Outliers: ejecting()}},
+		{"outliers by success rate", &snapshot.Resilience{Outliers: byRate(1.9)}},
 		{"circuit breaker", &snapshot.Resilience{CircuitBreaker: &snapshot.CircuitBreaker{MaxRequests: 1000, MaxPending: 1000, MaxConnections: 1000}}},
 	} {
 		b.Run(bench.name, func(b *testing.B) {
@@ -132,7 +134,7 @@ func BenchmarkPolicy(b *testing.B) {
 				table.Pick(call, request, &d)
 				d.Wait()
 				d.Waited()
-				d.Judge(false, start)
+				d.Judge(false, time.Millisecond, start)
 				d.Done()
 			}
 		})

@@ -15,13 +15,15 @@ import (
 type standing struct {
 	ejected atomic.Int64 // Unix nanoseconds until which it is; 0: it never was
 	errors  atomic.Int32 // in a row
+	tally   tally
 
 	times int // it was ejected, that still count
 }
 
 // outliers are a policy's, made ready. They never change.
 type outliers struct {
-	consecutive int32 // 0: not for these
+	consecutive int32       // 0: not for these
+	statistics  *statistics // nil: not for these
 	base, most  time.Duration
 	share       int // of the instances, in percent, that may be ejected at a time
 	panic       int // of the instances, in percent, that must be left
@@ -41,6 +43,7 @@ func compileOutliers(o *snapshot.Outliers) *outliers {
 		most:        max(base, bounded(o.MaxEjectionMs, mostEjection)),
 		share:       int(min(o.MaxEjectedPercent, 100)),
 		panic:       int(min(o.PanicPercent, 100)),
+		statistics:  compileStatistics(o),
 	}
 }
 
@@ -53,6 +56,8 @@ func bounded(ms uint64, most time.Duration) time.Duration {
 type ejections struct {
 	ignored atomic.Int64  // Unix nanoseconds until which none counts, because too few instances are left; 0: they count
 	total   atomic.Uint64 // since the pool was made
+
+	intervalEnds atomic.Int64 // Unix nanoseconds; 0: the first has not begun
 
 	mu sync.Mutex // over what follows, and the standings' times; never waited for by an exchange
 	by *outliers  // whoever ejected last
@@ -73,13 +78,17 @@ func (d *Decision) Judged() bool {
 	return d.Instance != nil && d.backend != nil && d.backend.resilience != nil && d.backend.resilience.outliers != nil
 }
 
-// Judge tells how the decision's instance did with one attempt. What says nothing about the instance is not told. It
-// takes no lock that it would have to wait for, and allocates nothing, but where it ejects the instance.
-func (d *Decision) Judge(failed bool, now time.Time) {
+// Judge tells how the decision's instance did with one attempt, and how long its response's head, or the failure, took.
+// What says nothing about the instance is not told. It takes no lock that it would have to wait for, and allocates
+// nothing, but where it ejects the instance, and once at the end of an interval.
+func (d *Decision) Judge(failed bool, took time.Duration, now time.Time) {
 	if !d.Judged() {
 		return
 	}
 	o, s := d.backend.resilience.outliers, d.Instance.standing
+	if o.statistics != nil {
+		d.backend.pool.tallied(d.Instance, o, failed, took, now)
+	}
 	if !failed {
 		if s.errors.Load() != 0 { // a write would take the line from every reader
 			s.errors.Store(0)
@@ -97,11 +106,15 @@ func (d *Decision) Judge(failed bool, now time.Time) {
 // eject ejects an instance for as long as its ejections before say, where not too many are already. Where another
 // exchange is about to do so, that one's word counts; the next error asks again.
 func (p *pool) eject(i *Instance, o *outliers, now time.Time) {
-	e, s, at := &p.ejections, i.standing, now.UnixNano()
-	if !e.mu.TryLock() {
-		return
+	if p.ejections.mu.TryLock() {
+		p.ejectLocked(i, o, now.UnixNano())
+		p.ejections.mu.Unlock()
 	}
-	defer e.mu.Unlock()
+}
+
+// ejectLocked is eject for whoever holds the pool's ejections.
+func (p *pool) ejectLocked(i *Instance, o *outliers, at int64) {
+	e, s := &p.ejections, i.standing
 	if s.isEjected(at) {
 		return
 	}

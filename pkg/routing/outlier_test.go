@@ -35,7 +35,7 @@ func ask(table *Table, source rand.Source, now time.Time, fails ...string) strin
 	if d.Instance == nil {
 		return ""
 	}
-	d.Judge(slices.Contains(fails, d.Instance.ID), now)
+	d.Judge(slices.Contains(fails, d.Instance.ID), time.Millisecond, now)
 	return d.Instance.ID
 }
 
@@ -80,7 +80,7 @@ func TestOnlyErrorsInARowEject(t *testing.T) {
 	var d Decision
 	for i := range 300 {
 		table.Pick(call, get("/"), &d)
-		d.Judge(i%3 != 0, start)
+		d.Judge(i%3 != 0, time.Millisecond, start)
 		d.Done()
 	}
 	if n := table.pools[orders].ejections.total.Load(); n != 0 {
@@ -173,7 +173,7 @@ func TestJudgingAllocatesNothing(t *testing.T) {
 	request, i := get("/"), 0
 	if n := testing.AllocsPerRun(300, func() {
 		table.Pick(call, request, &d)
-		d.Judge(i%2 == 0, start)
+		d.Judge(i%2 == 0, time.Millisecond, start)
 		d.Done()
 		i++
 	}); n != 0 {

@@ -1973,6 +1973,9 @@ type Outliers struct {
 	MaxEjectionMs     uint64                 `protobuf:"varint,3,opt,name=max_ejection_ms,json=maxEjectionMs,proto3" json:"max_ejection_ms,omitempty"`             // and never for longer
 	MaxEjectedPercent uint32                 `protobuf:"varint,4,opt,name=max_ejected_percent,json=maxEjectedPercent,proto3" json:"max_ejected_percent,omitempty"` // of the instances may be ejected at a time, and one always
 	PanicPercent      uint32                 `protobuf:"varint,5,opt,name=panic_percent,json=panicPercent,proto3" json:"panic_percent,omitempty"`                  // with fewer than so many left nothing counts as ejected
+	IntervalMs        uint64                 `protobuf:"varint,6,opt,name=interval_ms,json=intervalMs,proto3" json:"interval_ms,omitempty"`                        // over which what follows is counted
+	SuccessRate       *Outliers_SuccessRate  `protobuf:"bytes,7,opt,name=success_rate,json=successRate,proto3" json:"success_rate,omitempty"`                      // absent: not for it
+	Latency           *Outliers_Latency      `protobuf:"bytes,8,opt,name=latency,proto3" json:"latency,omitempty"`                                                 // absent: not for it
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -2040,6 +2043,27 @@ func (x *Outliers) GetPanicPercent() uint32 {
 		return x.PanicPercent
 	}
 	return 0
+}
+
+func (x *Outliers) GetIntervalMs() uint64 {
+	if x != nil {
+		return x.IntervalMs
+	}
+	return 0
+}
+
+func (x *Outliers) GetSuccessRate() *Outliers_SuccessRate {
+	if x != nil {
+		return x.SuccessRate
+	}
+	return nil
+}
+
+func (x *Outliers) GetLatency() *Outliers_Latency {
+	if x != nil {
+		return x.Latency
+	}
+	return nil
 }
 
 // Inbound (sennit.config.in.<ns>.<service>): what the nodes that run a service, or the Gateway of that name, need.
@@ -3200,6 +3224,136 @@ func (x *SigningKey) GetEd25519() []byte {
 	return nil
 }
 
+// SuccessRate: the share of successes is below the mean of the instances by more than factor standard deviations.
+type Outliers_SuccessRate struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	MinInstances      uint32                 `protobuf:"varint,1,opt,name=min_instances,json=minInstances,proto3" json:"min_instances,omitempty"` // that have had min_requests
+	MinRequests       uint32                 `protobuf:"varint,2,opt,name=min_requests,json=minRequests,proto3" json:"min_requests,omitempty"`
+	FactorThousandths uint32                 `protobuf:"varint,3,opt,name=factor_thousandths,json=factorThousandths,proto3" json:"factor_thousandths,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Outliers_SuccessRate) Reset() {
+	*x = Outliers_SuccessRate{}
+	mi := &file_snapshot_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outliers_SuccessRate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outliers_SuccessRate) ProtoMessage() {}
+
+func (x *Outliers_SuccessRate) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outliers_SuccessRate.ProtoReflect.Descriptor instead.
+func (*Outliers_SuccessRate) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{23, 0}
+}
+
+func (x *Outliers_SuccessRate) GetMinInstances() uint32 {
+	if x != nil {
+		return x.MinInstances
+	}
+	return 0
+}
+
+func (x *Outliers_SuccessRate) GetMinRequests() uint32 {
+	if x != nil {
+		return x.MinRequests
+	}
+	return 0
+}
+
+func (x *Outliers_SuccessRate) GetFactorThousandths() uint32 {
+	if x != nil {
+		return x.FactorThousandths
+	}
+	return 0
+}
+
+// Latency: the mean time to the response's head is more than factor times the median of the instances.
+type Outliers_Latency struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	MinInstances      uint32                 `protobuf:"varint,1,opt,name=min_instances,json=minInstances,proto3" json:"min_instances,omitempty"` // that have had min_requests
+	MinRequests       uint32                 `protobuf:"varint,2,opt,name=min_requests,json=minRequests,proto3" json:"min_requests,omitempty"`
+	FactorThousandths uint32                 `protobuf:"varint,3,opt,name=factor_thousandths,json=factorThousandths,proto3" json:"factor_thousandths,omitempty"`
+	MinDifferenceMs   uint64                 `protobuf:"varint,4,opt,name=min_difference_ms,json=minDifferenceMs,proto3" json:"min_difference_ms,omitempty"` // from the median
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *Outliers_Latency) Reset() {
+	*x = Outliers_Latency{}
+	mi := &file_snapshot_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Outliers_Latency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Outliers_Latency) ProtoMessage() {}
+
+func (x *Outliers_Latency) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Outliers_Latency.ProtoReflect.Descriptor instead.
+func (*Outliers_Latency) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{23, 1}
+}
+
+func (x *Outliers_Latency) GetMinInstances() uint32 {
+	if x != nil {
+		return x.MinInstances
+	}
+	return 0
+}
+
+func (x *Outliers_Latency) GetMinRequests() uint32 {
+	if x != nil {
+		return x.MinRequests
+	}
+	return 0
+}
+
+func (x *Outliers_Latency) GetFactorThousandths() uint32 {
+	if x != nil {
+		return x.FactorThousandths
+	}
+	return 0
+}
+
+func (x *Outliers_Latency) GetMinDifferenceMs() uint64 {
+	if x != nil {
+		return x.MinDifferenceMs
+	}
+	return 0
+}
+
 var File_snapshot_proto protoreflect.FileDescriptor
 
 const file_snapshot_proto_rawDesc = "" +
@@ -3354,14 +3508,27 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x0fmax_connections\x18\x01 \x01(\x04R\x0emaxConnections\x12\x1f\n" +
 	"\vmax_pending\x18\x02 \x01(\x04R\n" +
 	"maxPending\x12!\n" +
-	"\fmax_requests\x18\x03 \x01(\x04R\vmaxRequests\"\xd7\x01\n" +
+	"\fmax_requests\x18\x03 \x01(\x04R\vmaxRequests\"\xbb\x05\n" +
 	"\bOutliers\x12-\n" +
 	"\x12consecutive_errors\x18\x01 \x01(\rR\x11consecutiveErrors\x12\x1f\n" +
 	"\vejection_ms\x18\x02 \x01(\x04R\n" +
 	"ejectionMs\x12&\n" +
 	"\x0fmax_ejection_ms\x18\x03 \x01(\x04R\rmaxEjectionMs\x12.\n" +
 	"\x13max_ejected_percent\x18\x04 \x01(\rR\x11maxEjectedPercent\x12#\n" +
-	"\rpanic_percent\x18\x05 \x01(\rR\fpanicPercent\"\xae\x01\n" +
+	"\rpanic_percent\x18\x05 \x01(\rR\fpanicPercent\x12\x1f\n" +
+	"\vinterval_ms\x18\x06 \x01(\x04R\n" +
+	"intervalMs\x12K\n" +
+	"\fsuccess_rate\x18\a \x01(\v2(.sennit.snapshot.v1.Outliers.SuccessRateR\vsuccessRate\x12>\n" +
+	"\alatency\x18\b \x01(\v2$.sennit.snapshot.v1.Outliers.LatencyR\alatency\x1a\x84\x01\n" +
+	"\vSuccessRate\x12#\n" +
+	"\rmin_instances\x18\x01 \x01(\rR\fminInstances\x12!\n" +
+	"\fmin_requests\x18\x02 \x01(\rR\vminRequests\x12-\n" +
+	"\x12factor_thousandths\x18\x03 \x01(\rR\x11factorThousandths\x1a\xac\x01\n" +
+	"\aLatency\x12#\n" +
+	"\rmin_instances\x18\x01 \x01(\rR\fminInstances\x12!\n" +
+	"\fmin_requests\x18\x02 \x01(\rR\vminRequests\x12-\n" +
+	"\x12factor_thousandths\x18\x03 \x01(\rR\x11factorThousandths\x12*\n" +
+	"\x11min_difference_ms\x18\x04 \x01(\x04R\x0fminDifferenceMs\"\xae\x01\n" +
 	"\aInbound\x125\n" +
 	"\x05ports\x18\x01 \x03(\v2\x1f.sennit.snapshot.v1.InboundPortR\x05ports\x125\n" +
 	"\aingress\x18\x02 \x01(\v2\x1b.sennit.snapshot.v1.IngressR\aingress\x125\n" +
@@ -3475,56 +3642,58 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_snapshot_proto_goTypes = []any{
-	(Protocol)(0),              // 0: sennit.snapshot.v1.Protocol
-	(Carrier)(0),               // 1: sennit.snapshot.v1.Carrier
-	(Balance)(0),               // 2: sennit.snapshot.v1.Balance
-	(Retry_Condition)(0),       // 3: sennit.snapshot.v1.Retry.Condition
-	(StringMatch_Kind)(0),      // 4: sennit.snapshot.v1.StringMatch.Kind
-	(*Message)(nil),            // 5: sennit.snapshot.v1.Message
-	(*Envelope)(nil),           // 6: sennit.snapshot.v1.Envelope
-	(*BuiltFrom)(nil),          // 7: sennit.snapshot.v1.BuiltFrom
-	(*Canary)(nil),             // 8: sennit.snapshot.v1.Canary
-	(*Outbound)(nil),           // 9: sennit.snapshot.v1.Outbound
-	(*Limit)(nil),              // 10: sennit.snapshot.v1.Limit
-	(*OutboundPort)(nil),       // 11: sennit.snapshot.v1.OutboundPort
-	(*Rule)(nil),               // 12: sennit.snapshot.v1.Rule
-	(*Retry)(nil),              // 13: sennit.snapshot.v1.Retry
-	(*Filters)(nil),            // 14: sennit.snapshot.v1.Filters
-	(*Mirror)(nil),             // 15: sennit.snapshot.v1.Mirror
-	(*Cors)(nil),               // 16: sennit.snapshot.v1.Cors
-	(*FieldChanges)(nil),       // 17: sennit.snapshot.v1.FieldChanges
-	(*Field)(nil),              // 18: sennit.snapshot.v1.Field
-	(*PathChange)(nil),         // 19: sennit.snapshot.v1.PathChange
-	(*Redirect)(nil),           // 20: sennit.snapshot.v1.Redirect
-	(*Match)(nil),              // 21: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),        // 22: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),         // 23: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),            // 24: sennit.snapshot.v1.Backend
-	(*Resilience)(nil),         // 25: sennit.snapshot.v1.Resilience
-	(*RetryBudget)(nil),        // 26: sennit.snapshot.v1.RetryBudget
-	(*CircuitBreaker)(nil),     // 27: sennit.snapshot.v1.CircuitBreaker
-	(*Outliers)(nil),           // 28: sennit.snapshot.v1.Outliers
-	(*Inbound)(nil),            // 29: sennit.snapshot.v1.Inbound
-	(*Outside)(nil),            // 30: sennit.snapshot.v1.Outside
-	(*InboundPort)(nil),        // 31: sennit.snapshot.v1.InboundPort
-	(*Ingress)(nil),            // 32: sennit.snapshot.v1.Ingress
-	(*IngressCertificate)(nil), // 33: sennit.snapshot.v1.IngressCertificate
-	(*SealedKey)(nil),          // 34: sennit.snapshot.v1.SealedKey
-	(*IngressTLS)(nil),         // 35: sennit.snapshot.v1.IngressTLS
-	(*IngressListener)(nil),    // 36: sennit.snapshot.v1.IngressListener
-	(*IngressHost)(nil),        // 37: sennit.snapshot.v1.IngressHost
-	(*Endpoints)(nil),          // 38: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),           // 39: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),       // 40: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),         // 41: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),               // 42: sennit.snapshot.v1.Beat
-	(*Stored)(nil),             // 43: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),       // 44: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),             // 45: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),         // 46: sennit.snapshot.v1.SigningKey
-	nil,                        // 47: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(Protocol)(0),                // 0: sennit.snapshot.v1.Protocol
+	(Carrier)(0),                 // 1: sennit.snapshot.v1.Carrier
+	(Balance)(0),                 // 2: sennit.snapshot.v1.Balance
+	(Retry_Condition)(0),         // 3: sennit.snapshot.v1.Retry.Condition
+	(StringMatch_Kind)(0),        // 4: sennit.snapshot.v1.StringMatch.Kind
+	(*Message)(nil),              // 5: sennit.snapshot.v1.Message
+	(*Envelope)(nil),             // 6: sennit.snapshot.v1.Envelope
+	(*BuiltFrom)(nil),            // 7: sennit.snapshot.v1.BuiltFrom
+	(*Canary)(nil),               // 8: sennit.snapshot.v1.Canary
+	(*Outbound)(nil),             // 9: sennit.snapshot.v1.Outbound
+	(*Limit)(nil),                // 10: sennit.snapshot.v1.Limit
+	(*OutboundPort)(nil),         // 11: sennit.snapshot.v1.OutboundPort
+	(*Rule)(nil),                 // 12: sennit.snapshot.v1.Rule
+	(*Retry)(nil),                // 13: sennit.snapshot.v1.Retry
+	(*Filters)(nil),              // 14: sennit.snapshot.v1.Filters
+	(*Mirror)(nil),               // 15: sennit.snapshot.v1.Mirror
+	(*Cors)(nil),                 // 16: sennit.snapshot.v1.Cors
+	(*FieldChanges)(nil),         // 17: sennit.snapshot.v1.FieldChanges
+	(*Field)(nil),                // 18: sennit.snapshot.v1.Field
+	(*PathChange)(nil),           // 19: sennit.snapshot.v1.PathChange
+	(*Redirect)(nil),             // 20: sennit.snapshot.v1.Redirect
+	(*Match)(nil),                // 21: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),          // 22: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),           // 23: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),              // 24: sennit.snapshot.v1.Backend
+	(*Resilience)(nil),           // 25: sennit.snapshot.v1.Resilience
+	(*RetryBudget)(nil),          // 26: sennit.snapshot.v1.RetryBudget
+	(*CircuitBreaker)(nil),       // 27: sennit.snapshot.v1.CircuitBreaker
+	(*Outliers)(nil),             // 28: sennit.snapshot.v1.Outliers
+	(*Inbound)(nil),              // 29: sennit.snapshot.v1.Inbound
+	(*Outside)(nil),              // 30: sennit.snapshot.v1.Outside
+	(*InboundPort)(nil),          // 31: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),              // 32: sennit.snapshot.v1.Ingress
+	(*IngressCertificate)(nil),   // 33: sennit.snapshot.v1.IngressCertificate
+	(*SealedKey)(nil),            // 34: sennit.snapshot.v1.SealedKey
+	(*IngressTLS)(nil),           // 35: sennit.snapshot.v1.IngressTLS
+	(*IngressListener)(nil),      // 36: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),          // 37: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),            // 38: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),             // 39: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),         // 40: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),           // 41: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),                 // 42: sennit.snapshot.v1.Beat
+	(*Stored)(nil),               // 43: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),         // 44: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),               // 45: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),           // 46: sennit.snapshot.v1.SigningKey
+	(*Outliers_SuccessRate)(nil), // 47: sennit.snapshot.v1.Outliers.SuccessRate
+	(*Outliers_Latency)(nil),     // 48: sennit.snapshot.v1.Outliers.Latency
+	nil,                          // 49: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
 	7,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
@@ -3561,28 +3730,30 @@ var file_snapshot_proto_depIdxs = []int32{
 	27, // 31: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
 	13, // 32: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
 	26, // 33: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
-	31, // 34: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	32, // 35: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
-	30, // 36: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
-	0,  // 37: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
-	0,  // 38: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	36, // 39: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
-	12, // 40: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
-	10, // 41: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
-	33, // 42: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
-	34, // 43: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
-	37, // 44: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
-	35, // 45: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
-	39, // 46: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	47, // 47: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	40, // 48: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	43, // 49: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	46, // 50: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	51, // [51:51] is the sub-list for method output_type
-	51, // [51:51] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	47, // 34: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
+	48, // 35: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
+	31, // 36: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	32, // 37: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
+	30, // 38: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
+	0,  // 39: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
+	0,  // 40: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	36, // 41: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	12, // 42: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
+	10, // 43: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
+	33, // 44: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
+	34, // 45: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
+	37, // 46: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	35, // 47: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
+	39, // 48: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	49, // 49: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	40, // 50: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	43, // 51: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	46, // 52: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	53, // [53:53] is the sub-list for method output_type
+	53, // [53:53] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -3596,7 +3767,7 @@ func file_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   43,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
