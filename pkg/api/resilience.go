@@ -25,6 +25,7 @@ type ResiliencePolicySpec struct {
 	Breaker    *CircuitBreaker     `json:"circuitBreaker,omitempty"`
 	Retry      *ResilienceRetry    `json:"retry,omitempty"`
 	Budget     *RetryBudget        `json:"retryBudget,omitempty"`
+	Hedging    *Hedging            `json:"hedging,omitempty"`
 }
 
 // A ResilienceTarget is a Service, an ExternalService or an HTTPRoute of the policy's namespace.
@@ -85,7 +86,7 @@ func (w *walker) resiliencePolicy(u *unstructured.Unstructured) {
 		if str(t, "kind") == HTTPRoute.Name {
 			for _, name := range []string{"outliers", "circuitBreaker", "retryBudget"} {
 				if has(spec, name) {
-					w.add(at, Invalid, "must be a Service or an ExternalService: %s is about instances, which a route does not have (put retry into a policy of its own)", name)
+					w.add(at, Invalid, "must be a Service or an ExternalService: %s is about instances, which a route does not have (put retry and hedging into a policy of its own)", name)
 				}
 			}
 		}
@@ -95,11 +96,14 @@ func (w *walker) resiliencePolicy(u *unstructured.Unstructured) {
 		}
 		seen[key] = i
 	}
-	if !has(spec, "outliers") && !has(spec, "circuitBreaker") && !has(spec, "retry") && !has(spec, "retryBudget") {
-		w.add("spec", Required, "must say something: give outliers, circuitBreaker, retry or retryBudget")
+	if !has(spec, "outliers") && !has(spec, "circuitBreaker") && !has(spec, "retry") && !has(spec, "retryBudget") && !has(spec, "hedging") {
+		w.add("spec", Required, "must say something: give outliers, circuitBreaker, retry, retryBudget or hedging")
 	}
 	if r := part(spec, "retry"); r != nil {
 		w.resilienceRetry("spec.retry", r)
+	}
+	if h := part(spec, "hedging"); h != nil {
+		w.span("spec.hedging", h, "delay", time.Millisecond, time.Hour)
 	}
 	if b := part(spec, "retryBudget"); b != nil {
 		w.number("spec.retryBudget", b, "percent", 0, 100)
@@ -199,11 +203,12 @@ func (ResiliencePolicy) SwaggerDoc() map[string]string {
 func (ResiliencePolicySpec) SwaggerDoc() map[string]string {
 	return map[string]string{
 		"":           "ResiliencePolicySpec says for whom it is, and what is done.",
-		"targetRefs": "Services of the policy's namespace, or for retry HTTPRoutes. Of several policies for one the oldest is in effect.",
+		"targetRefs": "Services of the policy's namespace, or for retry and hedging HTTPRoutes. Of several policies for one the oldest is in effect.",
 		"outliers":   "Which instances are not asked for a while. Without it none is ejected.",
 
 		"retry":          "When a request is sent again. A rule of an HTTPRoute that has a retry of its own goes by that.",
 		"retryBudget":    "How many retries there may be, by whichever rule or policy. Without it: a fifth of the requests, or 3 a second where that is more.",
+		"hedging":        "When a request that waits for its response is sent to a second instance too. Idempotent requests only, within the budget.",
 		"circuitBreaker": "How much one node may have under way to the service at a time. What is beyond is answered with 503, circuit-open.",
 	}
 }
@@ -262,6 +267,7 @@ func (p *ResiliencePolicy) DeepCopyObject() runtime.Object {
 	}
 	c.Spec.Breaker = copied(p.Spec.Breaker)
 	c.Spec.Budget = copied(p.Spec.Budget)
+	c.Spec.Hedging = copied(p.Spec.Hedging)
 	if c.Spec.Retry = copied(p.Spec.Retry); c.Spec.Retry != nil {
 		c.Spec.Retry.Conditions = slices.Clone(p.Spec.Retry.Conditions)
 		c.Spec.Retry.Codes = slices.Clone(p.Spec.Retry.Codes)

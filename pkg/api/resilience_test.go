@@ -18,7 +18,7 @@ func TestResiliencePolicies(t *testing.T) {
 	}{
 		{"errors in a row", target + "  outliers: {consecutiveErrors: 5}\n", nil},
 		{"of a host outside", "  targetRefs: [{kind: ExternalService, name: api}]\n  outliers: {consecutiveErrors: 5, panicPercent: 0}\n", nil},
-		{"nothing", target, []string{"f.yaml:4:1: spec: must say something: give outliers, circuitBreaker, retry or retryBudget"}},
+		{"nothing", target, []string{"f.yaml:4:1: spec: must say something: give outliers, circuitBreaker, retry, retryBudget or hedging"}},
 		{"bounds", target + "  circuitBreaker: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3}\n", nil},
 		{"no bounds", target + "  circuitBreaker: {}\n",
 			[]string{"f.yaml:6:3: spec.circuitBreaker: must bound something: give maxConnections, maxPendingRequests or maxRequests"}},
@@ -27,7 +27,7 @@ func TestResiliencePolicies(t *testing.T) {
 		{"no reason", target + "  outliers: {}\n", []string{"f.yaml:6:3: spec.outliers: must say what makes an outlier: give consecutiveErrors, successRate or latency"}},
 		{"of a route", "  targetRefs: [{kind: HTTPRoute, name: a}]\n  retry: {}\n", nil},
 		{"instances of a route", "  targetRefs: [{kind: HTTPRoute, name: a}]\n  outliers: {consecutiveErrors: 5}\n",
-			[]string{"f.yaml:5:16: spec.targetRefs[0]: must be a Service or an ExternalService: outliers is about instances, which a route does not have (put retry into a policy of its own)"}},
+			[]string{"f.yaml:5:16: spec.targetRefs[0]: must be a Service or an ExternalService: outliers is about instances, which a route does not have (put retry and hedging into a policy of its own)"}},
 		{"of a gateway", "  targetRefs: [{kind: Gateway, name: a}]\n  retry: {}\n",
 			[]string{`f.yaml:5:23: spec.targetRefs[0].kind: must be one of Service, ExternalService, HTTPRoute, is "Gateway"`}},
 		{"retries", target + "  retry: {conditions: [Reset], codes: [502, 503], grpcCodes: [UNAVAILABLE], attempts: 10, perTryTimeout: 1s, backoff: 1ms, maxBackoff: 10s}\n  retryBudget: {percent: 0, minPerSecond: 0}\n", nil},
@@ -49,6 +49,9 @@ func TestResiliencePolicies(t *testing.T) {
 			"f.yaml:6:68: spec.outliers.successRate.factor: must be from 0.1 to 100, is 0",
 			"f.yaml:6:95: spec.outliers.latency.minRequests: must be from 1 to 1000000, is 0",
 			"f.yaml:6:106: spec.outliers.latency.factor: must be from 1 to 1000, is 0.5"}},
+		{"hedging", target + "  hedging: {delay: 50ms}\n", nil},
+		{"hedging at once", target + "  hedging: {delay: 0s}\n", []string{`f.yaml:6:20: spec.hedging.delay: must be from 1ms to 1h0m0s, is "0s"`}},
+		{"hedging without a delay", target + "  hedging: {}\n", []string{"f.yaml:6:3: spec.hedging.delay: is required"}},
 		{"numbers", target + "  outliers: {consecutiveErrors: -1, maxEjectedPercent: 0, panicPercent: 101}\n", []string{
 			"f.yaml:6:33: spec.outliers.consecutiveErrors: must be from 0 to 10000, is -1",
 			"f.yaml:6:56: spec.outliers.maxEjectedPercent: must be from 1 to 100, is 0",

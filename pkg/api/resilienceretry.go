@@ -37,6 +37,11 @@ type RetryBudget struct {
 	MinPerSecond int32 `json:"minPerSecond,omitempty"`
 }
 
+// Hedging sends a request that waits for its response to a second instance too.
+type Hedging struct {
+	Delay metav1.Duration `json:"delay"`
+}
+
 const (
 	maxRetryAttempts = 10
 	maxRetryBackoff  = 10 * time.Second
@@ -88,5 +93,13 @@ func (RetryBudget) SwaggerDoc() map[string]string {
 		"":             "RetryBudget bounds retries, for each service that calls and from each node, in any ten seconds.",
 		"percent":      "Of the requests so many may be sent again.",
 		"minPerSecond": "So many a second may, however few the requests are.",
+	}
+}
+
+// SwaggerDoc says what the fields mean.
+func (Hedging) SwaggerDoc() map[string]string {
+	return map[string]string{
+		"":      "Hedging sends a request that waits for its response to a second instance too. The response whose head is first is passed on.",
+		"delay": "How long the first may take. What nineteen of twenty requests do not exceed doubles few of them.",
 	}
 }

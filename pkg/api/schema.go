@@ -114,6 +114,7 @@ var traits = map[string]struct {
 	"OutlierLatency.minRequests":           {def: int64(100)},
 	"OutlierLatency.factor":                {def: int64(3)},
 	"OutlierLatency.minDifference":         {def: "10ms"},
+	"Hedging.delay":                        {need: true},
 	"ResilienceRetry.conditions":           {def: []any{OnConnectFailure, OnReset, OnTimeout}},
 	"ResilienceRetry.attempts":             {def: int64(1)},
 	"ResilienceRetry.backoff":              {def: "25ms"},

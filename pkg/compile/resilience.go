@@ -112,6 +112,9 @@ func compileResilience(p *api.ResiliencePolicy) *snapshot.Resilience {
 			}
 		}
 	}
+	if h := p.Spec.Hedging; h != nil {
+		r.HedgeDelayMs = milliseconds(h.Delay)
+	}
 	r.Retry = compilePolicyRetry(p.Spec.Retry)
 	if b := p.Spec.Budget; b != nil {
 		r.RetryBudget = &snapshot.RetryBudget{Percent: uint32(max(b.Percent, 0)), MinPerSecond: uint32(max(b.MinPerSecond, 0))}

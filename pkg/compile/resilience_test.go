@@ -112,6 +112,7 @@ metadata: {namespace: shop, name: route}
 spec:
   targetRefs: [{kind: HTTPRoute, name: orders}, {kind: HTTPRoute, name: gone}]
   retry: {conditions: [], attempts: 5, backoff: 25ms}
+  hedging: {delay: 70ms}
 `
 
 func TestPolicyRetries(t *testing.T) {
@@ -133,6 +134,11 @@ func TestPolicyRetries(t *testing.T) {
 	} {
 		if tt.got.String() != tt.want.String() {
 			t.Errorf("%s: %s\nwant %s", tt.name, tt.got, tt.want)
+		}
+	}
+	for i, rule := range rules {
+		if rule.HedgeDelayMs != 70 {
+			t.Errorf("rule %d is hedged after %d ms", i, rule.HedgeDelayMs)
 		}
 	}
 	c := out.Resilience[types.NamespacedName{Namespace: "shop", Name: "route"}][0]

@@ -32,7 +32,7 @@ func compileRules(route *gatewayv1.HTTPRoute, services *catalog) ([]*entry, *ref
 			e.rule.Backends = compiled.Backends
 			e.rule.TimeoutMs, e.rule.BackendTimeoutMs = compiled.TimeoutMs, compiled.BackendTimeoutMs
 			e.rule.Answer, e.rule.AnswerReason, e.rule.Filters = compiled.Answer, compiled.AnswerReason, compiled.Filters
-			e.rule.Retry = compiled.Retry
+			e.rule.Retry, e.rule.HedgeDelayMs = compiled.Retry, compiled.HedgeDelayMs
 			e.route, e.position = route, len(entries)
 			entries = append(entries, e)
 		}
@@ -43,8 +43,9 @@ func compileRules(route *gatewayv1.HTTPRoute, services *catalog) ([]*entry, *ref
 // compileActions is what a rule does with a request, the same for all of its matches.
 func compileActions(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPRouteRule, services *catalog, problems *refProblems) *snapshot.Rule {
 	compiled := &snapshot.Rule{Filters: compileFilters(rule.Filters), Retry: compileRetry(rule.Retry)}
-	if compiled.Retry == nil {
-		compiled.Retry = services.routePolicy(route).GetRetry()
+	policy := services.routePolicy(route)
+	if compiled.HedgeDelayMs = policy.GetHedgeDelayMs(); compiled.Retry == nil {
+		compiled.Retry = policy.GetRetry()
 	}
 	compileMirrors(route, index, rule, services, problems, compiled.Filters)
 	if rule.Timeouts != nil {

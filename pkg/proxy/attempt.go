@@ -86,7 +86,9 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 	if limit < 0 {
 		return failure{err: context.DeadlineExceeded, reason: exchange.Timeout}, false
 	}
+	outer, until := ctx, time.Time{}
 	if limit > 0 { // the dial, where there is one, is part of it
+		until = began.Add(limit)
 		c.term = term{Context: ctx, until: began.Add(limit)}
 		defer c.term.end()
 		ctx = &c.term
@@ -102,7 +104,13 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 		}
 		return failed(err), false
 	}
-	defer stream.Release()
+	winner := stream // or that of a hedge
+	defer func() {
+		if winner != stream {
+			winner.Release()
+		}
+		stream.Release()
+	}()
 	c.seen.Lane = stream.Carrier()
 	if limit > 0 {
 		limit = max(limit-time.Since(began), 1)
@@ -120,10 +128,21 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 	if err := request.send(stream, c); err != nil {
 		return failed(err), false
 	}
-	f, answered = c.passOn(stream, request)
+	hedge := c.arm(outer, until, stream, request)
+	f, answered = c.readHead(stream, request)
+	if hedge != nil {
+		if other := hedge.race(f); other != nil {
+			c.seen.Lane = other.Carrier()
+			c.guard.follow(other)
+			winner, f, answered = other, failure{}, false
+		}
+	}
+	if f.err == nil {
+		f, answered = c.passOn(winner, request)
+	}
 	wake := func() {
 		c.stopReading()
-		stream.Reset(exchange.CallerGone) // a peer that does not take the rest must not hold the application up
+		winner.Reset(exchange.CallerGone) // a peer that does not take the rest must not hold the application up
 	}
 	if !request.settle(wake) && f.err == nil && answered {
 		// The service answered before it had the whole request: what is left cannot be told from the next one.
@@ -162,19 +181,23 @@ func (c *caller) limit() time.Duration {
 	return limit
 }
 
-// passOn reads the response from the stream and writes it to the application.
-func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, answered bool) {
+// readHead reads the response's head from the stream, and passes on what comes before it.
+func (c *caller) readHead(stream *transport.Stream, request *body) (f failure, answered bool) {
 	for {
 		if err := stream.ReadResponse(&c.response); err != nil {
 			return c.broke(err, request), false
 		}
 		if !c.response.Informational() {
-			break
+			return failure{}, false
 		}
 		if err := c.app.WriteInformational(&c.response); err != nil {
 			return c.unwritten(stream, err)
 		}
 	}
+}
+
+// passOn writes the response to the application, of which the head was read.
+func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, answered bool) {
 	c.Table.MarkReachable(c.decision.Instance)
 	if c.decision.Judged() {
 		c.took = max(time.Since(c.began), 1)

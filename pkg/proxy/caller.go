@@ -50,6 +50,7 @@ type caller struct {
 	decision routing.Decision
 	routed   bool             // decision is of this exchange
 	retries  int              // of this exchange, that its rule's retry counts
+	spare    *hedge           // that the next exchange can use; nil: none
 	began    time.Time        // the attempt
 	took     time.Duration    // the head of the attempt's response; 0: there is none, or nobody asks
 	failed   bool             // the attempt was a call of gRPC that failed at the service

@@ -28,6 +28,7 @@ type guard struct {
 
 	mu     sync.Mutex
 	stream *transport.Stream // of the attempt that runs; nil: none does
+	hedged *transport.Stream // of one that runs beside it; nil: none does
 	since  time.Time         // when that began
 	until  time.Time         // when it must have ended; zero: no limit
 	timer  *time.Timer       // fires at until, or before it for an attempt that has ended
@@ -56,6 +57,7 @@ func (g *guard) begin(stream *transport.Stream, limit time.Duration) {
 func (g *guard) end() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.hedged = nil
 	if g.stream = nil; g.timer != nil && !g.until.IsZero() {
 		g.timer.Stop()
 	}
@@ -65,8 +67,41 @@ func (g *guard) expire() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.stream != nil && !g.until.IsZero() && !time.Now().Before(g.until) {
-		g.stream.Reset(exchange.Timeout)
+		g.reset(exchange.Timeout)
 	}
+}
+
+// reset ends the attempts that run. It is for whoever holds mu.
+func (g *guard) reset(reason exchange.Reason) {
+	g.stream.Reset(reason)
+	if g.hedged != nil {
+		g.hedged.Reset(reason)
+	}
+}
+
+// join watches over an attempt beside the one that runs, until leave or the end of that one.
+func (g *guard) join(stream *transport.Stream) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.hedged = stream; g.gone.Load() {
+		stream.Reset(exchange.CallerGone)
+	}
+}
+
+// leave ends that; it is called before the stream is released.
+func (g *guard) leave(stream *transport.Stream) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.hedged == stream {
+		g.hedged = nil
+	}
+}
+
+// follow watches over the other attempt instead of the one that was begun, for as long.
+func (g *guard) follow(stream *transport.Stream) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.stream, g.hedged = stream, nil
 }
 
 // look ends the attempt if it has waited for a while and the application has gone.
@@ -74,7 +109,7 @@ func (g *guard) look(now time.Time) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.conn != nil && g.stream != nil && now.Sub(g.since) >= goneAfter && departed(g.conn) {
-		g.stream.Reset(exchange.CallerGone)
+		g.reset(exchange.CallerGone)
 	}
 }
 
@@ -92,7 +127,7 @@ func (g *guard) Close() error {
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if g.stream != nil && g.nth.Load() == nth {
-			g.stream.Reset(exchange.CallerGone)
+			g.reset(exchange.CallerGone)
 		}
 	}()
 	return nil

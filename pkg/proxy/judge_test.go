@@ -94,7 +94,6 @@ func TestWhatEjects(t *testing.T) {
 				tt.answer(w)
 			})
 			p := startPair(t, http11, withPolicy(nil, &snapshot.Resilience{Outliers: ejectingAfter(3, time.Hour)}), good, good, bad)
-			p.quiet = true
 			client := p.client()
 			for range 60 {
 				request, err := http.NewRequest("POST", "http://orders/", nil) // what is sent again would be counted twice
@@ -182,7 +181,6 @@ func TestSlowInstanceIsEjected(t *testing.T) {
 		Latency: &snapshot.Outliers_Latency{MinInstances: 3, MinRequests: 1, FactorThousandths: 3000, MinDifferenceMs: 20},
 	}
 	p := startPair(t, http11, withPolicy(nil, &snapshot.Resilience{Outliers: policy}), fast, fast, slow)
-	p.quiet = true
 	client := p.client()
 	for deadline := time.Now().Add(time.Minute); ; {
 		response, err := client.Get("http://orders/")

@@ -40,6 +40,7 @@ type Decision struct {
 	Carrier        snapshot.Carrier // of lanes to Service
 	Timeout        time.Duration    // for the whole exchange; 0: none
 	BackendTimeout time.Duration    // for one attempt; 0: none
+	Hedge          time.Duration    // after which an attempt may get a second beside it; 0: never
 	Retry          *Retry           // nil: neither the rule nor a policy has one
 
 	Limits []*snapshot.Limit // that the exchange must be within; to be read only
@@ -133,7 +134,7 @@ func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
 // follow decides as the rule that matched says.
 func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 	d.Rule, d.Timeout, d.BackendTimeout, d.Limits, d.rule = r.origin, r.timeout, r.backendTimeout, r.limits, r.filters
-	d.Retry = r.retry
+	d.Retry, d.Hedge = r.retry, r.hedge
 	if r.answer != 0 {
 		d.answer(r.answer, exchange.NoBackend, r.detail)
 		return
@@ -146,8 +147,13 @@ func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 	}
 	b := r.choose(call.Random.Uint64())
 	d.Service, d.Port, d.backend = b.service, b.port, b
-	if d.Retry == nil && b.resilience != nil {
-		d.Retry = b.resilience.retry
+	if b.resilience != nil {
+		if d.Retry == nil {
+			d.Retry = b.resilience.retry
+		}
+		if d.Hedge == 0 {
+			d.Hedge = b.resilience.hedge
+		}
 	}
 	if d.Retry != nil && d.Retry.perTry > 0 && (d.BackendTimeout == 0 || d.Retry.perTry < d.BackendTimeout) {
 		d.BackendTimeout = d.Retry.perTry

@@ -2,6 +2,7 @@ package routing
 
 import (
 	"fmt"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -15,7 +16,8 @@ type resilience struct {
 	breaker  *breaker  // nil: nothing is bounded
 	retry    *Retry    // of rules without one; nil: they have none
 
-	allowance allowance // for all retries
+	hedge     time.Duration // of rules without one; 0: they have none
+	allowance allowance     // for all retries
 }
 
 // resilient makes what a backend has ready. Rules often name one service many times: what is the same is made once.
@@ -28,7 +30,7 @@ func (t *Table) resilient(p *pool, s *snapshot.Resilience) (*resilience, error) 
 	}
 	r := &resilience{
 		origin: s.Origin, outliers: compileOutliers(s.Outliers), breaker: compileBreaker(s.CircuitBreaker, s.Origin),
-		allowance: compileAllowance(s.RetryBudget),
+		allowance: compileAllowance(s.RetryBudget), hedge: bounded(s.HedgeDelayMs, mostPerTry),
 	}
 	var err error
 	if r.retry, err = compileRetry(s.Retry); err != nil {

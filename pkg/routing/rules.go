@@ -35,6 +35,7 @@ type rule struct {
 	limits         []*snapshot.Limit
 	filters        *filters
 	retry          *Retry
+	hedge          time.Duration
 }
 
 type backend struct {
@@ -114,6 +115,7 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 		backendTimeout: time.Duration(s.BackendTimeoutMs) * time.Millisecond,
 		answer:         int(s.Answer),
 		detail:         s.AnswerReason,
+		hedge:          bounded(s.HedgeDelayMs, mostPerTry),
 	}
 	if r.retry, err = compileRetry(s.Retry); err != nil {
 		return rule{}, err

@@ -793,7 +793,8 @@ type Rule struct {
 	AnswerReason     string                 `protobuf:"bytes,7,opt,name=answer_reason,json=answerReason,proto3" json:"answer_reason,omitempty"`                // why, for the log and the response
 	Limits           []uint32               `protobuf:"varint,8,rep,packed,name=limits,proto3" json:"limits,omitempty"`                                        // positions in Outbound.limits: all of them count a request
 	Filters          *Filters               `protobuf:"bytes,9,opt,name=filters,proto3" json:"filters,omitempty"`
-	Retry            *Retry                 `protobuf:"bytes,50,opt,name=retry,proto3" json:"retry,omitempty"` // absent: a request is sent again as routing.md says of rules without one
+	HedgeDelayMs     uint64                 `protobuf:"varint,51,opt,name=hedge_delay_ms,json=hedgeDelayMs,proto3" json:"hedge_delay_ms,omitempty"` // after which an idempotent request without a response is sent to a second instance too; 0: never
+	Retry            *Retry                 `protobuf:"bytes,50,opt,name=retry,proto3" json:"retry,omitempty"`                                      // absent: a request is sent again as routing.md says of rules without one
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -889,6 +890,13 @@ func (x *Rule) GetFilters() *Filters {
 		return x.Filters
 	}
 	return nil
+}
+
+func (x *Rule) GetHedgeDelayMs() uint64 {
+	if x != nil {
+		return x.HedgeDelayMs
+	}
+	return 0
 }
 
 func (x *Rule) GetRetry() *Retry {
@@ -1781,6 +1789,7 @@ type Resilience struct {
 	CircuitBreaker *CircuitBreaker        `protobuf:"bytes,3,opt,name=circuit_breaker,json=circuitBreaker,proto3" json:"circuit_breaker,omitempty"` // absent: nothing is bounded
 	Retry          *Retry                 `protobuf:"bytes,4,opt,name=retry,proto3" json:"retry,omitempty"`                                         // of rules that have none
 	RetryBudget    *RetryBudget           `protobuf:"bytes,5,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`          // absent: a fifth, and 3 a second
+	HedgeDelayMs   uint64                 `protobuf:"varint,6,opt,name=hedge_delay_ms,json=hedgeDelayMs,proto3" json:"hedge_delay_ms,omitempty"`    // of rules that have none; 0: never
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1848,6 +1857,13 @@ func (x *Resilience) GetRetryBudget() *RetryBudget {
 		return x.RetryBudget
 	}
 	return nil
+}
+
+func (x *Resilience) GetHedgeDelayMs() uint64 {
+	if x != nil {
+		return x.HedgeDelayMs
+	}
+	return 0
 }
 
 // RetryBudget bounds the retries of one calling service for the service, from one node: in any ten seconds, by the
@@ -3398,7 +3414,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x128\n" +
 	"\bprotocol\x18\x03 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\x12.\n" +
-	"\x05rules\x18\x04 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\"\x92\x03\n" +
+	"\x05rules\x18\x04 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\"\xb8\x03\n" +
 	"\x04Rule\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12/\n" +
 	"\x05match\x18\x02 \x01(\v2\x19.sennit.snapshot.v1.MatchR\x05match\x127\n" +
@@ -3409,7 +3425,8 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06answer\x18\x06 \x01(\rR\x06answer\x12#\n" +
 	"\ranswer_reason\x18\a \x01(\tR\fanswerReason\x12\x16\n" +
 	"\x06limits\x18\b \x03(\rR\x06limits\x125\n" +
-	"\afilters\x18\t \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12/\n" +
+	"\afilters\x18\t \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12$\n" +
+	"\x0ehedge_delay_ms\x183 \x01(\x04R\fhedgeDelayMs\x12/\n" +
 	"\x05retry\x182 \x01(\v2\x19.sennit.snapshot.v1.RetryR\x05retry\"\xc3\x02\n" +
 	"\x05Retry\x12\x14\n" +
 	"\x05codes\x18\x01 \x03(\rR\x05codes\x12\x1a\n" +
@@ -3493,14 +3510,15 @@ const file_snapshot_proto_rawDesc = "" +
 	" \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12>\n" +
 	"\n" +
 	"resilience\x183 \x01(\v2\x1e.sennit.snapshot.v1.ResilienceR\n" +
-	"resilience\"\xa0\x02\n" +
+	"resilience\"\xc6\x02\n" +
 	"\n" +
 	"Resilience\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x128\n" +
 	"\boutliers\x18\x02 \x01(\v2\x1c.sennit.snapshot.v1.OutliersR\boutliers\x12K\n" +
 	"\x0fcircuit_breaker\x18\x03 \x01(\v2\".sennit.snapshot.v1.CircuitBreakerR\x0ecircuitBreaker\x12/\n" +
 	"\x05retry\x18\x04 \x01(\v2\x19.sennit.snapshot.v1.RetryR\x05retry\x12B\n" +
-	"\fretry_budget\x18\x05 \x01(\v2\x1f.sennit.snapshot.v1.RetryBudgetR\vretryBudget\"M\n" +
+	"\fretry_budget\x18\x05 \x01(\v2\x1f.sennit.snapshot.v1.RetryBudgetR\vretryBudget\x12$\n" +
+	"\x0ehedge_delay_ms\x18\x06 \x01(\x04R\fhedgeDelayMs\"M\n" +
 	"\vRetryBudget\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\rR\apercent\x12$\n" +
 	"\x0emin_per_second\x18\x02 \x01(\rR\fminPerSecond\"}\n" +
