@@ -2,6 +2,7 @@ package api
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -26,6 +27,8 @@ type ResiliencePolicySpec struct {
 	Retry      *ResilienceRetry    `json:"retry,omitempty"`
 	Budget     *RetryBudget        `json:"retryBudget,omitempty"`
 	Hedging    *Hedging            `json:"hedging,omitempty"`
+
+	AdaptiveConcurrency *AdaptiveConcurrency `json:"adaptiveConcurrency,omitempty"` // nil: nothing is measured
 }
 
 // A ResilienceTarget is a Service, an ExternalService or an HTTPRoute of the policy's namespace.
@@ -67,6 +70,9 @@ type ResiliencePolicyList struct {
 	Items []ResiliencePolicy `json:"items"`
 }
 
+// resilienceParts are what a policy can say.
+var resilienceParts = []string{"outliers", "circuitBreaker", "retry", "retryBudget", "hedging", "adaptiveConcurrency"}
+
 const (
 	maxResilienceTargets = 16
 	maxConsecutiveErrors = 10_000
@@ -84,7 +90,7 @@ func (w *walker) resiliencePolicy(u *unstructured.Unstructured) {
 		at := index("spec.targetRefs", i)
 		w.resilienceTarget(at, t)
 		if str(t, "kind") == HTTPRoute.Name {
-			for _, name := range []string{"outliers", "circuitBreaker", "retryBudget"} {
+			for _, name := range []string{"outliers", "circuitBreaker", "retryBudget", "adaptiveConcurrency"} {
 				if has(spec, name) {
 					w.add(at, Invalid, "must be a Service or an ExternalService: %s is about instances, which a route does not have (put retry and hedging into a policy of its own)", name)
 				}
@@ -96,8 +102,11 @@ func (w *walker) resiliencePolicy(u *unstructured.Unstructured) {
 		}
 		seen[key] = i
 	}
-	if !has(spec, "outliers") && !has(spec, "circuitBreaker") && !has(spec, "retry") && !has(spec, "retryBudget") && !has(spec, "hedging") {
-		w.add("spec", Required, "must say something: give outliers, circuitBreaker, retry, retryBudget or hedging")
+	if !slices.ContainsFunc(resilienceParts, func(name string) bool { return has(spec, name) }) {
+		w.add("spec", Required, "must say something: give one of %s", strings.Join(resilienceParts, ", "))
+	}
+	if a := part(spec, "adaptiveConcurrency"); a != nil {
+		w.adaptiveConcurrency("spec.adaptiveConcurrency", a)
 	}
 	if r := part(spec, "retry"); r != nil {
 		w.resilienceRetry("spec.retry", r)
@@ -206,9 +215,12 @@ func (ResiliencePolicySpec) SwaggerDoc() map[string]string {
 		"targetRefs": "Services of the policy's namespace, or for retry and hedging HTTPRoutes. Of several policies for one the oldest is in effect.",
 		"outliers":   "Which instances are not asked for a while. Without it none is ejected.",
 
-		"retry":          "When a request is sent again. A rule of an HTTPRoute that has a retry of its own goes by that.",
-		"retryBudget":    "How many retries there may be, by whichever rule or policy. Without it: a fifth of the requests, or 3 a second where that is more.",
-		"hedging":        "When a request that waits for its response is sent to a second instance too. Idempotent requests only, within the budget.",
+		"retry":       "When a request is sent again. A rule of an HTTPRoute that has a retry of its own goes by that.",
+		"retryBudget": "How many retries there may be, by whichever rule or policy. Without it: a fifth of the requests, or 3 a second where that is more.",
+		"hedging":     "When a request that waits for its response is sent to a second instance too. Idempotent requests only, within the budget.",
+
+		"adaptiveConcurrency": "A bound of the requests under way that follows what the service bears, by its latency. What is beyond is answered with 503, circuit-open.",
+
 		"circuitBreaker": "How much one node may have under way to the service at a time. What is beyond is answered with 503, circuit-open.",
 	}
 }
@@ -268,6 +280,7 @@ func (p *ResiliencePolicy) DeepCopyObject() runtime.Object {
 	c.Spec.Breaker = copied(p.Spec.Breaker)
 	c.Spec.Budget = copied(p.Spec.Budget)
 	c.Spec.Hedging = copied(p.Spec.Hedging)
+	c.Spec.AdaptiveConcurrency = copied(p.Spec.AdaptiveConcurrency)
 	if c.Spec.Retry = copied(p.Spec.Retry); c.Spec.Retry != nil {
 		c.Spec.Retry.Conditions = slices.Clone(p.Spec.Retry.Conditions)
 		c.Spec.Retry.Codes = slices.Clone(p.Spec.Retry.Codes)

@@ -18,7 +18,7 @@ func TestResiliencePolicies(t *testing.T) {
 	}{
 		{"errors in a row", target + "  outliers: {consecutiveErrors: 5}\n", nil},
 		{"of a host outside", "  targetRefs: [{kind: ExternalService, name: api}]\n  outliers: {consecutiveErrors: 5, panicPercent: 0}\n", nil},
-		{"nothing", target, []string{"f.yaml:4:1: spec: must say something: give outliers, circuitBreaker, retry, retryBudget or hedging"}},
+		{"nothing", target, []string{"f.yaml:4:1: spec: must say something: give one of outliers, circuitBreaker, retry, retryBudget, hedging, adaptiveConcurrency"}},
 		{"bounds", target + "  circuitBreaker: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3}\n", nil},
 		{"no bounds", target + "  circuitBreaker: {}\n",
 			[]string{"f.yaml:6:3: spec.circuitBreaker: must bound something: give maxConnections, maxPendingRequests or maxRequests"}},
@@ -52,6 +52,10 @@ func TestResiliencePolicies(t *testing.T) {
 		{"hedging", target + "  hedging: {delay: 50ms}\n", nil},
 		{"hedging at once", target + "  hedging: {delay: 0s}\n", []string{`f.yaml:6:20: spec.hedging.delay: must be from 1ms to 1h0m0s, is "0s"`}},
 		{"hedging without a delay", target + "  hedging: {}\n", []string{"f.yaml:6:3: spec.hedging.delay: is required"}},
+		{"a measured bound", target + "  adaptiveConcurrency: {}\n", nil},
+		{"a measured bound that cannot be", target + "  adaptiveConcurrency: {minConcurrency: 10, maxConcurrency: 5, tolerance: 0.5}\n", []string{
+			"f.yaml:6:61: spec.adaptiveConcurrency.maxConcurrency: must be no less than minConcurrency, which is 10, is 5",
+			"f.yaml:6:75: spec.adaptiveConcurrency.tolerance: must be from 1 to 100, is 0.5"}},
 		{"numbers", target + "  outliers: {consecutiveErrors: -1, maxEjectedPercent: 0, panicPercent: 101}\n", []string{
 			"f.yaml:6:33: spec.outliers.consecutiveErrors: must be from 0 to 10000, is -1",
 			"f.yaml:6:56: spec.outliers.maxEjectedPercent: must be from 1 to 100, is 0",

@@ -33,28 +33,28 @@ func (w *walker) outlierStatistics(path string, o map[string]any) {
 		at := field(path, "successRate")
 		w.number(at, r, "minInstances", 3, maxOutlierInstances)
 		w.number(at, r, "minRequests", 1, maxOutlierRequests)
-		w.factor(at, r, 0.1, 100)
+		w.factor(at, r, "factor", 0.1, 100)
 	}
 	if l := part(o, "latency"); l != nil {
 		at := field(path, "latency")
 		w.number(at, l, "minInstances", 2, maxOutlierInstances)
 		w.number(at, l, "minRequests", 1, maxOutlierRequests)
-		w.factor(at, l, 1, 1000)
+		w.factor(at, l, "factor", 1, 1000)
 		w.span(at, l, "minDifference", 0, time.Hour)
 	}
 }
 
 // factor checks a number that may have a fraction, of which three digits count.
-func (w *walker) factor(path string, m map[string]any, least, most float64) {
+func (w *walker) factor(path string, m map[string]any, name string, least, most float64) {
 	var f float64
-	switch v := at(m, "factor").(type) {
+	switch v := at(m, name).(type) {
 	case int64:
 		f = float64(v)
 	case float64:
 		f = v
 	}
 	if !(f >= least && f <= most) {
-		w.add(field(path, "factor"), Invalid, "must be from %v to %v, is %v", least, most, f)
+		w.add(field(path, name), Invalid, "must be from %v to %v, is %v", least, most, f)
 	}
 }
 

@@ -112,6 +112,13 @@ func compileResilience(p *api.ResiliencePolicy) *snapshot.Resilience {
 			}
 		}
 	}
+	if a := p.Spec.AdaptiveConcurrency; a != nil {
+		r.AdaptiveConcurrency = &snapshot.AdaptiveConcurrency{
+			IntervalMs: milliseconds(a.Interval), MinRequests: uint32(max(a.MinRequests, 0)),
+			MinConcurrency: uint64(max(a.MinConcurrency, 0)), MaxConcurrency: uint64(max(a.MaxConcurrency, 0)),
+			ToleranceThousandths: uint32(max(a.Tolerance*1000+0.5, 0)), ProbeIntervalMs: milliseconds(a.ProbeInterval),
+		}
+	}
 	if h := p.Spec.Hedging; h != nil {
 		r.HedgeDelayMs = milliseconds(h.Delay)
 	}

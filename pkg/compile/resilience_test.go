@@ -160,6 +160,7 @@ spec:
     successRate: {minInstances: 5, minRequests: 100, factor: 1.9}
     latency: {minInstances: 3, minRequests: 50, factor: 3, minDifference: 10ms}
   circuitBreaker: {maxConnections: 1, maxPendingRequests: 2, maxRequests: 3}
+  adaptiveConcurrency: {interval: 500ms, minRequests: 20, minConcurrency: 4, maxConcurrency: 1000, tolerance: 1.5, probeInterval: 30s}
 `))
 	got := out.Bodies[snapshot.OutSubject("shop", "orders", "")].(*snapshot.Outbound).Ports[0].Rules[0].Backends[0].Resilience
 	want := &snapshot.Resilience{
@@ -170,6 +171,9 @@ spec:
 			Latency:     &snapshot.Outliers_Latency{MinInstances: 3, MinRequests: 50, FactorThousandths: 3000, MinDifferenceMs: 10},
 		},
 		CircuitBreaker: &snapshot.CircuitBreaker{MaxConnections: 1, MaxPending: 2, MaxRequests: 3},
+		AdaptiveConcurrency: &snapshot.AdaptiveConcurrency{
+			IntervalMs: 500, MinRequests: 20, MinConcurrency: 4, MaxConcurrency: 1000, ToleranceThousandths: 1500, ProbeIntervalMs: 30_000,
+		},
 	}
 	if got.String() != want.String() {
 		t.Errorf("%s\nwant %s", got, want)

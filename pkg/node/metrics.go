@@ -53,6 +53,7 @@ var (
 	ejectedDesc        = prometheus.NewDesc("sennit_ejected_instances", "Instances that this node does not ask for a while, as a ResiliencePolicy says.", []string{"destination"}, nil)
 	ejectionsDesc      = prometheus.NewDesc("sennit_ejections_total", "Times that this node ejected an instance.", []string{"destination"}, nil)
 	circuitDesc        = prometheus.NewDesc("sennit_circuit_open_total", "Exchanges that were refused because a ResiliencePolicy allows no more at a time, by what there was too much of.", []string{"destination", "limit"}, nil)
+	concurrencyDesc    = prometheus.NewDesc("sennit_concurrency_limit", "Requests that this node may have under way at a time, as it has measured.", []string{"destination"}, nil)
 	verificationsDesc  = prometheus.NewDesc("sennit_config_verifications_total", "Signatures of configuration that were verified.", nil, nil)
 )
 
@@ -62,7 +63,7 @@ func (m scraped) Describe(out chan<- *prometheus.Desc) {
 		infoDesc, connectedDesc, staleDesc, beatDesc, missingDesc, refusedDesc, appliedDesc, unusableDesc, verificationsDesc, expiryDesc,
 		healthyDesc, laneConnsDesc, laneRunningDesc, laneIdleDesc, laneCrowdedDesc, laneRTTDesc, logDroppedDesc,
 		gatewayOpenDesc, gatewayConnsDesc, gatewayTakenDesc, gatewayRefusedDesc, tapsDesc, tapDroppedDesc,
-		ejectedDesc, ejectionsDesc, circuitDesc,
+		ejectedDesc, ejectionsDesc, circuitDesc, concurrencyDesc,
 	} {
 		out <- desc
 	}
@@ -116,6 +117,9 @@ func (m scraped) Collect(out chan<- prometheus.Metric) {
 	for _, g := range n.table.Guarded(time.Now()) {
 		gauge(ejectedDesc, float64(len(g.Ejected)), g.Service.String())
 		counter(ejectionsDesc, g.Ejections, g.Service.String())
+		if g.Limit > 0 {
+			gauge(concurrencyDesc, float64(g.Limit), g.Service.String())
+		}
 		for limit, refused := range g.Refused {
 			counter(circuitDesc, refused, g.Service.String(), limit)
 		}

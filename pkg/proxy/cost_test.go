@@ -33,6 +33,7 @@ func TestExchangeAllocatesNothing(t *testing.T) {
 	}{
 		{"plain", nil, 0}, {"with a timeout", &snapshot.Rule{TimeoutMs: 20_000}, 0}, {"with a retry", &snapshot.Rule{Retry: &snapshot.Retry{Codes: []uint32{503}, Attempts: 3, BackoffMs: 25}}, 0}, {"with a policy", withPolicy(nil, &snapshot.Resilience{Outliers: ejectingAfter(5, time.Minute), CircuitBreaker: &snapshot.CircuitBreaker{MaxRequests: 100, MaxPending: 100}}), 0},
 		{"with hedging", withPolicy(nil, &snapshot.Resilience{HedgeDelayMs: 60_000}), 0},
+		{"with a measured concurrency", withPolicy(nil, &snapshot.Resilience{AdaptiveConcurrency: &snapshot.AdaptiveConcurrency{MinConcurrency: 4, MaxConcurrency: 100, ToleranceThousandths: 1500}}), 0},
 		{"in a trace", nil, 1e-9}, {"in a sampled trace", nil, 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) { allocatesNothing(t, tt.rule, tt.share, process, len(answer)) })

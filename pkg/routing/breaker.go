@@ -14,24 +14,27 @@ const (
 	bRequests    = iota // exchanges of HTTP from the choice of an instance to their end, waits between attempts included
 	bConnections        // TCP connections that are carried unread
 	bPending            // exchanges that wait for a stream to their instance
+	bAdaptive           // requests, where the limit is measured
 	breakerKinds
 )
 
 // breakerNames are the words for them, in metrics and details.
-var breakerNames = [breakerKinds]string{"requests", "connections", "pending"}
+var breakerNames = [breakerKinds]string{"requests", "connections", "pending", "adaptive"}
 
 // A breaker is a policy's bounds, made ready. It never changes.
 type breaker struct {
-	most    [breakerKinds]int64 // 0: no bound
-	details [breakerKinds]string
+	most     [breakerKinds]int64 // 0: no bound
+	details  [breakerKinds]string
+	adaptive *adaptive // nil: no bound is measured
 }
 
-func compileBreaker(s *snapshot.CircuitBreaker, origin string) *breaker {
-	if s == nil {
+func compileBreaker(s *snapshot.CircuitBreaker, measured *snapshot.AdaptiveConcurrency, origin string) *breaker {
+	if s == nil && measured == nil {
 		return nil
 	}
-	b := &breaker{}
-	for kind, most := range [breakerKinds]uint64{s.MaxRequests, s.MaxConnections, s.MaxPending} {
+	b := &breaker{adaptive: compileAdaptive(measured)}
+	b.details[bAdaptive] = fmt.Sprintf("ResiliencePolicy %s allows no more requests at a time from this node while the service is as slow as now", origin)
+	for kind, most := range []uint64{s.GetMaxRequests(), s.GetMaxConnections(), s.GetMaxPending()} {
 		b.most[kind] = int64(min(most, math.MaxInt64))
 		b.details[kind] = fmt.Sprintf("ResiliencePolicy %s allows %d %s at a time from this node", origin, most, breakerNames[kind])
 	}
@@ -45,20 +48,31 @@ type traffic struct {
 	refused [breakerKinds]atomic.Uint64 // since the pool was made
 }
 
-// enter counts one more, and returns the counter to take it from; nil and false where it would be one too many. It
-// counts before it looks: of several at once some may be refused for which there would have been room.
-func (b *breaker) enter(t *traffic, kind int) (*atomic.Int64, bool) {
-	most := b.most[kind]
-	if most == 0 {
-		return nil, true
+// enter counts one more, and returns the counter to take it from; nil where nothing bounds them, or there would be one too
+// many, of the kind over that is not negative then. It counts before it looks: of several at once some may be refused for which there would
+// have been room.
+func (b *breaker) enter(p *pool, kind int) (counter *atomic.Int64, over int) {
+	most, over := b.most[kind], kind
+	measured := kind == bRequests && b.adaptive != nil
+	if measured {
+		if limit := p.concurrency.now(b.adaptive); most == 0 || limit < most {
+			most, over = limit, bAdaptive
+		}
 	}
-	counter := &t.now[kind]
-	if counter.Add(1) <= most {
-		return counter, true
+	if most == 0 {
+		return nil, -1
+	}
+	counter = &p.traffic.now[kind]
+	n := counter.Add(1)
+	if measured {
+		p.concurrency.entered(n)
+	}
+	if n <= most {
+		return counter, -1
 	}
 	counter.Add(-1)
-	t.refused[kind].Add(1)
-	return nil, false
+	p.traffic.refused[over].Add(1)
+	return nil, over
 }
 
 // admit counts the exchange among those to its service, once however often it is sent, and answers where there are too
@@ -72,11 +86,11 @@ func (d *Decision) admit() bool {
 	if d.raw {
 		kind = bConnections
 	}
-	var ok bool
-	if d.held, ok = r.breaker.enter(&d.backend.pool.traffic, kind); !ok {
-		d.answer(503, exchange.CircuitOpen, r.breaker.details[kind])
+	var over int
+	if d.held, over = r.breaker.enter(d.backend.pool, kind); over >= 0 {
+		d.answer(503, exchange.CircuitOpen, r.breaker.details[over])
 	}
-	return ok
+	return over < 0
 }
 
 // Wait counts the exchange among those that wait for a stream, until Waited; it reports false where there are too many.
@@ -85,9 +99,9 @@ func (d *Decision) Wait() bool {
 	if r == nil || r.breaker == nil {
 		return true
 	}
-	var ok bool
-	d.waits, ok = r.breaker.enter(&d.backend.pool.traffic, bPending)
-	return ok
+	var over int
+	d.waits, over = r.breaker.enter(d.backend.pool, bPending)
+	return over < 0
 }
 
 // Waited ends what Wait began.

@@ -122,6 +122,7 @@ func BenchmarkPolicy(b *testing.B) {
 		{"none", nil},
 		{"outliers", &snapshot.Resilience{Outliers: ejecting()}},
 		{"outliers by success rate", &snapshot.Resilience{Outliers: byRate(1.9)}},
+		{"adaptive concurrency", &snapshot.Resilience{AdaptiveConcurrency: measured()}},
 		{"circuit breaker", &snapshot.Resilience{CircuitBreaker: &snapshot.CircuitBreaker{MaxRequests: 1000, MaxPending: 1000, MaxConnections: 1000}}},
 	} {
 		b.Run(bench.name, func(b *testing.B) {

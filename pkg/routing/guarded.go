@@ -13,7 +13,8 @@ type Guarded struct {
 	Service   exchange.ServiceName
 	Ejected   []EjectedInstance // that are now
 	Ejections uint64            // since the node knows the service
-	Refused   map[string]uint64 // since the node knows the service, by what there was too much of: requests, connections, pending
+	Refused   map[string]uint64 // since the node knows the service, by what there was too much of: requests, connections, pending, adaptive
+	Limit     int64             // of requests under way, as it is measured; 0: it is not
 }
 
 // An EjectedInstance is not asked until a time.
@@ -27,6 +28,7 @@ func (t *Table) Guarded(now time.Time) []Guarded {
 	var all []Guarded
 	for _, p := range *t.guarded.Load() {
 		g := Guarded{Service: p.name, Ejections: p.ejections.total.Load(), Refused: map[string]uint64{}}
+		g.Limit = p.concurrency.limit.Load()
 		for kind, name := range breakerNames {
 			g.Refused[name] = p.traffic.refused[kind].Load()
 		}

@@ -75,7 +75,11 @@ func (s *standing) isEjected(now int64) bool {
 
 // Judged reports whether anybody wants to know what becomes of the exchange at the decision's instance.
 func (d *Decision) Judged() bool {
-	return d.Instance != nil && d.backend != nil && d.backend.resilience != nil && d.backend.resilience.outliers != nil
+	if d.Instance == nil || d.backend == nil || d.backend.resilience == nil {
+		return false
+	}
+	r := d.backend.resilience
+	return r.outliers != nil || r.breaker != nil && r.breaker.adaptive != nil
 }
 
 // Judge tells how the decision's instance did with one attempt, and how long its response's head, or the failure, took.
@@ -85,7 +89,14 @@ func (d *Decision) Judge(failed bool, took time.Duration, now time.Time) {
 	if !d.Judged() {
 		return
 	}
-	o, s := d.backend.resilience.outliers, d.Instance.standing
+	r, s := d.backend.resilience, d.Instance.standing
+	if r.breaker != nil && r.breaker.adaptive != nil && !d.raw {
+		d.backend.pool.concurrency.measure(r.breaker.adaptive, failed, took, now.UnixNano())
+	}
+	o := r.outliers
+	if o == nil {
+		return
+	}
 	if o.statistics != nil {
 		d.backend.pool.tallied(d.Instance, o, failed, took, now)
 	}

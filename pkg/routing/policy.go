@@ -29,7 +29,7 @@ func (t *Table) resilient(p *pool, s *snapshot.Resilience) (*resilience, error) 
 		return p.resilience, nil
 	}
 	r := &resilience{
-		origin: s.Origin, outliers: compileOutliers(s.Outliers), breaker: compileBreaker(s.CircuitBreaker, s.Origin),
+		origin: s.Origin, outliers: compileOutliers(s.Outliers), breaker: compileBreaker(s.CircuitBreaker, s.AdaptiveConcurrency, s.Origin),
 		allowance: compileAllowance(s.RetryBudget), hedge: bounded(s.HedgeDelayMs, mostPerTry),
 	}
 	var err error

@@ -20,6 +20,9 @@ type pool struct {
 
 	ejections ejections
 	traffic   traffic
+
+	concurrency concurrency
+
 	standings map[instanceKey]*standing // the writer's: of the instances of set
 
 	source     *snapshot.Resilience // the writer's: of which resilience was made last

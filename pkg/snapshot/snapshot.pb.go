@@ -1783,15 +1783,16 @@ func (x *Backend) GetResilience() *Resilience {
 // Resilience is what a ResiliencePolicy says of a service. Whoever does not know a part of it does without: it then
 // asks instances that others would not.
 type Resilience struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Origin         string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`                                       // "<ns>/<policy>"
-	Outliers       *Outliers              `protobuf:"bytes,2,opt,name=outliers,proto3" json:"outliers,omitempty"`                                   // absent: no instance is ejected
-	CircuitBreaker *CircuitBreaker        `protobuf:"bytes,3,opt,name=circuit_breaker,json=circuitBreaker,proto3" json:"circuit_breaker,omitempty"` // absent: nothing is bounded
-	Retry          *Retry                 `protobuf:"bytes,4,opt,name=retry,proto3" json:"retry,omitempty"`                                         // of rules that have none
-	RetryBudget    *RetryBudget           `protobuf:"bytes,5,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`          // absent: a fifth, and 3 a second
-	HedgeDelayMs   uint64                 `protobuf:"varint,6,opt,name=hedge_delay_ms,json=hedgeDelayMs,proto3" json:"hedge_delay_ms,omitempty"`    // of rules that have none; 0: never
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Origin              string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`                                                      // "<ns>/<policy>"
+	Outliers            *Outliers              `protobuf:"bytes,2,opt,name=outliers,proto3" json:"outliers,omitempty"`                                                  // absent: no instance is ejected
+	CircuitBreaker      *CircuitBreaker        `protobuf:"bytes,3,opt,name=circuit_breaker,json=circuitBreaker,proto3" json:"circuit_breaker,omitempty"`                // absent: nothing is bounded
+	Retry               *Retry                 `protobuf:"bytes,4,opt,name=retry,proto3" json:"retry,omitempty"`                                                        // of rules that have none
+	RetryBudget         *RetryBudget           `protobuf:"bytes,5,opt,name=retry_budget,json=retryBudget,proto3" json:"retry_budget,omitempty"`                         // absent: a fifth, and 3 a second
+	HedgeDelayMs        uint64                 `protobuf:"varint,6,opt,name=hedge_delay_ms,json=hedgeDelayMs,proto3" json:"hedge_delay_ms,omitempty"`                   // of rules that have none; 0: never
+	AdaptiveConcurrency *AdaptiveConcurrency   `protobuf:"bytes,7,opt,name=adaptive_concurrency,json=adaptiveConcurrency,proto3" json:"adaptive_concurrency,omitempty"` // absent: nothing is measured
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Resilience) Reset() {
@@ -1866,6 +1867,98 @@ func (x *Resilience) GetHedgeDelayMs() uint64 {
 	return 0
 }
 
+func (x *Resilience) GetAdaptiveConcurrency() *AdaptiveConcurrency {
+	if x != nil {
+		return x.AdaptiveConcurrency
+	}
+	return nil
+}
+
+// AdaptiveConcurrency bounds the requests that one node has under way to a service, by the latency that it measures.
+type AdaptiveConcurrency struct {
+	state                protoimpl.MessageState `protogen:"open.v1"`
+	IntervalMs           uint64                 `protobuf:"varint,1,opt,name=interval_ms,json=intervalMs,proto3" json:"interval_ms,omitempty"`
+	MinRequests          uint32                 `protobuf:"varint,2,opt,name=min_requests,json=minRequests,proto3" json:"min_requests,omitempty"` // of an interval; one with fewer goes on
+	MinConcurrency       uint64                 `protobuf:"varint,3,opt,name=min_concurrency,json=minConcurrency,proto3" json:"min_concurrency,omitempty"`
+	MaxConcurrency       uint64                 `protobuf:"varint,4,opt,name=max_concurrency,json=maxConcurrency,proto3" json:"max_concurrency,omitempty"`
+	ToleranceThousandths uint32                 `protobuf:"varint,5,opt,name=tolerance_thousandths,json=toleranceThousandths,proto3" json:"tolerance_thousandths,omitempty"` // of the latency without a queue
+	ProbeIntervalMs      uint64                 `protobuf:"varint,6,opt,name=probe_interval_ms,json=probeIntervalMs,proto3" json:"probe_interval_ms,omitempty"`              // how often the limit is halved for an interval, to see that latency
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
+}
+
+func (x *AdaptiveConcurrency) Reset() {
+	*x = AdaptiveConcurrency{}
+	mi := &file_snapshot_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdaptiveConcurrency) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdaptiveConcurrency) ProtoMessage() {}
+
+func (x *AdaptiveConcurrency) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdaptiveConcurrency.ProtoReflect.Descriptor instead.
+func (*AdaptiveConcurrency) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *AdaptiveConcurrency) GetIntervalMs() uint64 {
+	if x != nil {
+		return x.IntervalMs
+	}
+	return 0
+}
+
+func (x *AdaptiveConcurrency) GetMinRequests() uint32 {
+	if x != nil {
+		return x.MinRequests
+	}
+	return 0
+}
+
+func (x *AdaptiveConcurrency) GetMinConcurrency() uint64 {
+	if x != nil {
+		return x.MinConcurrency
+	}
+	return 0
+}
+
+func (x *AdaptiveConcurrency) GetMaxConcurrency() uint64 {
+	if x != nil {
+		return x.MaxConcurrency
+	}
+	return 0
+}
+
+func (x *AdaptiveConcurrency) GetToleranceThousandths() uint32 {
+	if x != nil {
+		return x.ToleranceThousandths
+	}
+	return 0
+}
+
+func (x *AdaptiveConcurrency) GetProbeIntervalMs() uint64 {
+	if x != nil {
+		return x.ProbeIntervalMs
+	}
+	return 0
+}
+
 // RetryBudget bounds the retries of one calling service for the service, from one node: in any ten seconds, by the
 // larger of a share of the requests and a rate.
 type RetryBudget struct {
@@ -1878,7 +1971,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1890,7 +1983,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1903,7 +1996,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{21}
+	return file_snapshot_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RetryBudget) GetPercent() uint32 {
@@ -1932,7 +2025,7 @@ type CircuitBreaker struct {
 
 func (x *CircuitBreaker) Reset() {
 	*x = CircuitBreaker{}
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1944,7 +2037,7 @@ func (x *CircuitBreaker) String() string {
 func (*CircuitBreaker) ProtoMessage() {}
 
 func (x *CircuitBreaker) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1957,7 +2050,7 @@ func (x *CircuitBreaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CircuitBreaker.ProtoReflect.Descriptor instead.
 func (*CircuitBreaker) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{22}
+	return file_snapshot_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *CircuitBreaker) GetMaxConnections() uint64 {
@@ -1998,7 +2091,7 @@ type Outliers struct {
 
 func (x *Outliers) Reset() {
 	*x = Outliers{}
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2103,7 @@ func (x *Outliers) String() string {
 func (*Outliers) ProtoMessage() {}
 
 func (x *Outliers) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2116,7 @@ func (x *Outliers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outliers.ProtoReflect.Descriptor instead.
 func (*Outliers) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{23}
+	return file_snapshot_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Outliers) GetConsecutiveErrors() uint32 {
@@ -2094,7 +2187,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2106,7 +2199,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2119,7 +2212,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{24}
+	return file_snapshot_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Inbound) GetPorts() []*InboundPort {
@@ -2159,7 +2252,7 @@ type Outside struct {
 
 func (x *Outside) Reset() {
 	*x = Outside{}
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2264,7 @@ func (x *Outside) String() string {
 func (*Outside) ProtoMessage() {}
 
 func (x *Outside) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2277,7 @@ func (x *Outside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outside.ProtoReflect.Descriptor instead.
 func (*Outside) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{25}
+	return file_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Outside) GetHost() string {
@@ -2248,7 +2341,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2353,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2366,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *InboundPort) GetNumber() uint32 {
@@ -2318,7 +2411,7 @@ type Ingress struct {
 
 func (x *Ingress) Reset() {
 	*x = Ingress{}
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2330,7 +2423,7 @@ func (x *Ingress) String() string {
 func (*Ingress) ProtoMessage() {}
 
 func (x *Ingress) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2343,7 +2436,7 @@ func (x *Ingress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ingress.ProtoReflect.Descriptor instead.
 func (*Ingress) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Ingress) GetListeners() []*IngressListener {
@@ -2385,7 +2478,7 @@ type IngressCertificate struct {
 
 func (x *IngressCertificate) Reset() {
 	*x = IngressCertificate{}
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2397,7 +2490,7 @@ func (x *IngressCertificate) String() string {
 func (*IngressCertificate) ProtoMessage() {}
 
 func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2410,7 +2503,7 @@ func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressCertificate.ProtoReflect.Descriptor instead.
 func (*IngressCertificate) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *IngressCertificate) GetChain() []byte {
@@ -2438,7 +2531,7 @@ type SealedKey struct {
 
 func (x *SealedKey) Reset() {
 	*x = SealedKey{}
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2450,7 +2543,7 @@ func (x *SealedKey) String() string {
 func (*SealedKey) ProtoMessage() {}
 
 func (x *SealedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2463,7 +2556,7 @@ func (x *SealedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKey.ProtoReflect.Descriptor instead.
 func (*SealedKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SealedKey) GetRecipient() []byte {
@@ -2490,7 +2583,7 @@ type IngressTLS struct {
 
 func (x *IngressTLS) Reset() {
 	*x = IngressTLS{}
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2595,7 @@ func (x *IngressTLS) String() string {
 func (*IngressTLS) ProtoMessage() {}
 
 func (x *IngressTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2608,7 @@ func (x *IngressTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressTLS.ProtoReflect.Descriptor instead.
 func (*IngressTLS) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{30}
+	return file_snapshot_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *IngressTLS) GetCertificates() []uint32 {
@@ -2538,7 +2631,7 @@ type IngressListener struct {
 
 func (x *IngressListener) Reset() {
 	*x = IngressListener{}
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2550,7 +2643,7 @@ func (x *IngressListener) String() string {
 func (*IngressListener) ProtoMessage() {}
 
 func (x *IngressListener) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2563,7 +2656,7 @@ func (x *IngressListener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressListener.ProtoReflect.Descriptor instead.
 func (*IngressListener) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{31}
+	return file_snapshot_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *IngressListener) GetName() string {
@@ -2612,7 +2705,7 @@ type IngressHost struct {
 
 func (x *IngressHost) Reset() {
 	*x = IngressHost{}
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +2717,7 @@ func (x *IngressHost) String() string {
 func (*IngressHost) ProtoMessage() {}
 
 func (x *IngressHost) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +2730,7 @@ func (x *IngressHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressHost.ProtoReflect.Descriptor instead.
 func (*IngressHost) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{32}
+	return file_snapshot_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *IngressHost) GetHostname() string {
@@ -2665,7 +2758,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2677,7 +2770,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2690,7 +2783,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{33}
+	return file_snapshot_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Endpoints) GetEndpoints() []*Endpoint {
@@ -2723,7 +2816,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2735,7 +2828,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2748,7 +2841,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{34}
+	return file_snapshot_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Endpoint) GetNode() string {
@@ -2810,7 +2903,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2915,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2928,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{35}
+	return file_snapshot_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *EndpointPort) GetNumber() uint32 {
@@ -2862,7 +2955,7 @@ type NodeConfig struct {
 
 func (x *NodeConfig) Reset() {
 	*x = NodeConfig{}
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +2967,7 @@ func (x *NodeConfig) String() string {
 func (*NodeConfig) ProtoMessage() {}
 
 func (x *NodeConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +2980,7 @@ func (x *NodeConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeConfig.ProtoReflect.Descriptor instead.
 func (*NodeConfig) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{36}
+	return file_snapshot_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *NodeConfig) GetServices() []string {
@@ -2911,7 +3004,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +3016,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3029,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{37}
+	return file_snapshot_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Beat) GetNumber() uint64 {
@@ -2986,7 +3079,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2998,7 +3091,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3011,7 +3104,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{38}
+	return file_snapshot_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Stored) GetSubject() string {
@@ -3047,7 +3140,7 @@ type SignedRoster struct {
 
 func (x *SignedRoster) Reset() {
 	*x = SignedRoster{}
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3059,7 +3152,7 @@ func (x *SignedRoster) String() string {
 func (*SignedRoster) ProtoMessage() {}
 
 func (x *SignedRoster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3072,7 +3165,7 @@ func (x *SignedRoster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRoster.ProtoReflect.Descriptor instead.
 func (*SignedRoster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{39}
+	return file_snapshot_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SignedRoster) GetRoster() []byte {
@@ -3111,7 +3204,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3123,7 +3216,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3136,7 +3229,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{40}
+	return file_snapshot_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Roster) GetCluster() string {
@@ -3198,7 +3291,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_snapshot_proto_msgTypes[41]
+	mi := &file_snapshot_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3210,7 +3303,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[41]
+	mi := &file_snapshot_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3223,7 +3316,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{41}
+	return file_snapshot_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SigningKey) GetId() string {
@@ -3252,7 +3345,7 @@ type Outliers_SuccessRate struct {
 
 func (x *Outliers_SuccessRate) Reset() {
 	*x = Outliers_SuccessRate{}
-	mi := &file_snapshot_proto_msgTypes[42]
+	mi := &file_snapshot_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3357,7 @@ func (x *Outliers_SuccessRate) String() string {
 func (*Outliers_SuccessRate) ProtoMessage() {}
 
 func (x *Outliers_SuccessRate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[42]
+	mi := &file_snapshot_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3370,7 @@ func (x *Outliers_SuccessRate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outliers_SuccessRate.ProtoReflect.Descriptor instead.
 func (*Outliers_SuccessRate) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{23, 0}
+	return file_snapshot_proto_rawDescGZIP(), []int{24, 0}
 }
 
 func (x *Outliers_SuccessRate) GetMinInstances() uint32 {
@@ -3314,7 +3407,7 @@ type Outliers_Latency struct {
 
 func (x *Outliers_Latency) Reset() {
 	*x = Outliers_Latency{}
-	mi := &file_snapshot_proto_msgTypes[43]
+	mi := &file_snapshot_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3326,7 +3419,7 @@ func (x *Outliers_Latency) String() string {
 func (*Outliers_Latency) ProtoMessage() {}
 
 func (x *Outliers_Latency) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[43]
+	mi := &file_snapshot_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3339,7 +3432,7 @@ func (x *Outliers_Latency) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outliers_Latency.ProtoReflect.Descriptor instead.
 func (*Outliers_Latency) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{23, 1}
+	return file_snapshot_proto_rawDescGZIP(), []int{24, 1}
 }
 
 func (x *Outliers_Latency) GetMinInstances() uint32 {
@@ -3510,7 +3603,7 @@ const file_snapshot_proto_rawDesc = "" +
 	" \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12>\n" +
 	"\n" +
 	"resilience\x183 \x01(\v2\x1e.sennit.snapshot.v1.ResilienceR\n" +
-	"resilience\"\xc6\x02\n" +
+	"resilience\"\xa2\x03\n" +
 	"\n" +
 	"Resilience\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x128\n" +
@@ -3518,7 +3611,16 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x0fcircuit_breaker\x18\x03 \x01(\v2\".sennit.snapshot.v1.CircuitBreakerR\x0ecircuitBreaker\x12/\n" +
 	"\x05retry\x18\x04 \x01(\v2\x19.sennit.snapshot.v1.RetryR\x05retry\x12B\n" +
 	"\fretry_budget\x18\x05 \x01(\v2\x1f.sennit.snapshot.v1.RetryBudgetR\vretryBudget\x12$\n" +
-	"\x0ehedge_delay_ms\x18\x06 \x01(\x04R\fhedgeDelayMs\"M\n" +
+	"\x0ehedge_delay_ms\x18\x06 \x01(\x04R\fhedgeDelayMs\x12Z\n" +
+	"\x14adaptive_concurrency\x18\a \x01(\v2'.sennit.snapshot.v1.AdaptiveConcurrencyR\x13adaptiveConcurrency\"\x8c\x02\n" +
+	"\x13AdaptiveConcurrency\x12\x1f\n" +
+	"\vinterval_ms\x18\x01 \x01(\x04R\n" +
+	"intervalMs\x12!\n" +
+	"\fmin_requests\x18\x02 \x01(\rR\vminRequests\x12'\n" +
+	"\x0fmin_concurrency\x18\x03 \x01(\x04R\x0eminConcurrency\x12'\n" +
+	"\x0fmax_concurrency\x18\x04 \x01(\x04R\x0emaxConcurrency\x123\n" +
+	"\x15tolerance_thousandths\x18\x05 \x01(\rR\x14toleranceThousandths\x12*\n" +
+	"\x11probe_interval_ms\x18\x06 \x01(\x04R\x0fprobeIntervalMs\"M\n" +
 	"\vRetryBudget\x12\x18\n" +
 	"\apercent\x18\x01 \x01(\rR\apercent\x12$\n" +
 	"\x0emin_per_second\x18\x02 \x01(\rR\fminPerSecond\"}\n" +
@@ -3660,7 +3762,7 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_snapshot_proto_goTypes = []any{
 	(Protocol)(0),                // 0: sennit.snapshot.v1.Protocol
 	(Carrier)(0),                 // 1: sennit.snapshot.v1.Carrier
@@ -3688,30 +3790,31 @@ var file_snapshot_proto_goTypes = []any{
 	(*FieldMatch)(nil),           // 23: sennit.snapshot.v1.FieldMatch
 	(*Backend)(nil),              // 24: sennit.snapshot.v1.Backend
 	(*Resilience)(nil),           // 25: sennit.snapshot.v1.Resilience
-	(*RetryBudget)(nil),          // 26: sennit.snapshot.v1.RetryBudget
-	(*CircuitBreaker)(nil),       // 27: sennit.snapshot.v1.CircuitBreaker
-	(*Outliers)(nil),             // 28: sennit.snapshot.v1.Outliers
-	(*Inbound)(nil),              // 29: sennit.snapshot.v1.Inbound
-	(*Outside)(nil),              // 30: sennit.snapshot.v1.Outside
-	(*InboundPort)(nil),          // 31: sennit.snapshot.v1.InboundPort
-	(*Ingress)(nil),              // 32: sennit.snapshot.v1.Ingress
-	(*IngressCertificate)(nil),   // 33: sennit.snapshot.v1.IngressCertificate
-	(*SealedKey)(nil),            // 34: sennit.snapshot.v1.SealedKey
-	(*IngressTLS)(nil),           // 35: sennit.snapshot.v1.IngressTLS
-	(*IngressListener)(nil),      // 36: sennit.snapshot.v1.IngressListener
-	(*IngressHost)(nil),          // 37: sennit.snapshot.v1.IngressHost
-	(*Endpoints)(nil),            // 38: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),             // 39: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),         // 40: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),           // 41: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),                 // 42: sennit.snapshot.v1.Beat
-	(*Stored)(nil),               // 43: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),         // 44: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),               // 45: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),           // 46: sennit.snapshot.v1.SigningKey
-	(*Outliers_SuccessRate)(nil), // 47: sennit.snapshot.v1.Outliers.SuccessRate
-	(*Outliers_Latency)(nil),     // 48: sennit.snapshot.v1.Outliers.Latency
-	nil,                          // 49: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(*AdaptiveConcurrency)(nil),  // 26: sennit.snapshot.v1.AdaptiveConcurrency
+	(*RetryBudget)(nil),          // 27: sennit.snapshot.v1.RetryBudget
+	(*CircuitBreaker)(nil),       // 28: sennit.snapshot.v1.CircuitBreaker
+	(*Outliers)(nil),             // 29: sennit.snapshot.v1.Outliers
+	(*Inbound)(nil),              // 30: sennit.snapshot.v1.Inbound
+	(*Outside)(nil),              // 31: sennit.snapshot.v1.Outside
+	(*InboundPort)(nil),          // 32: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),              // 33: sennit.snapshot.v1.Ingress
+	(*IngressCertificate)(nil),   // 34: sennit.snapshot.v1.IngressCertificate
+	(*SealedKey)(nil),            // 35: sennit.snapshot.v1.SealedKey
+	(*IngressTLS)(nil),           // 36: sennit.snapshot.v1.IngressTLS
+	(*IngressListener)(nil),      // 37: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),          // 38: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),            // 39: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),             // 40: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),         // 41: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),           // 42: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),                 // 43: sennit.snapshot.v1.Beat
+	(*Stored)(nil),               // 44: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),         // 45: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),               // 46: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),           // 47: sennit.snapshot.v1.SigningKey
+	(*Outliers_SuccessRate)(nil), // 48: sennit.snapshot.v1.Outliers.SuccessRate
+	(*Outliers_Latency)(nil),     // 49: sennit.snapshot.v1.Outliers.Latency
+	nil,                          // 50: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
 	7,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
@@ -3744,34 +3847,35 @@ var file_snapshot_proto_depIdxs = []int32{
 	1,  // 27: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
 	14, // 28: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
 	25, // 29: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
-	28, // 30: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
-	27, // 31: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
+	29, // 30: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
+	28, // 31: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
 	13, // 32: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
-	26, // 33: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
-	47, // 34: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
-	48, // 35: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
-	31, // 36: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	32, // 37: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
-	30, // 38: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
-	0,  // 39: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
-	0,  // 40: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	36, // 41: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
-	12, // 42: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
-	10, // 43: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
-	33, // 44: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
-	34, // 45: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
-	37, // 46: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
-	35, // 47: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
-	39, // 48: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	49, // 49: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	40, // 50: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	43, // 51: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	46, // 52: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	27, // 33: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
+	26, // 34: sennit.snapshot.v1.Resilience.adaptive_concurrency:type_name -> sennit.snapshot.v1.AdaptiveConcurrency
+	48, // 35: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
+	49, // 36: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
+	32, // 37: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	33, // 38: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
+	31, // 39: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
+	0,  // 40: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
+	0,  // 41: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	37, // 42: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	12, // 43: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
+	10, // 44: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
+	34, // 45: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
+	35, // 46: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
+	38, // 47: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	36, // 48: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
+	40, // 49: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	50, // 50: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	41, // 51: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	44, // 52: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	47, // 53: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -3785,7 +3889,7 @@ func file_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   45,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
