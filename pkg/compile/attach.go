@@ -74,7 +74,7 @@ func attach(document *gatewayv1.HTTPRoute, services *catalog, gateways *gateways
 	done := make(map[attachment]bool)
 	var status gatewayv1.RouteStatus
 	for i, ref := range document.Spec.ParentRefs {
-		if name, ok := parentGateway(document, ref); ok {
+		if name, ok := parentGateway(document.Namespace, ref); ok {
 			if parent := gateways.attach(outside, i, ref, name); parent != nil {
 				status.Parents = append(status.Parents, *parent)
 			}

@@ -54,8 +54,14 @@ type listener struct {
 	badRefs      string                // why some of certificateRefs cannot be used, and the reason; may be empty
 	badRefsWhy   gatewayv1.ListenerConditionReason
 
-	attached map[types.NamespacedName]bool
+	attached map[attachedRoute]bool
 	hosts    map[string][]*entry // by the hostnames that routes and listener have in common
+}
+
+// An attachedRoute is one that a listener took.
+type attachedRoute struct {
+	kind gatewayv1.Kind
+	name types.NamespacedName
 }
 
 func (l *listener) valid() bool { return l.refused == "" && l.conflict == "" }
@@ -169,7 +175,7 @@ func refusedGateway(g *gatewayv1.Gateway) (gatewayv1.GatewayConditionReason, str
 }
 
 func newListener(document *gatewayv1.Listener, namespace string, gs *gateways) *listener {
-	l := &listener{document: document, attached: map[types.NamespacedName]bool{}, hosts: map[string][]*entry{}, allowed: func(string) bool { return false }}
+	l := &listener{document: document, attached: map[attachedRoute]bool{}, hosts: map[string][]*entry{}, allowed: func(string) bool { return false }}
 	if document.Hostname != nil {
 		l.hostname = strings.ToLower(string(*document.Hostname))
 	}
@@ -209,21 +215,45 @@ func newListener(document *gatewayv1.Listener, namespace string, gs *gateways) *
 	return l
 }
 
+// routeKinds are the kinds of routes, of Gateway API's group, that listeners of a protocol take.
+var routeKinds = map[gatewayv1.ProtocolType][]gatewayv1.Kind{
+	gatewayv1.HTTPProtocolType:  {"HTTPRoute"},
+	gatewayv1.HTTPSProtocolType: {"HTTPRoute"},
+}
+
 // supportKinds finds out which kinds of routes may attach.
 func (l *listener) supportKinds(allowed *gatewayv1.AllowedRoutes) {
 	group := gatewayv1.Group(gatewayv1.GroupName)
-	http := gatewayv1.RouteGroupKind{Group: &group, Kind: "HTTPRoute"}
+	kinds := routeKinds[l.document.Protocol]
 	if allowed == nil || len(allowed.Kinds) == 0 {
-		l.kinds = []gatewayv1.RouteGroupKind{http}
+		for _, k := range kinds {
+			l.kinds = append(l.kinds, gatewayv1.RouteGroupKind{Group: &group, Kind: k})
+		}
 		return
 	}
 	for _, k := range allowed.Kinds {
-		if k.Kind == http.Kind && (k.Group == nil || *k.Group == group) {
-			l.kinds = []gatewayv1.RouteGroupKind{http}
-		} else if l.badKinds == "" {
-			l.badKinds = fmt.Sprintf("allowedRoutes.kinds: a listener of protocol %s takes HTTPRoute and not %s", l.document.Protocol, k.Kind)
+		switch {
+		case slices.Contains(kinds, k.Kind) && (k.Group == nil || *k.Group == group):
+			if !l.takes(k.Kind) {
+				l.kinds = append(l.kinds, gatewayv1.RouteGroupKind{Group: &group, Kind: k.Kind})
+			}
+		case l.badKinds == "":
+			l.badKinds = fmt.Sprintf("allowedRoutes.kinds: a listener of protocol %s takes %s and not %s", l.document.Protocol, joined(kinds, " and "), k.Kind)
 		}
 	}
+}
+
+// takes reports whether routes of a kind may attach.
+func (l *listener) takes(kind gatewayv1.Kind) bool {
+	return slices.ContainsFunc(l.kinds, func(k gatewayv1.RouteGroupKind) bool { return k.Kind == kind })
+}
+
+func joined[T ~string](words []T, by string) string {
+	all := make([]string, len(words))
+	for i, w := range words {
+		all[i] = string(w)
+	}
+	return strings.Join(all, by)
 }
 
 // sorted lists the gateways by name.

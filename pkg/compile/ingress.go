@@ -13,11 +13,11 @@ import (
 )
 
 // parentGateway is the Gateway that a parentRef names, where it names one.
-func parentGateway(route *gatewayv1.HTTPRoute, ref gatewayv1.ParentReference) (exchange.ServiceName, bool) {
+func parentGateway(namespace string, ref gatewayv1.ParentReference) (exchange.ServiceName, bool) {
 	if ref.Group != nil && *ref.Group != gatewayv1.GroupName || ref.Kind != nil && *ref.Kind != "Gateway" {
 		return exchange.ServiceName{}, false
 	}
-	name := exchange.ServiceName{Namespace: route.Namespace, Name: string(ref.Name)}
+	name := exchange.ServiceName{Namespace: namespace, Name: string(ref.Name)}
 	if ref.Namespace != nil && *ref.Namespace != "" {
 		name.Namespace = string(*ref.Namespace)
 	}
@@ -30,13 +30,28 @@ func (gs *gateways) attach(route *compiledRoute, index int, ref gatewayv1.Parent
 	if gs.foreign[name] {
 		return nil
 	}
-	reason, problem := gs.attachTo(route, ref, name)
+	from := routeAtGateway{
+		kind: "HTTPRoute", name: types.NamespacedName{Namespace: route.Namespace, Name: route.Name},
+		hostnames: route.Spec.Hostnames, refused: route.refusal != "",
+	}
+	reason, problem := gs.attachTo(from, ref, name, func(l *listener, hostname string) {
+		l.hosts[hostname] = append(l.hosts[hostname], route.rules()...)
+	})
 	status := route.parentStatus(ref, GatewayControllerName, route.accepted(index, reason, problem))
 	return &status
 }
 
-// attachTo adds a route to listeners of a gateway, or says why none takes it.
-func (gs *gateways) attachTo(route *compiledRoute, ref gatewayv1.ParentReference, name exchange.ServiceName) (gatewayv1.RouteConditionReason, string) {
+// A routeAtGateway is what listeners look at of a route, whatever its kind.
+type routeAtGateway struct {
+	kind      gatewayv1.Kind
+	name      types.NamespacedName
+	hostnames []gatewayv1.Hostname // none: all of a listener's
+	refused   bool                 // it counts as attached, and none of its rules is in effect
+}
+
+// attachTo gives a route to listeners of a gateway by add, once for each hostname that both have, or says why none takes
+// it.
+func (gs *gateways) attachTo(route routeAtGateway, ref gatewayv1.ParentReference, name exchange.ServiceName, add func(l *listener, hostname string)) (gatewayv1.RouteConditionReason, string) {
 	g := gs.byName[name]
 	if g == nil {
 		if class, ok := gs.classless[name]; ok {
@@ -50,30 +65,30 @@ func (gs *gateways) attachTo(route *compiledRoute, ref gatewayv1.ParentReference
 			continue
 		}
 		selected = true
-		if len(l.kinds) == 0 || !l.allowed(route.Namespace) {
+		if !l.takes(route.kind) || !l.allowed(route.name.Namespace) {
 			continue
 		}
 		allowed = true
-		common := commonHostnames(route.Spec.Hostnames, l.hostname)
+		common := commonHostnames(route.hostnames, l.hostname)
 		if len(common) == 0 {
 			continue
 		}
 		attached = true
-		at := types.NamespacedName{Namespace: route.Namespace, Name: route.Name}
-		if l.attached[at] || route.refusal != "" {
+		at := attachedRoute{route.kind, route.name}
+		if l.attached[at] || route.refused {
 			l.attached[at] = true
 			continue // by another of its parentRefs
 		}
 		l.attached[at] = true
 		for _, h := range common {
-			l.hosts[h] = append(l.hosts[h], route.rules()...)
+			add(l, h)
 		}
 	}
 	switch {
 	case !selected:
 		return gatewayv1.RouteReasonNoMatchingParent, fmt.Sprintf("Gateway %s has no listener that sectionName and port select", name)
 	case !allowed:
-		return gatewayv1.RouteReasonNotAllowedByListeners, fmt.Sprintf("no listener of Gateway %s takes HTTPRoutes of namespace %s (see its allowedRoutes)", name, route.Namespace)
+		return gatewayv1.RouteReasonNotAllowedByListeners, fmt.Sprintf("no listener of Gateway %s takes %ss of namespace %s (see its allowedRoutes)", name, route.kind, route.name.Namespace)
 	case !attached:
 		return gatewayv1.RouteReasonNoMatchingListenerHostname, fmt.Sprintf("spec.hostnames has none in common with the listeners of Gateway %s", name)
 	}
