@@ -229,7 +229,7 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 			return c.gone(stream, err), true
 		}
 	}
-	received, err := copyBody(c.app, stream, func(readErr error) error { return c.broke(readErr, request).err })
+	received, err := copyBody(c.answers(), stream, func(readErr error) error { return c.broke(readErr, request).err })
 	c.seen.Received += received
 	if err != nil {
 		return c.gone(stream, err), true

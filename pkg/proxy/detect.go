@@ -10,6 +10,9 @@ import (
 // arrived returns when the first byte of a request is there, or at the beginning of a connection the first that tell
 // which version of HTTP it speaks. What speaks another than HTTP/2 waits for nothing: its first byte says so.
 func (c *caller) arrived() (err error) {
+	if c.version == http2.IsHTTP2 {
+		return nil // agreed on with TLS; its codec waits for the rest
+	}
 	if c.version == http2.Unsure {
 		if c.version, err = detect(c.guard.conn); err != nil || c.version == http2.IsHTTP2 {
 			return err

@@ -21,14 +21,26 @@ import (
 // Patience is how long those outside may keep a connection waiting: a gateway has so many, and whoever sends nothing
 // gives its own up. 0 is the default.
 type Patience struct {
-	Idle time.Duration // between two requests; 60 s
+	Idle time.Duration // between two requests, and in HTTP/2 for a client to take more of a response; 60 s
 	Head time.Duration // for the first byte of a connection, and from the first byte of a head to its end; 10 s
 	Body time.Duration // for more of a request's body; 30 s
+	Call time.Duration // for a call of gRPC that the client has not ended to bring something, either way; 5 min
+}
+
+// outsideStreams is how many requests a client may have on one connection of HTTP/2 at a time: the least that RFC 9113
+// §6.5.2 recommends. Whoever comes from outside costs the mesh as much for each as for a connection of HTTP/1.1.
+const outsideStreams = 100
+
+// http2Limits are l as they are for those outside. What floods cost is the same for everybody (http2's patience).
+func (p Patience) http2Limits(l http2.Limits) http2.Limits {
+	l.Streams, l.HeadTimeout, l.Idle, l.Stall = outsideStreams, p.Head, p.Idle, p.Idle
+	return l
 }
 
 func (p Patience) withDefaults() Patience {
 	return Patience{
 		Idle: cmp.Or(p.Idle, 60*time.Second), Head: cmp.Or(p.Head, 10*time.Second), Body: cmp.Or(p.Body, 30*time.Second),
+		Call: cmp.Or(p.Call, 5*time.Minute),
 	}
 }
 
@@ -39,6 +51,8 @@ type outsider struct {
 	from      string       // its IP address
 	forwarded string       // the same, as Forwarded has it
 	waits     atomic.Int64 // since when more of a body is read, in Unix nanoseconds; 0: none is
+	moved     atomic.Int64 // when something was last written to the client of a call of gRPC, the same; 0: not yet
+	calls     atomic.Bool  // it is a call of gRPC, of which each side may be silent for long
 	body      exchange.Body
 }
 
@@ -53,6 +67,7 @@ func (o *Outbound) serveOutside(ctx context.Context, conn *net.TCPConn, l captur
 	call := routing.Call{Caller: l.As, Callee: l.As, Port: l.Port, Random: rand.NewPCG(rand.Uint64(), rand.Uint64())}
 	var plain net.Conn = conn
 	var both duplex = conn
+	agreed := http2.Unsure // without TLS the first bytes say it
 	if _, secure, _ := o.Table.IngressListener(l.As, l.Port, ""); secure {
 		encrypted, err := o.terminate(ctx, conn, l, patience.Head)
 		if err != nil {
@@ -60,14 +75,14 @@ func (o *Outbound) serveOutside(ctx context.Context, conn *net.TCPConn, l captur
 			return
 		}
 		call.Secure, call.ServerName = true, strings.ToLower(strings.TrimSuffix(encrypted.ConnectionState().ServerName, "."))
-		plain, both = encrypted, secured{encrypted, conn}
+		plain, both, agreed = encrypted, secured{encrypted, conn}, agreedOn(encrypted)
 	}
 	c := &caller{
 		Outbound: o, conn: both, drains: ctx.Done(), guard: guard{conn: conn}, idle: patience.Head,
 		call: call,
 		http: http1.NewServerConn(plain, limits), observer: o.Observe(), outside: newOutsider(far.AddrPort().Addr(), patience),
 	}
-	c.app, c.version = c.http, http2.NotHTTP2 // outside only HTTP/1.1 is spoken yet
+	c.app, c.version = c.http, agreed
 	c.drive(ctx)
 }
 
@@ -78,6 +93,11 @@ func newOutsider(from netip.Addr, patience Patience) *outsider {
 		o.forwarded = `"[` + o.from + `]"` // RFC 7239 §6
 	}
 	return o
+}
+
+// another is for another of the exchanges that are on a connection of HTTP/2 at a time.
+func (o *outsider) another() *outsider {
+	return &outsider{patience: o.patience, from: o.from, forwarded: o.forwarded}
 }
 
 // pick routes the request, by the rules of the called service or of the gateway.
@@ -149,7 +169,30 @@ func (c *caller) Body() exchange.Body {
 		return c.app.Body()
 	}
 	c.outside.body = c.app.Body()
+	c.outside.calls.Store(c.gRPC)
+	c.outside.moved.Store(0)
 	return c.outside
+}
+
+// answers is where the body of the response is written to.
+func (c *caller) answers() bodyWriter {
+	if c.outside == nil || !c.gRPC {
+		return c.app
+	}
+	return moving{c.app, c.outside}
+}
+
+// A moving writer notes that a call of gRPC goes on.
+type moving struct {
+	bodyWriter
+	of *outsider
+}
+
+// Write is io.Writer's.
+func (m moving) Write(p []byte) (int, error) {
+	n, err := m.bodyWriter.Write(p)
+	m.of.moved.Store(time.Now().UnixNano())
+	return n, err
 }
 
 // Read reads the body of a request from outside, and lets watch know that it waits.
@@ -171,7 +214,14 @@ func (c *caller) watch(now time.Time) {
 	if c.outside == nil {
 		return
 	}
-	if since := c.outside.waits.Load(); since != 0 && now.UnixNano()-since > c.outside.patience.Body.Nanoseconds() {
+	since, patience := c.outside.waits.Load(), c.outside.patience.Body
+	if since == 0 {
+		return
+	}
+	if c.outside.calls.Load() {
+		since, patience = max(since, c.outside.moved.Load()), c.outside.patience.Call
+	}
+	if now.UnixNano()-since > patience.Nanoseconds() {
 		c.stopReading()
 	}
 }

@@ -8,7 +8,6 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http2"
-	"github.com/sennit-mesh/sennit/pkg/routing"
 )
 
 // callers are those of one connection of HTTP/2: as many as it had streams at a time. Each is used again by a stream
@@ -22,10 +21,13 @@ type callers struct {
 	all  []*caller
 }
 
-// serveHTTP2 drives a connection whose client speaks HTTP/2 with prior knowledge.
+// serveHTTP2 drives a connection whose client speaks HTTP/2, with prior knowledge or as was agreed on with TLS.
 func (c *caller) serveHTTP2(ctx context.Context) {
 	limits := http2Limits(c.Limits)
 	limits.Idle = c.idle
+	if c.outside != nil {
+		limits = c.outside.patience.http2Limits(limits)
+	}
 	conn := http2.NewServerConn(c.conn, limits)
 	drained := make(chan struct{})
 	defer close(drained)
@@ -64,7 +66,11 @@ func (all *callers) take() *caller {
 	}
 	of := all.of
 	c := &caller{Outbound: of.Outbound, drains: of.drains, observer: of.Observe()}
-	c.call = routing.Call{Caller: of.call.Caller, Callee: of.call.Callee, Port: of.call.Port, Random: rand.NewPCG(rand.Uint64(), rand.Uint64())}
+	c.call = of.call
+	c.call.Random = rand.NewPCG(rand.Uint64(), rand.Uint64())
+	if of.outside != nil {
+		c.outside = of.outside.another()
+	}
 	c.callers.Store(c, nil)
 	all.all = append(all.all, c)
 	return c

@@ -74,7 +74,7 @@ func TestTLSEndsAtTheGateway(t *testing.T) {
 		t.Fatal(err)
 	}
 	dial := func(server string, edit func(*tls.Config)) (*tls.Conn, error) {
-		config := &tls.Config{ServerName: server, InsecureSkipVerify: true, NextProtos: []string{"h2", "http/1.1"}}
+		config := &tls.Config{ServerName: server, InsecureSkipVerify: true, NextProtos: []string{"http/1.1"}}
 		if edit != nil {
 			edit(config)
 		}
@@ -128,7 +128,10 @@ func TestTLSEndsAtTheGateway(t *testing.T) {
 		{"no name", "", nil},
 		{"no certificate", "none.example", nil},
 		{"TLS 1.1", "a.shop.example", func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }},
-		{"no protocol in common", "a.shop.example", func(c *tls.Config) { c.NextProtos = []string{"h2"} }},
+		{"a suite that HTTP/2 prohibits", "a.shop.example", func(c *tls.Config) {
+			c.MaxVersion, c.CipherSuites = tls.VersionTLS12, []uint16{tls.TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA}
+		}},
+		{"no protocol in common", "a.shop.example", func(c *tls.Config) { c.NextProtos = []string{"spdy/3"} }},
 	} {
 		if conn, err := dial(tt.server, tt.edit); err == nil {
 			t.Errorf("%s: served with %d", tt.name, serial(conn))

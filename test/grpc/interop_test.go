@@ -28,22 +28,32 @@ func (s named) UnaryCall(ctx context.Context, in *testgrpc.SimpleRequest) (*test
 // per_rpc_creds, google_default_credentials, compute_engine_channel_credentials), and those of ORCA, of which the
 // server needs a service of its own. A case that fails ends the test's process: so gRPC's functions do.
 func TestInterop(t *testing.T) {
+	address := startMesh(t, startServer(t), "grpc")
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithAuthority("orders"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	must(t, err)
+	runInterop(t, conn)
+}
+
+// startServer starts gRPC's test server and returns its address.
+func startServer(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
 	server := grpc.NewServer()
 	testgrpc.RegisterTestServiceServer(server, named{interop.NewTestServer()})
 	go server.Serve(l)
 	t.Cleanup(server.Stop)
+	return l.Addr().String()
+}
 
-	address := startMesh(t, l.Addr().String(), "grpc")
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithAuthority("orders"), grpc.WithTransportCredentials(insecure.NewCredentials()))
-	must(t, err)
+// runInterop runs the cases over conn, once the server is reached, and closes it when the test ends.
+func runInterop(t *testing.T, conn *grpc.ClientConn) {
 	t.Cleanup(func() { conn.Close() })
 	client := testgrpc.NewTestServiceClient(conn)
 	ready, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for { // the instance is known to its callers a moment after it was declared
-		if _, err = client.EmptyCall(ready, &testgrpc.Empty{}); err == nil {
+		_, err := client.EmptyCall(ready, &testgrpc.Empty{})
+		if err == nil {
 			break
 		}
 		if ready.Err() != nil {

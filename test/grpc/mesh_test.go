@@ -18,6 +18,13 @@ import (
 // where its callers connect to on the other. appProtocol is the Service's.
 func startMesh(t *testing.T, address, appProtocol string) string {
 	t.Helper()
+	_, listener := startNodes(t, address, appProtocol)
+	return listener
+}
+
+// startNodes is startMesh that returns the mesh too. The callers' node may run gateway shop/edge.
+func startNodes(t *testing.T, address, appProtocol string) (*launch.Mesh, string) {
+	t.Helper()
 	dir := t.TempDir()
 	program := filepath.Join(dir, "sennit")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "./cmd/sennit")
@@ -35,8 +42,8 @@ func startMesh(t *testing.T, address, appProtocol string) string {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	must(t, m.StartController(ctx))
-	for name, service := range map[string]string{"caller": "shop/cart", "callee": "shop/orders"} {
-		if _, err := m.Join(ctx, name, "127.0.0.1:0", service); err != nil {
+	for name, services := range map[string][]string{"caller": {"shop/cart", "shop/edge"}, "callee": {"shop/orders"}} {
+		if _, err := m.Join(ctx, name, "127.0.0.1:0", services...); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -55,7 +62,7 @@ func startMesh(t *testing.T, address, appProtocol string) string {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", listener)
 		if err == nil {
 			conn.Close()
-			return listener
+			return m, listener
 		}
 		if ctx.Err() != nil {
 			t.Fatal(errors.Join(err, ctx.Err()))
