@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/sennit-mesh/sennit/pkg/compile"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -52,9 +53,11 @@ type Finding struct {
 // field, each once.
 func Analyze(in compile.Input, out compile.Output) []Finding {
 	f := &findings{}
-	for name, status := range out.Statuses {
-		for _, parent := range status.Parents {
-			f.conditions("httproute", name, "", parent.Conditions)
+	for kind, statuses := range map[string]map[types.NamespacedName]gatewayv1.RouteStatus{"httproute": out.Statuses, "grpcroute": out.GRPC} {
+		for name, status := range statuses {
+			for _, parent := range status.Parents {
+				f.conditions(kind, name, "", parent.Conditions)
+			}
 		}
 	}
 	for name, conditions := range out.Quotas {
@@ -140,6 +143,7 @@ var remedies = map[string]string{
 	"NoMatchingParent":           "apply the parent, or correct the parentRef",
 	"NoMatchingListenerHostname": "give the route a hostname that a listener has, or a listener the hostname",
 	"NotAllowedByListeners":      "let the listener's allowedRoutes take the route's namespace",
+	"Conflicted":                 "have routes of one kind there: write the rules of the one as rules of the other",
 	"TargetNotFound":             "apply the target, or correct the targetRef",
 	"HostnameConflict":           "give each listener of a port a hostname of its own",
 	"ProtocolConflict":           "give each port one protocol",

@@ -46,9 +46,9 @@ func (f *findings) rules(where string, rules []*snapshot.Rule) {
 		rule, _, _ := strings.Cut(field, ".matches")
 		switch r.AnswerReason { // as compile has them
 		case "the weights of all backendRefs are 0":
-			f.add(Finding{Error, CodeWeights, document, rule + ".backendRefs", r.AnswerReason + ", and its requests are answered with 500", "give one of them a weight"})
+			f.add(Finding{Error, CodeWeights, document, rule + ".backendRefs", fmt.Sprintf("%s, and its requests are answered with %d", r.AnswerReason, r.Answer), "give one of them a weight"})
 		case "the rule has no backendRefs":
-			f.add(Finding{Error, CodeNoBackends, document, rule, r.AnswerReason + ", and its requests are answered with 500", "name a backend, or redirect"})
+			f.add(Finding{Error, CodeNoBackends, document, rule, fmt.Sprintf("%s, and its requests are answered with %d", r.AnswerReason, r.Answer), "name a backend, or redirect"})
 		}
 		for _, before := range rules[:min(i, maxCompared)] {
 			if !covers(before.Match, r.Match) {
@@ -70,16 +70,18 @@ func (f *findings) rules(where string, rules []*snapshot.Rule) {
 // maxCompared bounds the comparisons of one list.
 const maxCompared = 2048
 
-// placeOf reads an origin, "httproute/NAMESPACE/NAME#RULE/MATCH"; a rule that nobody wrote has no document.
+// placeOf reads an origin, "KIND/NAMESPACE/NAME#RULE/MATCH" with the kind of a route; a rule that nobody wrote has no
+// document.
 func placeOf(origin string) (document, field string) {
-	rest, ok := strings.CutPrefix(origin, "httproute/")
+	kind, rest, _ := strings.Cut(origin, "/")
+	ok := kind == "httproute" || kind == "grpcroute"
 	name, position, ok2 := strings.Cut(rest, "#")
 	namespace, route, ok3 := strings.Cut(name, "/")
 	rule, match, ok4 := strings.Cut(position, "/")
 	if !ok || !ok2 || !ok3 || !ok4 {
 		return "", ""
 	}
-	return namespace + "/httproute/" + route, fmt.Sprintf("spec.rules[%s].matches[%s]", rule, match)
+	return namespace + "/" + kind + "/" + route, fmt.Sprintf("spec.rules[%s].matches[%s]", rule, match)
 }
 
 // covers reports whether every request that b takes is one that a takes, as far as that can be told without looking

@@ -99,7 +99,7 @@ func TestDecodeNamesEveryMistake(t *testing.T) {
 			[]string{`f.yaml:1:13: apiVersion: HTTPRoute is served as gateway.networking.k8s.io/v1, not as "v1"`}},
 		{"unknown kind", "apiVersion: v1\nkind: Servce\n", []string{`f.yaml:2:7: kind: no kind "Servce" in v1; did you mean Service?`}},
 		{"a kind that is not served", "apiVersion: v1\nkind: Pod\n",
-			[]string{`f.yaml:2:7: kind: no kind "Pod" in v1; the kinds are Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, QuotaPolicy, ExternalService, ResiliencePolicy, JoinToken, Node`}},
+			[]string{`f.yaml:2:7: kind: no kind "Pod" in v1; the kinds are Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, ReferenceGrant, QuotaPolicy, ExternalService, ResiliencePolicy, JoinToken, Node`}},
 		{"no kind", "metadata: {name: a}\n", []string{"f.yaml:1:1: apiVersion: is missing", "f.yaml:1:1: kind: is missing"}},
 		{"not a map", "hello\n", []string{`f.yaml:1:1: must be a document with apiVersion and kind, is the string "hello"`}},
 		{"syntax", "apiVersion: v1\nkind: [\n", []string{"f.yaml:2:1: did not find expected node content"}},
@@ -132,7 +132,7 @@ func TestDecodeNamesEveryMistake(t *testing.T) {
 			"f.yaml:5:16: spec.targetRefs[0].name: is required",
 			"f.yaml:6:12: spec.limits[0].per: is required"}},
 		{"quota of something else", quotaPolicy("  targetRefs: [{kind: Gateway, name: a}, {kind: Service, name: a, group: b}]\n  limits: []\n"), []string{
-			`f.yaml:5:23: spec.targetRefs[0].kind: must be one of Service, HTTPRoute, ExternalService, is "Gateway"`,
+			`f.yaml:5:23: spec.targetRefs[0].kind: must be one of Service, HTTPRoute, GRPCRoute, ExternalService, is "Gateway"`,
 			`f.yaml:5:74: spec.targetRefs[1].group: must be "" for a Service, is "b"`,
 			"f.yaml:6:11: spec.limits: must have at least 1 items, has 0"}},
 		{"quota numbers", quotaPolicy("  targetRefs: [{kind: Service, name: a}]\n  limits:\n  - {name: A, requests: 0, per: Week}\n  - {name: b, requests: 1, per: Day, burst: 1000}\n"), []string{

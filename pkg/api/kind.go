@@ -75,6 +75,11 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "io.k8s.networking.gateway.v1.HTTPRoute", typ: reflect.TypeFor[gatewayv1.HTTPRoute](),
 	}
+	GRPCRoute = &Kind{
+		Group: "gateway.networking.k8s.io", Version: "v1", Name: "GRPCRoute", Plural: "grpcroutes", Singular: "grpcroute",
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "io.k8s.networking.gateway.v1.GRPCRoute", typ: reflect.TypeFor[gatewayv1.GRPCRoute](),
+	}
 	ReferenceGrant = &Kind{
 		Group: "gateway.networking.k8s.io", Version: "v1", Name: "ReferenceGrant", Plural: "referencegrants", Singular: "referencegrant", Short: []string{"refgrant"},
 		Namespaced: true, Verbs: stored,
@@ -109,7 +114,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, JoinTokens, Nodes}
 }
 
 // ByResource returns the kind that a URL names, or nil.

@@ -26,7 +26,7 @@ type QuotaPolicySpec struct {
 	Limits     []QuotaLimit  `json:"limits"`
 }
 
-// A QuotaTarget is a Service, an ExternalService or an HTTPRoute of the policy's namespace.
+// A QuotaTarget is a Service, an ExternalService, an HTTPRoute or a GRPCRoute of the policy's namespace.
 type QuotaTarget struct {
 	Group string `json:"group"`
 	Kind  string `json:"kind"`
@@ -125,10 +125,10 @@ func (w *walker) between(path, what string, n, least, most int64) {
 
 // target checks what a policy names, and sets the group that goes without saying.
 func (w *walker) target(path string, t any) {
-	groups := map[string]string{Service.Name: Service.Group, HTTPRoute.Name: HTTPRoute.Group, ExternalServices.Name: ExternalServices.Group}
+	groups := map[string]string{Service.Name: Service.Group, HTTPRoute.Name: HTTPRoute.Group, GRPCRoute.Name: GRPCRoute.Group, ExternalServices.Name: ExternalServices.Group}
 	group, known := groups[str(t, "kind")]
 	if !known {
-		w.oneOf(field(path, "kind"), str(t, "kind"), Service.Name, HTTPRoute.Name, ExternalServices.Name)
+		w.oneOf(field(path, "kind"), str(t, "kind"), Service.Name, HTTPRoute.Name, GRPCRoute.Name, ExternalServices.Name)
 		return
 	}
 	m := t.(map[string]any)
@@ -203,7 +203,7 @@ func (QuotaPolicy) SwaggerDoc() map[string]string {
 func (QuotaPolicySpec) SwaggerDoc() map[string]string {
 	return map[string]string{
 		"":           "QuotaPolicySpec says what is limited, and how.",
-		"targetRefs": "Services and HTTPRoutes of the policy's namespace whose requests are counted.",
+		"targetRefs": "Services, ExternalServices, HTTPRoutes and GRPCRoutes of the policy's namespace whose requests are counted.",
 		"limits":     "The limits. A request must be within all of them.",
 	}
 }
@@ -211,9 +211,9 @@ func (QuotaPolicySpec) SwaggerDoc() map[string]string {
 // SwaggerDoc says what the fields mean.
 func (QuotaTarget) SwaggerDoc() map[string]string {
 	return map[string]string{
-		"":      "QuotaTarget is a Service, an ExternalService or an HTTPRoute of the policy's namespace.",
-		"group": `"" for a Service, gateway.networking.k8s.io for an HTTPRoute, sennit.dev for an ExternalService; each where it is not given.`,
-		"kind":  "Service, HTTPRoute or ExternalService.",
+		"":      "QuotaTarget is a Service, an ExternalService, an HTTPRoute or a GRPCRoute of the policy's namespace.",
+		"group": `"" for a Service, gateway.networking.k8s.io for a route, sennit.dev for an ExternalService; each where it is not given.`,
+		"kind":  "Service, HTTPRoute, GRPCRoute or ExternalService.",
 		"name":  "Its name.",
 	}
 }

@@ -126,6 +126,10 @@ var rules = map[string]func(v any) bool{
 	"Port for TLS configuration must be unique within the Gateway": unique("port"),
 	"Value is immutable": func(any) bool { return true }, // of a change: Check sees one state alone
 
+	"One or both of 'service' or 'method' must be specified":                                                 callNamed,
+	"service must only contain valid characters (matching ^(?i)\\.?[a-z_][a-z_0-9]*(\\.[a-z_][a-z_0-9]*)*$)": callPart("service", callService),
+	"method must only contain valid characters (matching ^[A-Za-z_][A-Za-z_0-9]*$)":                          callPart("method", callMethod),
+
 	"backendRequest timeout cannot be longer than request timeout": func(v any) bool {
 		if !has(v, "request") || !has(v, "backendRequest") {
 			return true

@@ -41,7 +41,8 @@ func TestRulesAreComplete(t *testing.T) {
 
 func TestRules(t *testing.T) {
 	t.Parallel()
-	const head = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: "
+	const group = "apiVersion: gateway.networking.k8s.io/v1\n"
+	const head = group + "kind: HTTPRoute\nmetadata: {name: r}\nspec: "
 	for _, tt := range []struct {
 		spec string
 		bad  bool
@@ -92,6 +93,25 @@ func TestRules(t *testing.T) {
 		_, errs := decode(t, head+tt.spec+"\n")
 		if (len(errs) > 0) != tt.bad {
 			t.Errorf("%s: got %s", tt.spec, fmt.Sprint(errs))
+		}
+	}
+	for _, tt := range []struct {
+		method string
+		bad    bool
+	}{
+		{"{service: a.B_1, method: Get}", false},
+		{"{service: .a.B}", false},
+		{"{method: Get}", false},
+		{"{}", true},
+		{"{service: a/B}", true},
+		{"{service: a..B}", true},
+		{"{method: a.b}", true},
+		{"{type: RegularExpression, service: 'a/[a-z]+', method: 'a.b'}", false},
+		{"{type: Prefix, service: a}", true},
+	} {
+		_, errs := decode(t, group+"kind: GRPCRoute\nmetadata: {name: r}\nspec: {rules: [{matches: [{method: "+tt.method+"}]}]}\n")
+		if (len(errs) > 0) != tt.bad {
+			t.Errorf("method %s: got %s", tt.method, fmt.Sprint(errs))
 		}
 	}
 	var many string

@@ -22,6 +22,30 @@ type column struct {
 	cell       func(u *unstructured.Unstructured) any
 }
 
+// routeColumns are those of every kind of route.
+var routeColumns = []column{
+	{"Hostnames", "Host names that the route is for.", false, func(u *unstructured.Unstructured) any {
+		list, _, _ := unstructured.NestedStringSlice(u.Object, "spec", "hostnames")
+		return strings.Join(list, ",")
+	}},
+	{"Parents", "What the route is attached to.", false, func(u *unstructured.Unstructured) any {
+		return joined(slice(u, "spec", "parentRefs"), func(m map[string]any) string {
+			return fmt.Sprintf("%v/%v", strings.ToLower(fmt.Sprint(m["kind"])), m["name"])
+		})
+	}},
+	{"Accepted", "Whether all parents accept the route.", false, condition("Accepted")},
+	{"Resolved", "Whether all that the route refers to is there.", false, condition("ResolvedRefs")},
+	{"Backends", "Where requests go, with weights.", true, func(u *unstructured.Unstructured) any {
+		var all []any
+		for _, rule := range slice(u, "spec", "rules") {
+			m, _ := rule.(map[string]any)
+			refs, _ := m["backendRefs"].([]any)
+			all = append(all, refs...)
+		}
+		return joined(all, func(m map[string]any) string { return fmt.Sprintf("%v:%v=%v", m["name"], m["port"], m["weight"]) })
+	}},
+}
+
 // columns are what people look for in each kind, after the name and before the age.
 var columns = map[*api.Kind][]column{
 	api.Namespace: {
@@ -80,28 +104,8 @@ var columns = map[*api.Kind][]column{
 			})
 		}},
 	},
-	api.HTTPRoute: {
-		{"Hostnames", "Host names that the route is for.", false, func(u *unstructured.Unstructured) any {
-			list, _, _ := unstructured.NestedStringSlice(u.Object, "spec", "hostnames")
-			return strings.Join(list, ",")
-		}},
-		{"Parents", "What the route is attached to.", false, func(u *unstructured.Unstructured) any {
-			return joined(slice(u, "spec", "parentRefs"), func(m map[string]any) string {
-				return fmt.Sprintf("%v/%v", strings.ToLower(fmt.Sprint(m["kind"])), m["name"])
-			})
-		}},
-		{"Accepted", "Whether all parents accept the route.", false, condition("Accepted")},
-		{"Resolved", "Whether all that the route refers to is there.", false, condition("ResolvedRefs")},
-		{"Backends", "Where requests go, with weights.", true, func(u *unstructured.Unstructured) any {
-			var all []any
-			for _, rule := range slice(u, "spec", "rules") {
-				m, _ := rule.(map[string]any)
-				refs, _ := m["backendRefs"].([]any)
-				all = append(all, refs...)
-			}
-			return joined(all, func(m map[string]any) string { return fmt.Sprintf("%v:%v=%v", m["name"], m["port"], m["weight"]) })
-		}},
-	},
+	api.HTTPRoute: routeColumns,
+	api.GRPCRoute: routeColumns,
 	api.QuotaPolicies: {
 		{"Targets", "What is limited.", false, func(u *unstructured.Unstructured) any {
 			return joined(slice(u, "spec", "targetRefs"), func(m map[string]any) string {

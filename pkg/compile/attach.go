@@ -24,7 +24,7 @@ type attachments map[attachment][]*entry
 // A compiledRoute is a route as callers of the mesh, or those outside, get it: what its rules may refer to is not the
 // same for both. They are compiled when they are asked for first.
 type compiledRoute struct {
-	*gatewayv1.HTTPRoute
+	*routeDocument
 
 	services *catalog
 	refusal  string // why it is not in effect anywhere; may be empty
@@ -34,7 +34,7 @@ type compiledRoute struct {
 
 func (r *compiledRoute) compile() {
 	if r.refs == nil {
-		r.entries, r.refs = compileRules(r.HTTPRoute, r.services)
+		r.entries, r.refs = compileRules(r.routeDocument, r.services)
 	}
 }
 
@@ -67,10 +67,10 @@ func (r *compiledRoute) parentStatus(ref gatewayv1.ParentReference, controller g
 }
 
 // attach adds a route's rules wherever its parents accept it, and returns its status.
-func attach(document *gatewayv1.HTTPRoute, services *catalog, gateways *gateways, to attachments) gatewayv1.RouteStatus {
-	refusal := unsupported(document)
-	route := &compiledRoute{HTTPRoute: document, services: services, refusal: refusal}
-	outside := &compiledRoute{HTTPRoute: document, services: gateways.services, refusal: refusal}
+func attach(document *routeDocument, services *catalog, gateways *gateways, to attachments, taken claims) gatewayv1.RouteStatus {
+	refusal := document.unsupported()
+	route := &compiledRoute{routeDocument: document, services: services, refusal: refusal}
+	outside := &compiledRoute{routeDocument: document, services: gateways.services, refusal: refusal}
 	done := make(map[attachment]bool)
 	var status gatewayv1.RouteStatus
 	for i, ref := range document.Spec.ParentRefs {
@@ -81,17 +81,22 @@ func attach(document *gatewayv1.HTTPRoute, services *catalog, gateways *gateways
 			continue
 		}
 		name, ports, problem := parentPorts(document, ref, services)
-		accepted := route.accepted(i, gatewayv1.RouteReasonNoMatchingParent, problem)
+		reason, note := gatewayv1.RouteReasonNoMatchingParent, ""
+		at := attachmentsOf(document, name, ports)
+		if problem == "" {
+			if at, note = taken.leave(document.kind, at); len(at) == 0 {
+				reason, problem = routeReasonConflicted, note
+			}
+		}
+		accepted := route.accepted(i, reason, problem)
 		if accepted.Status == v1.ConditionTrue {
 			if len(document.Spec.Hostnames) > 0 {
 				accepted.Message += "; spec.hostnames means nothing for a Service and is ignored (match the header Host instead)"
 			}
-			callers := ""
-			if document.Namespace != name.Namespace {
-				callers = document.Namespace
+			if note != "" {
+				accepted.Message += "; " + note
 			}
-			for _, port := range ports {
-				at := attachment{name, port, callers}
+			for _, at := range at {
 				if !done[at] {
 					done[at] = true
 					to[at] = append(to[at], route.rules()...)
@@ -104,7 +109,7 @@ func attach(document *gatewayv1.HTTPRoute, services *catalog, gateways *gateways
 }
 
 // parentPorts finds the HTTP ports that a parentRef selects, or says why there are none.
-func parentPorts(route *gatewayv1.HTTPRoute, ref gatewayv1.ParentReference, services *catalog) (exchange.ServiceName, []uint32, string) {
+func parentPorts(route *routeDocument, ref gatewayv1.ParentReference, services *catalog) (exchange.ServiceName, []uint32, string) {
 	group, kind := gatewayv1.GroupName, "Gateway"
 	if ref.Group != nil {
 		group = string(*ref.Group)

@@ -80,7 +80,7 @@ func TestCertificatesOfListeners(t *testing.T) {
 			if got := said(t, l.Conditions, "Programmed"); got != tt.programmed {
 				t.Errorf("Programmed: %s; %+v", got, l.Conditions)
 			}
-			if got := said(t, l.Conditions, "Accepted"); got != "True Accepted" || l.AttachedRoutes != 1 || len(l.SupportedKinds) != 1 {
+			if got := said(t, l.Conditions, "Accepted"); got != "True Accepted" || l.AttachedRoutes != 1 || len(l.SupportedKinds) != 2 {
 				t.Errorf("Accepted: %s, %d routes", got, l.AttachedRoutes)
 			}
 			body, _ := o.Bodies[snapshot.InSubject("shop", "edge")].(*snapshot.Inbound)

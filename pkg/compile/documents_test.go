@@ -22,6 +22,8 @@ func InputOf(t testing.TB, documents string) (in Input) {
 			in.Services = append(in.Services, decode[corev1.Service](t, text))
 		case "HTTPRoute":
 			in.Routes = append(in.Routes, decode[gatewayv1.HTTPRoute](t, text))
+		case "GRPCRoute":
+			in.GRPC = append(in.GRPC, decode[gatewayv1.GRPCRoute](t, text))
 		case "ExternalService":
 			in.External = append(in.External, decode[api.ExternalService](t, text))
 		case "QuotaPolicy":

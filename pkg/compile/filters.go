@@ -38,14 +38,14 @@ func compileFilters(filters []gatewayv1.HTTPRouteFilter) *snapshot.Filters {
 }
 
 // compileMirrors adds the mirrors of a rule. One that does not resolve gets nothing.
-func compileMirrors(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPRouteRule, services *catalog, problems *refProblems, to *snapshot.Filters) {
+func compileMirrors(route *routeDocument, index int, rule *gatewayv1.HTTPRouteRule, services *catalog, problems *refProblems, to *snapshot.Filters) {
 	for i := range rule.Filters {
 		f := rule.Filters[i].RequestMirror
 		if f == nil {
 			continue
 		}
 		ref := &gatewayv1.HTTPBackendRef{BackendRef: gatewayv1.BackendRef{BackendObjectReference: f.BackendRef}}
-		backend, reason, problem := resolve(route.Namespace, ref, services)
+		backend, reason, problem := resolve(route, ref, services)
 		if reason != "" {
 			problems.add(reason, fmt.Sprintf("spec.rules[%d].filters[%d].requestMirror.backendRef: %s", index, i, problem))
 			continue

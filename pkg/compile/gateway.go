@@ -217,8 +217,8 @@ func newListener(document *gatewayv1.Listener, namespace string, gs *gateways) *
 
 // routeKinds are the kinds of routes, of Gateway API's group, that listeners of a protocol take.
 var routeKinds = map[gatewayv1.ProtocolType][]gatewayv1.Kind{
-	gatewayv1.HTTPProtocolType:  {"HTTPRoute"},
-	gatewayv1.HTTPSProtocolType: {"HTTPRoute"},
+	gatewayv1.HTTPProtocolType:  {"HTTPRoute", "GRPCRoute"},
+	gatewayv1.HTTPSProtocolType: {"HTTPRoute", "GRPCRoute"},
 }
 
 // supportKinds finds out which kinds of routes may attach.

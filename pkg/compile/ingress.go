@@ -31,7 +31,7 @@ func (gs *gateways) attach(route *compiledRoute, index int, ref gatewayv1.Parent
 		return nil
 	}
 	from := routeAtGateway{
-		kind: "HTTPRoute", name: types.NamespacedName{Namespace: route.Namespace, Name: route.Name},
+		kind: gatewayv1.Kind(route.kind.Name), name: types.NamespacedName{Namespace: route.Namespace, Name: route.Name},
 		hostnames: route.Spec.Hostnames, refused: route.refusal != "",
 	}
 	reason, problem := gs.attachTo(from, ref, name, func(l *listener, hostname string) {
@@ -59,7 +59,7 @@ func (gs *gateways) attachTo(route routeAtGateway, ref gatewayv1.ParentReference
 		}
 		return gatewayv1.RouteReasonNoMatchingParent, fmt.Sprintf("there is no Gateway %s", name)
 	}
-	selected, allowed, attached := false, false, false
+	selected, allowed, attached, taken := false, false, false, ""
 	for _, l := range g.listeners {
 		if ref.SectionName != nil && *ref.SectionName != "" && *ref.SectionName != l.document.Name || ref.Port != nil && *ref.Port != l.document.Port {
 			continue
@@ -71,6 +71,10 @@ func (gs *gateways) attachTo(route routeAtGateway, ref gatewayv1.ParentReference
 		allowed = true
 		common := commonHostnames(route.hostnames, l.hostname)
 		if len(common) == 0 {
+			continue
+		}
+		if other := l.conflicting(route.kind, common); other != nil && !route.refused {
+			taken = fmt.Sprintf("%s has these hostnames at listener %s, and came first", other.id(), l.document.Name)
 			continue
 		}
 		attached = true
@@ -89,6 +93,8 @@ func (gs *gateways) attachTo(route routeAtGateway, ref gatewayv1.ParentReference
 		return gatewayv1.RouteReasonNoMatchingParent, fmt.Sprintf("Gateway %s has no listener that sectionName and port select", name)
 	case !allowed:
 		return gatewayv1.RouteReasonNotAllowedByListeners, fmt.Sprintf("no listener of Gateway %s takes %ss of namespace %s (see its allowedRoutes)", name, route.kind, route.name.Namespace)
+	case !attached && taken != "":
+		return routeReasonConflicted, taken
 	case !attached:
 		return gatewayv1.RouteReasonNoMatchingListenerHostname, fmt.Sprintf("spec.hostnames has none in common with the listeners of Gateway %s", name)
 	}
@@ -110,7 +116,7 @@ func (g *gateway) ingress(limits *quotas, seal sealer) *snapshot.Ingress {
 		for _, hostname := range slices.Sorted(maps.Keys(l.hosts)) {
 			host := &snapshot.IngressHost{Hostname: hostname}
 			entries := l.hosts[hostname]
-			routes := make(map[*snapshot.Rule]*gatewayv1.HTTPRoute, len(entries))
+			routes := make(map[*snapshot.Rule]*routeDocument, len(entries))
 			for _, e := range entries {
 				routes[e.rule] = e.route
 			}
@@ -138,8 +144,8 @@ func (g *gateway) ingress(limits *quotas, seal sealer) *snapshot.Ingress {
 
 // limitIngress has a rule name the limits of its route, and of every service that it sends requests to: each of them
 // counts all requests of the rule, so that none lets more pass than it allows.
-func (q *quotas) limitIngress(body *snapshot.Ingress, rule *snapshot.Rule, route *gatewayv1.HTTPRoute) *snapshot.Rule {
-	limits := slices.Clone(q.routes[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}])
+func (q *quotas) limitIngress(body *snapshot.Ingress, rule *snapshot.Rule, route *routeDocument) *snapshot.Rule {
+	limits := slices.Clone(q.routes[route.id()])
 	for _, b := range rule.Backends {
 		limits = append(limits, q.services[exchange.ServiceName{Namespace: b.Namespace, Name: b.Service}]...)
 	}

@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
-
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
@@ -16,11 +14,11 @@ type entry struct {
 	rule *snapshot.Rule
 
 	pathKind   int // exactPath and so on: lower goes first
-	pathLength int
-	method     bool
+	pathLength int // of a GRPCRoute: of the service
+	method     int // of an HTTPRoute: 1 where it asks for one; of a GRPCRoute: how long the name is
 	headers    int
 	query      int
-	route      *gatewayv1.HTTPRoute
+	route      *routeDocument
 	position   int // among the matches of its route, in the order of the document
 }
 
@@ -34,14 +32,15 @@ const (
 
 // inPrecedence orders the rules of all routes of one parent as HTTPRouteRule.matches has it: an exact path,
 // then the longest prefix, then a method, then the most headers, then the most query parameters; then the
-// oldest route, then the first by "namespace/name", then the first in its document.
+// oldest route, then the first by "namespace/name", then the first in its document. For a GRPCRoute, with which no
+// HTTPRoute is at one place, it is the longest service, the longest method, the most headers, and so on.
 func inPrecedence(entries []*entry) []*snapshot.Rule {
 	sorted := slices.Clone(entries)
 	slices.SortStableFunc(sorted, func(a, b *entry) int {
 		return cmp.Or(
 			cmp.Compare(a.pathKind, b.pathKind),
 			cmp.Compare(b.pathLength, a.pathLength),
-			firstIf(a.method, b.method),
+			cmp.Compare(b.method, a.method),
 			cmp.Compare(b.headers, a.headers),
 			cmp.Compare(b.query, a.query),
 			a.route.CreationTimestamp.Time.Compare(b.route.CreationTimestamp.Time),
@@ -54,14 +53,4 @@ func inPrecedence(entries []*entry) []*snapshot.Rule {
 		rules[i] = e.rule
 	}
 	return rules
-}
-
-func firstIf(a, b bool) int {
-	switch {
-	case a && !b:
-		return -1
-	case b && !a:
-		return 1
-	}
-	return 0
 }

@@ -19,16 +19,16 @@ import (
 // quotas are the limits of an input, by what they are attached to.
 type quotas struct {
 	services map[exchange.ServiceName][]*snapshot.Limit
-	routes   map[types.NamespacedName][]*snapshot.Limit
+	routes   map[routeID][]*snapshot.Limit
 }
 
 // attachQuotas resolves the policies, in the order of their names, and puts into out what they allow and what became
 // of them. A policy is in effect at the targets that are there.
 func attachQuotas(in Input, services *catalog, out *Output) *quotas {
-	q := &quotas{services: map[exchange.ServiceName][]*snapshot.Limit{}, routes: map[types.NamespacedName][]*snapshot.Limit{}}
-	routes := map[types.NamespacedName]bool{}
-	for _, r := range in.Routes {
-		routes[types.NamespacedName{Namespace: r.Namespace, Name: r.Name}] = true
+	q := &quotas{services: map[exchange.ServiceName][]*snapshot.Limit{}, routes: map[routeID][]*snapshot.Limit{}}
+	routes := map[routeID]bool{}
+	for _, r := range routesOf(in) {
+		routes[r.id()] = true
 	}
 	policies := slices.Clone(in.Quotas)
 	slices.SortStableFunc(policies, func(a, b *api.QuotaPolicy) int {
@@ -56,11 +56,11 @@ func attachQuotas(in Input, services *catalog, out *Output) *quotas {
 }
 
 // attach adds limits to a target, or says why they mean nothing there.
-func (q *quotas) attach(namespace string, t api.QuotaTarget, limits []*snapshot.Limit, services *catalog, routes map[types.NamespacedName]bool) string {
-	if t.Kind == api.HTTPRoute.Name {
-		name := types.NamespacedName{Namespace: namespace, Name: t.Name}
+func (q *quotas) attach(namespace string, t api.QuotaTarget, limits []*snapshot.Limit, services *catalog, routes map[routeID]bool) string {
+	if t.Kind == api.HTTPRoute.Name || t.Kind == api.GRPCRoute.Name {
+		name := routeID{t.Kind, namespace, t.Name}
 		if !routes[name] {
-			return fmt.Sprintf("there is no HTTPRoute %s", name)
+			return fmt.Sprintf("there is no %s", name)
 		}
 		q.routes[name] = append(q.routes[name], limits...)
 		return ""
@@ -99,9 +99,9 @@ func (q *quotas) limit(body *snapshot.Outbound, port *snapshot.OutboundPort, ser
 	if !isHTTP(port.Protocol) {
 		return
 	}
-	routes := make(map[*snapshot.Rule]types.NamespacedName, len(entries))
+	routes := make(map[*snapshot.Rule]routeID, len(entries))
 	for _, e := range entries {
-		routes[e.rule] = types.NamespacedName{Namespace: e.route.Namespace, Name: e.route.Name}
+		routes[e.rule] = e.route.id()
 	}
 	for i, rule := range port.Rules {
 		limits := slices.Concat(q.services[service], q.routes[routes[rule]])

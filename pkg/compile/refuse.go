@@ -89,16 +89,8 @@ func unsupportedMatch(m *gatewayv1.HTTPRouteMatch) string {
 		return ".method: must not be empty"
 	}
 	for i, h := range m.Headers {
-		at := fmt.Sprintf(".headers[%d]", i)
-		if framing[strings.ToLower(string(h.Name))] {
-			return fmt.Sprintf("%s.name: %s belongs to one connection or frames the message, and cannot be matched", at, h.Name)
-		}
-		kind := gatewayv1.HeaderMatchExact
-		if h.Type != nil {
-			kind = *h.Type
-		}
-		if problem := unsupportedValue(string(h.Name), string(kind), h.Value); problem != "" {
-			return at + problem
+		if problem := unsupportedHeader(string(h.Name), (*string)(h.Type), h.Value); problem != "" {
+			return fmt.Sprintf(".headers[%d]%s", i, problem)
 		}
 	}
 	for i, q := range m.QueryParams {
@@ -111,6 +103,17 @@ func unsupportedMatch(m *gatewayv1.HTTPRouteMatch) string {
 		}
 	}
 	return ""
+}
+
+func unsupportedHeader(name string, kind *string, value string) string {
+	if framing[strings.ToLower(name)] {
+		return fmt.Sprintf(".name: %s belongs to one connection or frames the message, and cannot be matched", name)
+	}
+	of := string(gatewayv1.HeaderMatchExact)
+	if kind != nil {
+		of = *kind
+	}
+	return unsupportedValue(name, of, value)
 }
 
 // framing are the fields that a head does not hold (exchange.Request.Fields), in lower case: a rule on

@@ -71,7 +71,10 @@ func (c *catalog) attachToRoute(in Input, p *api.ResiliencePolicy, route string,
 }
 
 // routePolicy is what is said of a route; nil: nothing is.
-func (c *catalog) routePolicy(route *gatewayv1.HTTPRoute) *snapshot.Resilience {
+func (c *catalog) routePolicy(route *routeDocument) *snapshot.Resilience {
+	if route.kind != api.HTTPRoute {
+		return nil
+	}
 	return c.routes[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}]
 }
 

@@ -13,7 +13,7 @@ import (
 
 // compileRules makes an entry of each match of a route. What cannot be resolved is in the problems, and
 // its share of the requests is answered with 500.
-func compileRules(route *gatewayv1.HTTPRoute, services *catalog) ([]*entry, *refProblems) {
+func compileRules(route *routeDocument, services *catalog) ([]*entry, *refProblems) {
 	problems := &refProblems{}
 	rules := route.Spec.Rules
 	if len(rules) == 0 {
@@ -22,13 +22,8 @@ func compileRules(route *gatewayv1.HTTPRoute, services *catalog) ([]*entry, *ref
 	var entries []*entry
 	for i := range rules {
 		compiled := compileActions(route, i, &rules[i], services, problems)
-		matches := rules[i].Matches
-		if len(matches) == 0 {
-			matches = []gatewayv1.HTTPRouteMatch{{}}
-		}
-		for j := range matches {
-			e := compileMatch(&matches[j])
-			e.rule.Origin = fmt.Sprintf("httproute/%s/%s#%d/%d", route.Namespace, route.Name, i, j)
+		for j, e := range route.matches(i) {
+			e.rule.Origin = fmt.Sprintf("%s/%s/%s#%d/%d", route.kind.Singular, route.Namespace, route.Name, i, j)
 			e.rule.Backends = compiled.Backends
 			e.rule.TimeoutMs, e.rule.BackendTimeoutMs = compiled.TimeoutMs, compiled.BackendTimeoutMs
 			e.rule.Answer, e.rule.AnswerReason, e.rule.Filters = compiled.Answer, compiled.AnswerReason, compiled.Filters
@@ -41,7 +36,7 @@ func compileRules(route *gatewayv1.HTTPRoute, services *catalog) ([]*entry, *ref
 }
 
 // compileActions is what a rule does with a request, the same for all of its matches.
-func compileActions(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPRouteRule, services *catalog, problems *refProblems) *snapshot.Rule {
+func compileActions(route *routeDocument, index int, rule *gatewayv1.HTTPRouteRule, services *catalog, problems *refProblems) *snapshot.Rule {
 	compiled := &snapshot.Rule{Filters: compileFilters(rule.Filters), Retry: compileRetry(rule.Retry)}
 	policy := services.routePolicy(route)
 	if compiled.HedgeDelayMs = policy.GetHedgeDelayMs(); compiled.Retry == nil {
@@ -60,11 +55,11 @@ func compileActions(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPR
 		if ref.Weight != nil {
 			weight = uint32(max(*ref.Weight, 0))
 		}
-		backend, reason, problem := resolve(route.Namespace, ref, services)
+		backend, reason, problem := resolve(route, ref, services)
 		if reason != "" {
 			problem = fmt.Sprintf("spec.rules[%d].backendRefs[%d]: %s", index, j, problem)
 			problems.add(reason, problem)
-			backend.Answer, backend.AnswerReason = 500, problem
+			backend.Answer, backend.AnswerReason = route.unresolved(), problem
 		}
 		if weight > 0 {
 			backend.Weight, backend.Filters = weight, compileFilters(ref.Filters)
@@ -72,7 +67,7 @@ func compileActions(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPR
 		}
 	}
 	if len(compiled.Backends) == 0 && compiled.Filters.GetRedirect() == nil {
-		compiled.Answer, compiled.AnswerReason = 500, "the rule has no backendRefs"
+		compiled.Answer, compiled.AnswerReason = route.unresolved(), "the rule has no backendRefs"
 		if len(rule.BackendRefs) > 0 {
 			compiled.AnswerReason = "the weights of all backendRefs are 0"
 		}
@@ -82,8 +77,8 @@ func compileActions(route *gatewayv1.HTTPRoute, index int, rule *gatewayv1.HTTPR
 
 // resolve finds what a backendRef names. In the mesh a Service of another namespace needs no ReferenceGrant: its
 // callers may call it as they are (GEP-1294, "Namespace boundaries"). Those outside could not.
-func resolve(namespace string, ref *gatewayv1.HTTPBackendRef, services *catalog) (*snapshot.Backend, gatewayv1.RouteConditionReason, string) {
-	name := exchange.ServiceName{Namespace: namespace, Name: string(ref.Name)}
+func resolve(route *routeDocument, ref *gatewayv1.HTTPBackendRef, services *catalog) (*snapshot.Backend, gatewayv1.RouteConditionReason, string) {
+	name := exchange.ServiceName{Namespace: route.Namespace, Name: string(ref.Name)}
 	if ref.Namespace != nil && *ref.Namespace != "" {
 		name.Namespace = string(*ref.Namespace)
 	}
@@ -101,8 +96,8 @@ func resolve(namespace string, ref *gatewayv1.HTTPBackendRef, services *catalog)
 	if (group != "" || kind != "Service") && (group != api.ExternalServices.Group || kind != api.ExternalServices.Name) {
 		return unresolved, gatewayv1.RouteReasonInvalidKind, fmt.Sprintf("kind %s in group %q is not supported; a backend is a Service of the core group, or an ExternalService of group sennit.dev", kind, group)
 	}
-	if services.outside && !services.grants.allow(reference{gatewayv1.GroupName, "HTTPRoute", namespace}, referred{group, kind, name.Namespace, name.Name}) {
-		return unresolved, gatewayv1.RouteReasonRefNotPermitted, fmt.Sprintf("%s %s is of another namespace, and no ReferenceGrant there lets HTTPRoutes of namespace %s name it", kind, name, namespace)
+	if services.outside && !services.grants.allow(reference{gatewayv1.GroupName, route.kind.Name, route.Namespace}, referred{group, kind, name.Namespace, name.Name}) {
+		return unresolved, gatewayv1.RouteReasonRefNotPermitted, fmt.Sprintf("%s %s is of another namespace, and no ReferenceGrant there lets %ss of namespace %s name it", kind, name, route.kind.Name, route.Namespace)
 	}
 	s, problem := services.find(kind, name)
 	if problem != "" {
@@ -143,7 +138,7 @@ func compileMatch(m *gatewayv1.HTTPRouteMatch) *entry {
 	}
 	e.pathLength = len(value)
 	if m.Method != nil {
-		match.Method, e.method = string(*m.Method), true
+		match.Method, e.method = string(*m.Method), 1
 	}
 	// Of several entries for one name only the first counts.
 	seen := make(map[string]bool)

@@ -57,6 +57,8 @@ func overlaid(in compile.Input, docs []api.Document) (compile.Input, error) {
 			in.Services, err = overlay(in.Services, d)
 		case api.HTTPRoute:
 			in.Routes, err = overlay(in.Routes, d)
+		case api.GRPCRoute:
+			in.GRPC, err = overlay(in.GRPC, d)
 		case api.QuotaPolicies:
 			in.Quotas, err = overlay(in.Quotas, d)
 		case api.ExternalServices:

@@ -76,6 +76,7 @@ type compiled struct {
 	waited    map[string]bool // nodes whose reports count
 	services  decoded[corev1.Service]
 	routes    decoded[gatewayv1.HTTPRoute]
+	calls     decoded[gatewayv1.GRPCRoute]
 	policies  decoded[api.QuotaPolicy]
 	outside   decoded[api.ExternalService]
 	gateways  decoded[gatewayv1.Gateway]

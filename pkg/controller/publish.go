@@ -8,9 +8,7 @@ import (
 	"slices"
 	"time"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"google.golang.org/protobuf/proto"
 
@@ -95,7 +93,7 @@ func (c *Controller) compile(ctx context.Context) error {
 	if !c.gathering.Load() {
 		c.publisher.Publish(set)
 	}
-	return errors.Join(c.writeStatuses(ctx, in.Routes, out), c.writeQuotaStatuses(ctx, in.Quotas, out), c.writeGatewayStatuses(ctx, in, out), c.writeExternalStatuses(ctx, in.External, out),
+	return errors.Join(c.writeRouteStatuses(ctx, in, out), c.writeQuotaStatuses(ctx, in.Quotas, out), c.writeGatewayStatuses(ctx, in, out), c.writeExternalStatuses(ctx, in.External, out),
 		c.writeResilienceStatuses(ctx, in.Resilience, out))
 }
 
@@ -166,7 +164,7 @@ func (c *Controller) forget(lost map[string]bool) {
 func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64, err error) {
 	const tries = 8
 	for range tries {
-		var sequences [10]uint64
+		var sequences [11]uint64
 		in = compile.Input{}
 		err := errors.Join(
 			read(ctx, c, api.Service, &c.services, &in.Services, &sequences[0]),
@@ -179,6 +177,7 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 			read(ctx, c, api.ReferenceGrant, &c.grants, &in.Grants, &sequences[7]),
 			read(ctx, c, api.Secret, &c.secrets, &in.Secrets, &sequences[8]),
 			read(ctx, c, api.ResiliencePolicies, &c.resilient, &in.Resilience, &sequences[9]),
+			read(ctx, c, api.GRPCRoute, &c.calls, &in.GRPC, &sequences[10]),
 		)
 		if err != nil {
 			return compile.Input{}, 0, err
@@ -213,24 +212,5 @@ func read[T any](ctx context.Context, c *Controller, kind *api.Kind, known *deco
 		all = append(all, one)
 	}
 	*known, *into, *at = now, all, sequence
-	return nil
-}
-
-// writeStatuses says in each route's status what became of it. Only the leader does: two controllers that
-// disagree for a moment would take turns.
-func (c *Controller) writeStatuses(ctx context.Context, routes []*gatewayv1.HTTPRoute, out compile.Output) error {
-	if !c.publisher.Leading() {
-		return nil
-	}
-	for _, r := range routes {
-		name := typesName(r)
-		merged, changed := compile.MergeStatus(r.Status.RouteStatus, out.Statuses[name], metav1.Now())
-		if !changed {
-			continue
-		}
-		if err := c.api.WriteStatus(ctx, api.HTTPRoute, r.Namespace, r.Name, string(r.UID), gatewayv1.HTTPRouteStatus{RouteStatus: merged}); err != nil {
-			return fmt.Errorf("status of httproute %s: %w", name, err)
-		}
-	}
 	return nil
 }

@@ -784,7 +784,7 @@ func (x *OutboundPort) GetRules() []*Rule {
 
 type Rule struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
-	Origin           string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"` // "httproute/<ns>/<name>#<rule>/<match>": for explain and logs
+	Origin           string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"` // "<kind>/<ns>/<name>#<rule>/<match>" of a route: for explain and logs
 	Match            *Match                 `protobuf:"bytes,2,opt,name=match,proto3" json:"match,omitempty"`   // absent: everything
 	Backends         []*Backend             `protobuf:"bytes,3,rep,name=backends,proto3" json:"backends,omitempty"`
 	TimeoutMs        uint64                 `protobuf:"varint,4,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`                        // for the whole request; 0: none
