@@ -53,7 +53,7 @@ type Finding struct {
 // field, each once.
 func Analyze(in compile.Input, out compile.Output) []Finding {
 	f := &findings{}
-	for kind, statuses := range map[string]map[types.NamespacedName]gatewayv1.RouteStatus{"httproute": out.Statuses, "grpcroute": out.GRPC} {
+	for kind, statuses := range map[string]map[types.NamespacedName]gatewayv1.RouteStatus{"httproute": out.Statuses, "grpcroute": out.GRPC, "tlsroute": out.TLS, "tcproute": out.TCP} {
 		for name, status := range statuses {
 			for _, parent := range status.Parents {
 				f.conditions(kind, name, "", parent.Conditions)

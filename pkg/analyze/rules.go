@@ -46,9 +46,9 @@ func (f *findings) rules(where string, rules []*snapshot.Rule) {
 		rule, _, _ := strings.Cut(field, ".matches")
 		switch r.AnswerReason { // as compile has them
 		case "the weights of all backendRefs are 0":
-			f.add(Finding{Error, CodeWeights, document, rule + ".backendRefs", fmt.Sprintf("%s, and its requests are answered with %d", r.AnswerReason, r.Answer), "give one of them a weight"})
+			f.add(Finding{Error, CodeWeights, document, rule + ".backendRefs", r.AnswerReason + ", and " + fate(r), "give one of them a weight"})
 		case "the rule has no backendRefs":
-			f.add(Finding{Error, CodeNoBackends, document, rule, fmt.Sprintf("%s, and its requests are answered with %d", r.AnswerReason, r.Answer), "name a backend, or redirect"})
+			f.add(Finding{Error, CodeNoBackends, document, rule, r.AnswerReason + ", and " + fate(r), "name a backend, or redirect"})
 		}
 		for _, before := range rules[:min(i, maxCompared)] {
 			if !covers(before.Match, r.Match) {
@@ -67,6 +67,19 @@ func (f *findings) rules(where string, rules []*snapshot.Rule) {
 	}
 }
 
+// fate is what becomes of what a rule takes that has no backend.
+func fate(r *snapshot.Rule) string {
+	if ofConnections(r.Origin) {
+		return "its connections are reset"
+	}
+	return fmt.Sprintf("its requests are answered with %d", r.Answer)
+}
+
+// ofConnections reports whether a rule is for whole connections, and has no matches.
+func ofConnections(origin string) bool {
+	return strings.HasPrefix(origin, "tcproute/") || strings.HasPrefix(origin, "tlsroute/")
+}
+
 // maxCompared bounds the comparisons of one list.
 const maxCompared = 2048
 
@@ -74,12 +87,15 @@ const maxCompared = 2048
 // document.
 func placeOf(origin string) (document, field string) {
 	kind, rest, _ := strings.Cut(origin, "/")
-	ok := kind == "httproute" || kind == "grpcroute"
+	ok := strings.HasSuffix(kind, "route")
 	name, position, ok2 := strings.Cut(rest, "#")
 	namespace, route, ok3 := strings.Cut(name, "/")
 	rule, match, ok4 := strings.Cut(position, "/")
 	if !ok || !ok2 || !ok3 || !ok4 {
 		return "", ""
+	}
+	if ofConnections(origin) {
+		return namespace + "/" + kind + "/" + route, fmt.Sprintf("spec.rules[%s]", rule)
 	}
 	return namespace + "/" + kind + "/" + route, fmt.Sprintf("spec.rules[%s].matches[%s]", rule, match)
 }

@@ -80,6 +80,16 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "io.k8s.networking.gateway.v1.GRPCRoute", typ: reflect.TypeFor[gatewayv1.GRPCRoute](),
 	}
+	TLSRoute = &Kind{
+		Group: "gateway.networking.k8s.io", Version: "v1", Name: "TLSRoute", Plural: "tlsroutes", Singular: "tlsroute",
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "io.k8s.networking.gateway.v1.TLSRoute", typ: reflect.TypeFor[gatewayv1.TLSRoute](),
+	}
+	TCPRoute = &Kind{
+		Group: "gateway.networking.k8s.io", Version: "v1", Name: "TCPRoute", Plural: "tcproutes", Singular: "tcproute",
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "io.k8s.networking.gateway.v1.TCPRoute", typ: reflect.TypeFor[gatewayv1.TCPRoute](),
+	}
 	ReferenceGrant = &Kind{
 		Group: "gateway.networking.k8s.io", Version: "v1", Name: "ReferenceGrant", Plural: "referencegrants", Singular: "referencegrant", Short: []string{"refgrant"},
 		Namespaced: true, Verbs: stored,
@@ -114,7 +124,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, JoinTokens, Nodes}
 }
 
 // ByResource returns the kind that a URL names, or nil.

@@ -130,6 +130,10 @@ var rules = map[string]func(v any) bool{
 	"service must only contain valid characters (matching ^(?i)\\.?[a-z_][a-z_0-9]*(\\.[a-z_][a-z_0-9]*)*$)": callPart("service", callService),
 	"method must only contain valid characters (matching ^[A-Za-z_][A-Za-z_0-9]*$)":                          callPart("method", callMethod),
 
+	"Hostnames cannot contain an IP":            serverNames(notAddress),
+	"Hostnames must be valid based on RFC-1123": serverNames(exactName),
+	"Wildcards on hostnames must be the first label, and the rest of hostname must be valid based on RFC-1123": serverNames(wildName),
+
 	"backendRequest timeout cannot be longer than request timeout": func(v any) bool {
 		if !has(v, "request") || !has(v, "backendRequest") {
 			return true

@@ -114,6 +114,28 @@ func TestRules(t *testing.T) {
 			t.Errorf("method %s: got %s", tt.method, fmt.Sprint(errs))
 		}
 	}
+	for hostname, bad := range map[string]bool{
+		"a.example": false, "*.a.example": false, "1a.example": false,
+		"192.0.2.1": true, "a_b.example": true, "a.*.example": true, "*a.example": true, "*": true,
+	} {
+		_, errs := decode(t, group+"kind: TLSRoute\nmetadata: {name: r}\nspec: {hostnames: ['"+hostname+"'], rules: [{backendRefs: [{name: a, port: 1}]}]}\n")
+		if (len(errs) > 0) != bad {
+			t.Errorf("hostname %s: got %s", hostname, fmt.Sprint(errs))
+		}
+	}
+	for spec, bad := range map[string]bool{
+		"rules: [{backendRefs: [{name: a, port: 1}]}]": false,
+		"rules: [{backendRefs: [{name: a}]}]":          true,
+		"rules: [{backendRefs: []}]":                   true,
+		"rules: []":                                    true,
+		"hostnames: [a.example], rules: [{backendRefs: [{name: a, port: 1}]}]":              true,
+		"rules: [{backendRefs: [{name: a, port: 1}]}, {backendRefs: [{name: a, port: 1}]}]": true,
+	} {
+		_, errs := decode(t, group+"kind: TCPRoute\nmetadata: {name: r}\nspec: {"+spec+"}\n")
+		if (len(errs) > 0) != bad {
+			t.Errorf("TCPRoute %s: got %s", spec, fmt.Sprint(errs))
+		}
+	}
 	var many string
 	for range 3 {
 		many += "{matches: ["

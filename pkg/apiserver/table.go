@@ -106,6 +106,8 @@ var columns = map[*api.Kind][]column{
 	},
 	api.HTTPRoute: routeColumns,
 	api.GRPCRoute: routeColumns,
+	api.TLSRoute:  routeColumns,
+	api.TCPRoute:  routeColumns[1:], // it has no hostnames
 	api.QuotaPolicies: {
 		{"Targets", "What is limited.", false, func(u *unstructured.Unstructured) any {
 			return joined(slice(u, "spec", "targetRefs"), func(m map[string]any) string {

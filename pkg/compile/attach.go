@@ -108,7 +108,7 @@ func attach(document *routeDocument, services *catalog, gateways *gateways, to a
 	return status
 }
 
-// parentPorts finds the HTTP ports that a parentRef selects, or says why there are none.
+// parentPorts finds the ports that a parentRef selects, and that are of what the route is for, or says why there are none.
 func parentPorts(route *routeDocument, ref gatewayv1.ParentReference, services *catalog) (exchange.ServiceName, []uint32, string) {
 	group, kind := gatewayv1.GroupName, "Gateway"
 	if ref.Group != nil {
@@ -122,6 +122,8 @@ func parentPorts(route *routeDocument, ref gatewayv1.ParentReference, services *
 		name.Namespace = string(*ref.Namespace)
 	}
 	switch {
+	case route.kind == api.TLSRoute:
+		return name, nil, "a TLSRoute attaches to listeners of Gateways, and to nothing else in this version; a TCPRoute attaches to ports of Services"
 	case kind == "Service" && group == gatewayv1.GroupName:
 		return name, nil, `a Service is of the core group; write group: ""`
 	case kind == api.ExternalServices.Name && group == api.ExternalServices.Group:
@@ -132,20 +134,22 @@ func parentPorts(route *routeDocument, ref gatewayv1.ParentReference, services *
 	if problem != "" {
 		return name, nil, problem
 	}
-	var http, other []uint32
+	var wanted, other []uint32
 	for _, p := range parent.ports {
 		if ref.Port != nil && uint32(*ref.Port) != p.number || ref.SectionName != nil && *ref.SectionName != "" && string(*ref.SectionName) != p.name {
 			continue
 		}
-		if isHTTP(p.protocol) {
-			http = append(http, p.number)
+		if isHTTP(p.protocol) != ofConnections(route.kind) {
+			wanted = append(wanted, p.number)
 		} else {
 			other = append(other, p.number)
 		}
 	}
 	switch {
-	case len(http) > 0:
-		return name, http, ""
+	case len(wanted) > 0:
+		return name, wanted, ""
+	case len(other) > 0 && ofConnections(route.kind):
+		return name, nil, fmt.Sprintf("port %d of %s %s is HTTP, of which each request is routed; write an HTTPRoute", other[0], kind, name)
 	case len(other) > 0:
 		return name, nil, fmt.Sprintf("port %d of %s %s is not known to be HTTP; set %s", other[0], kind, name, parent.saysHTTP())
 	}

@@ -38,11 +38,13 @@ type gatewayCertificate struct {
 	problem    string
 }
 
-// secureWith reads what a listener of protocol HTTPS says of TLS.
+// secureWith reads what a listener of protocol HTTPS or TLS says of TLS.
 func (l *listener) secureWith(config *gatewayv1.ListenerTLSConfig, namespace string, gs *gateways) {
-	l.secure = true
 	if config != nil && config.Mode != nil && *config.Mode != gatewayv1.TLSModeTerminate {
-		l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedValue, fmt.Sprintf("tls.mode %s is not for protocol HTTPS; Terminate is", *config.Mode)
+		l.passthrough = l.tcp && *config.Mode == gatewayv1.TLSModePassthrough
+		if !l.passthrough {
+			l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedValue, fmt.Sprintf("tls.mode %s is not for protocol %s; Terminate is", *config.Mode, l.document.Protocol)
+		}
 		return
 	}
 	if config == nil || len(config.CertificateRefs) == 0 {
@@ -137,6 +139,10 @@ func (g *gateway) sealed(c *gatewayCertificate, seal sealer) []*snapshot.SealedK
 		}
 	}
 	return keys
+}
+
+func hasTCP(body *snapshot.Ingress) bool {
+	return slices.ContainsFunc(body.GetListeners(), func(l *snapshot.IngressListener) bool { return l.Tcp })
 }
 
 func hasTLS(body *snapshot.Ingress) bool {

@@ -1,12 +1,12 @@
 // Package compile makes snapshots from what operators wrote and what nodes registered.
 //
-// Services, ExternalServices, Gateways, HTTPRoutes, GRPCRoutes, QuotaPolicies and instances go in; the bodies of the configuration's subjects and the status
+// Services, ExternalServices, Gateways, HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes, QuotaPolicies and instances go in; the bodies of the configuration's subjects and the status
 // of every route and policy come out. It is a pure function: the same input, in whatever order, gives the same bytes, so
 // that a body that did not change need not be published again. What it cannot execute it refuses in the
 // route's status, and such a route is not in effect; what a route refers to and is not there becomes a
 // backend that answers 500. It neither numbers nor signs, and it does no I/O.
 //
-// Start reading at Compile; then route.go and grpcroute.go (what the kinds of routes have in common, and what not), attach.go (which route applies to whom), rules.go (what a route says),
+// Start reading at Compile; then route.go, grpcroute.go and connections.go (what the kinds of routes have in common, and what not), attach.go (which route applies to whom), rules.go (what a route says),
 // precedence.go (in which order it is tried), quota.go (what is limited), resilience.go (what is done about failures), external.go (what is outside), and gateway.go and ingress.go (what comes from
 // outside).
 package compile
@@ -31,6 +31,8 @@ type Input struct {
 	Services []*corev1.Service
 	Routes   []*gatewayv1.HTTPRoute
 	GRPC     []*gatewayv1.GRPCRoute
+	TLS      []*gatewayv1.TLSRoute
+	TCP      []*gatewayv1.TCPRoute
 	Quotas   []*api.QuotaPolicy
 	External []*api.ExternalService
 	// Resilience says how callers deal with instances that fail.
@@ -53,10 +55,12 @@ type Output struct {
 	// Bodies holds an Outbound, Inbound or Endpoints for each subject that exists. What was there for an
 	// earlier input and is not here is gone. Encode them deterministically: they hold maps.
 	Bodies map[string]proto.Message
-	// Statuses holds the status of every HTTPRoute, and GRPC that of every GRPCRoute, without the times of transition:
-	// MergeStatus adds them.
+	// Statuses holds the status of every HTTPRoute, and GRPC, TLS and TCP that of the routes of these kinds, without the
+	// times of transition: MergeStatus adds them.
 	Statuses map[types.NamespacedName]gatewayv1.RouteStatus
 	GRPC     map[types.NamespacedName]gatewayv1.RouteStatus
+	TLS      map[types.NamespacedName]gatewayv1.RouteStatus
+	TCP      map[types.NamespacedName]gatewayv1.RouteStatus
 	// Quotas holds the conditions of every policy, without the times of transition: MergeConditions adds them.
 	Quotas map[types.NamespacedName][]metav1.Condition
 	// Gateways holds the status of every Gateway whose class is Sennit's, and Classes the conditions of every such class,
@@ -78,6 +82,8 @@ func Compile(in Input) Output {
 		Bodies:   make(map[string]proto.Message, 4*len(services.byName)),
 		Statuses: make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.Routes)),
 		GRPC:     make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.GRPC)),
+		TLS:      make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.TLS)),
+		TCP:      make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.TCP)),
 		Quotas:   make(map[types.NamespacedName][]metav1.Condition, len(in.Quotas)),
 		Gateways: make(map[types.NamespacedName]gatewayv1.GatewayStatus, len(in.Gateways)),
 		Classes:  make(map[string][]metav1.Condition, len(in.Classes)),
@@ -90,11 +96,7 @@ func Compile(in Input) Output {
 	routes := routesOf(in)
 	taken := claimed(routes, services)
 	for _, route := range routes {
-		statuses := out.Statuses
-		if route.kind == api.GRPCRoute {
-			statuses = out.GRPC
-		}
-		statuses[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}] = attach(route, services, gateways, attached, taken)
+		out.Routes(route.kind)[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}] = attach(route, services, gateways, attached, taken)
 	}
 	limits := attachQuotas(in, services, &out)
 	consumers := attached.consumers()
@@ -123,6 +125,21 @@ func Compile(in Input) Output {
 		}
 	}
 	return out
+}
+
+// Routes are the statuses of the routes of a kind; nil: it is no kind of route.
+func (o *Output) Routes(kind *api.Kind) map[types.NamespacedName]gatewayv1.RouteStatus {
+	switch kind {
+	case api.HTTPRoute:
+		return o.Statuses
+	case api.GRPCRoute:
+		return o.GRPC
+	case api.TLSRoute:
+		return o.TLS
+	case api.TCPRoute:
+		return o.TCP
+	}
+	return nil
 }
 
 // outbound is what callers need: those of one namespace, or all that have no rules of their own. A port

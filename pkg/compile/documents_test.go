@@ -24,6 +24,10 @@ func InputOf(t testing.TB, documents string) (in Input) {
 			in.Routes = append(in.Routes, decode[gatewayv1.HTTPRoute](t, text))
 		case "GRPCRoute":
 			in.GRPC = append(in.GRPC, decode[gatewayv1.GRPCRoute](t, text))
+		case "TLSRoute":
+			in.TLS = append(in.TLS, decode[gatewayv1.TLSRoute](t, text))
+		case "TCPRoute":
+			in.TCP = append(in.TCP, decode[gatewayv1.TCPRoute](t, text))
 		case "ExternalService":
 			in.External = append(in.External, decode[api.ExternalService](t, text))
 		case "QuotaPolicy":

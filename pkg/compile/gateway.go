@@ -49,7 +49,9 @@ type listener struct {
 	conflict gatewayv1.ListenerConditionReason // with another listener; may be empty
 	allowed  func(namespace string) bool
 
-	secure       bool                  // TLS ends here
+	tcp          bool                  // routes of connections attach, and bytes are not looked at
+	secure       bool                  // connections are encrypted
+	passthrough  bool                  // TLS does not end here
 	certificates []*gatewayCertificate // of it, as far as they are there
 	badRefs      string                // why some of certificateRefs cannot be used, and the reason; may be empty
 	badRefsWhy   gatewayv1.ListenerConditionReason
@@ -67,7 +69,9 @@ type attachedRoute struct {
 func (l *listener) valid() bool { return l.refused == "" && l.conflict == "" }
 
 // usable reports whether the listener can be opened.
-func (l *listener) usable() bool { return l.valid() && (!l.secure || len(l.certificates) > 0) }
+func (l *listener) usable() bool {
+	return l.valid() && (!l.secure || l.passthrough || len(l.certificates) > 0)
+}
 
 // newGateways finds out which Gateways are Sennit's to run, and puts into out what became of the classes.
 func newGateways(in Input, services *catalog, out *Output) *gateways {
@@ -142,7 +146,7 @@ func newGateway(document *gatewayv1.Gateway, class *gatewayv1.GatewayClass, gs *
 		for _, b := range g.listeners[:i] {
 			switch {
 			case a.document.Port != b.document.Port:
-			case a.document.Protocol != b.document.Protocol:
+			case a.document.Protocol != b.document.Protocol && !(a.secure && b.secure):
 				a.conflict, b.conflict = gatewayv1.ListenerReasonProtocolConflict, gatewayv1.ListenerReasonProtocolConflict
 			case a.hostname == b.hostname:
 				a.conflict, b.conflict = gatewayv1.ListenerReasonHostnameConflict, gatewayv1.ListenerReasonHostnameConflict
@@ -181,12 +185,15 @@ func newListener(document *gatewayv1.Listener, namespace string, gs *gateways) *
 	}
 	switch document.Protocol {
 	case gatewayv1.HTTPProtocolType:
-	case gatewayv1.HTTPSProtocolType:
+	case gatewayv1.TCPProtocolType:
+		l.tcp, l.hostname = true, "" // nobody says whom a connection is for
+	case gatewayv1.HTTPSProtocolType, gatewayv1.TLSProtocolType:
+		l.secure, l.tcp = true, document.Protocol == gatewayv1.TLSProtocolType
 		if l.secureWith(document.TLS, namespace, gs); l.refused != "" {
 			return l
 		}
 	default:
-		l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedProtocol, fmt.Sprintf("protocol %s is not supported in this version; HTTP and HTTPS are", document.Protocol)
+		l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedProtocol, fmt.Sprintf("protocol %s is not supported in this version; HTTP, HTTPS, TLS and TCP are", document.Protocol)
 		return l
 	}
 	l.supportKinds(document.AllowedRoutes)
@@ -219,6 +226,8 @@ func newListener(document *gatewayv1.Listener, namespace string, gs *gateways) *
 var routeKinds = map[gatewayv1.ProtocolType][]gatewayv1.Kind{
 	gatewayv1.HTTPProtocolType:  {"HTTPRoute", "GRPCRoute"},
 	gatewayv1.HTTPSProtocolType: {"HTTPRoute", "GRPCRoute"},
+	gatewayv1.TLSProtocolType:   {"TLSRoute"},
+	gatewayv1.TCPProtocolType:   {"TCPRoute"},
 }
 
 // supportKinds finds out which kinds of routes may attach.

@@ -112,7 +112,7 @@ func (g *gateway) ingress(limits *quotas, seal sealer) *snapshot.Ingress {
 		if !l.usable() {
 			continue
 		}
-		listener := &snapshot.IngressListener{Name: string(l.document.Name), Port: uint32(l.document.Port), Hostname: l.hostname}
+		listener := &snapshot.IngressListener{Name: string(l.document.Name), Port: uint32(l.document.Port), Hostname: l.hostname, Tcp: l.tcp}
 		for _, hostname := range slices.Sorted(maps.Keys(l.hosts)) {
 			host := &snapshot.IngressHost{Hostname: hostname}
 			entries := l.hosts[hostname]
@@ -131,7 +131,9 @@ func (g *gateway) ingress(limits *quotas, seal sealer) *snapshot.Ingress {
 			}
 			listener.Hosts = append(listener.Hosts, host)
 		}
-		if l.secure {
+		if l.passthrough {
+			listener.Tls = &snapshot.IngressTLS{Passthrough: true}
+		} else if l.secure {
 			listener.Tls = g.addCertificates(body, l, seal)
 		}
 		body.Listeners = append(body.Listeners, listener)
@@ -145,6 +147,9 @@ func (g *gateway) ingress(limits *quotas, seal sealer) *snapshot.Ingress {
 // limitIngress has a rule name the limits of its route, and of every service that it sends requests to: each of them
 // counts all requests of the rule, so that none lets more pass than it allows.
 func (q *quotas) limitIngress(body *snapshot.Ingress, rule *snapshot.Rule, route *routeDocument) *snapshot.Rule {
+	if ofConnections(route.kind) {
+		return rule // limits count requests
+	}
 	limits := slices.Clone(q.routes[route.id()])
 	for _, b := range rule.Backends {
 		limits = append(limits, q.services[exchange.ServiceName{Namespace: b.Namespace, Name: b.Service}]...)

@@ -147,6 +147,9 @@ func Requires(body proto.Message) []string {
 	if in, ok := body.(*snapshot.Inbound); ok && hasTLS(in.GetIngress()) {
 		features = append(features, snapshot.FeatureIngressTLS)
 	}
+	if in, ok := body.(*snapshot.Inbound); ok && hasTCP(in.GetIngress()) {
+		features = append(features, snapshot.FeatureIngressTCP)
+	}
 	if len(limits) > 0 {
 		features = append(features, quota.Feature)
 	}

@@ -34,12 +34,18 @@ func (r *routeDocument) id() routeID { return routeID{r.kind.Name, r.Namespace, 
 
 // routesOf lists the routes of all kinds, the oldest first, then by "namespace/name".
 func routesOf(in Input) []*routeDocument {
-	all := make([]*routeDocument, 0, len(in.Routes)+len(in.GRPC))
+	all := make([]*routeDocument, 0, len(in.Routes)+len(in.GRPC)+len(in.TLS)+len(in.TCP))
 	for _, r := range in.Routes {
 		all = append(all, &routeDocument{HTTPRoute: r, kind: api.HTTPRoute})
 	}
 	for _, r := range in.GRPC {
 		all = append(all, &routeDocument{HTTPRoute: asHTTP(r), kind: api.GRPCRoute, grpc: r})
+	}
+	for _, r := range in.TLS {
+		all = append(all, &routeDocument{HTTPRoute: tlsAsHTTP(r), kind: api.TLSRoute})
+	}
+	for _, r := range in.TCP {
+		all = append(all, &routeDocument{HTTPRoute: tcpAsHTTP(r), kind: api.TCPRoute})
 	}
 	slices.SortStableFunc(all, func(a, b *routeDocument) int {
 		return cmp.Or(

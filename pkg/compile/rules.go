@@ -112,7 +112,12 @@ func resolve(route *routeDocument, ref *gatewayv1.HTTPBackendRef, services *cata
 	if !known {
 		return unresolved, gatewayv1.RouteReasonBackendNotFound, fmt.Sprintf("%s %s has no port %d", kind, name, *ref.Port)
 	}
-	if port.declared && !isHTTP(port.protocol) {
+	switch {
+	case ofConnections(route.kind):
+		if s.outside != nil && isHTTP(port.protocol) {
+			return unresolved, gatewayv1.RouteReasonUnsupportedProtocol, fmt.Sprintf("%s %s is for HTTP, and a %s brings connections; write spec.protocol: TCP", kind, name, route.kind.Name)
+		}
+	case port.declared && !isHTTP(port.protocol):
 		return unresolved, gatewayv1.RouteReasonUnsupportedProtocol, fmt.Sprintf("port %d of %s %s is not HTTP, as it says itself", port.number, kind, name)
 	}
 	return s.backend(port.number, 0), "", ""

@@ -59,6 +59,10 @@ func overlaid(in compile.Input, docs []api.Document) (compile.Input, error) {
 			in.Routes, err = overlay(in.Routes, d)
 		case api.GRPCRoute:
 			in.GRPC, err = overlay(in.GRPC, d)
+		case api.TLSRoute:
+			in.TLS, err = overlay(in.TLS, d)
+		case api.TCPRoute:
+			in.TCP, err = overlay(in.TCP, d)
 		case api.QuotaPolicies:
 			in.Quotas, err = overlay(in.Quotas, d)
 		case api.ExternalServices:

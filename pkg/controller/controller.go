@@ -77,6 +77,8 @@ type compiled struct {
 	services  decoded[corev1.Service]
 	routes    decoded[gatewayv1.HTTPRoute]
 	calls     decoded[gatewayv1.GRPCRoute]
+	tlsRoutes decoded[gatewayv1.TLSRoute]
+	tcpRoutes decoded[gatewayv1.TCPRoute]
 	policies  decoded[api.QuotaPolicy]
 	outside   decoded[api.ExternalService]
 	gateways  decoded[gatewayv1.Gateway]

@@ -30,6 +30,18 @@ func (c *Controller) writeRouteStatuses(ctx context.Context, in compile.Input, o
 			return err
 		}
 	}
+	for _, r := range in.TLS {
+		write := func(s gatewayv1.RouteStatus) any { return gatewayv1.TLSRouteStatus{RouteStatus: s} }
+		if err := c.writeRouteStatus(ctx, api.TLSRoute, r.ObjectMeta, r.Status.RouteStatus, out.TLS, write); err != nil {
+			return err
+		}
+	}
+	for _, r := range in.TCP {
+		write := func(s gatewayv1.RouteStatus) any { return gatewayv1.TCPRouteStatus{RouteStatus: s} }
+		if err := c.writeRouteStatus(ctx, api.TCPRoute, r.ObjectMeta, r.Status.RouteStatus, out.TCP, write); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -227,7 +227,7 @@ func (n *Node) openFollower() error {
 	}
 	n.follower, err = bus.NewFollower(bus.FollowerConfig{
 		Conn: n.conn, Cluster: n.identity.Cluster(), Node: n.identity.Node(), Root: n.identity.RootHash(),
-		Features: []string{quota.Feature, snapshot.FeatureFilters, snapshot.FeatureIngressTLS}, Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Clock: n.identity.CompareClock, Log: cmp.Or(n.cfg.Log, slog.Default()),
+		Features: []string{quota.Feature, snapshot.FeatureFilters, snapshot.FeatureIngressTLS, snapshot.FeatureIngressTCP}, Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Clock: n.identity.CompareClock, Log: cmp.Or(n.cfg.Log, slog.Default()),
 	})
 	return err
 }

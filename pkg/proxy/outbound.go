@@ -104,7 +104,7 @@ func (o *Outbound) Serve(ctx context.Context, conn *net.TCPConn, l capture.Liste
 	call := routing.Call{Caller: l.As, Callee: l.To, Port: l.Port, Random: rand.NewPCG(rand.Uint64(), rand.Uint64())}
 	protocol, known := o.Table.Protocol(l.As.Namespace, l.To, l.Port)
 	if known && protocol == snapshot.Protocol_PROTOCOL_TCP {
-		o.serveTCP(ctx, conn, &call)
+		o.serveTCP(ctx, conn, &call, false, nil)
 		return
 	}
 	c := &caller{
@@ -157,9 +157,10 @@ func laneOf(call *routing.Call, d *routing.Decision) transport.Key {
 	return key
 }
 
-// serveTCP carries one connection whose bytes are not looked at.
-func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Call) {
-	seen := Observation{Kind: exchange.TCP, Caller: call.Caller, Callee: call.Callee, Start: time.Now()}
+// serveTCP carries one connection whose bytes are not looked at, of an application, or from outside to the gateway that
+// calls. early was read from it already.
+func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Call, outside bool, early []byte) {
+	seen := Observation{Kind: exchange.TCP, Caller: call.Caller, Callee: call.Callee, Host: call.ServerName, Start: time.Now()}
 	var d routing.Decision
 	defer func() {
 		d.Done()
@@ -171,7 +172,13 @@ func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Ca
 		o.Observe().Ended(&seen)
 	}()
 	call.Now = seen.Start
-	o.Table.Pick(call, nil, &d)
+	if outside {
+		if o.Table.PickIngress(call, nil, &d); !d.Service.IsZero() {
+			seen.Callee = d.Service
+		}
+	} else {
+		o.Table.Pick(call, nil, &d)
+	}
 	for d.Status == 0 {
 		seen.Attempts++
 		began := time.Now()
@@ -189,7 +196,7 @@ func (o *Outbound) serveTCP(ctx context.Context, conn net.Conn, call *routing.Ca
 		seen.Lane = stream.Carrier()
 		seen.Err = stream.WriteRequest(&exchange.Request{Kind: exchange.TCP, Target: d.Target})
 		if seen.Err == nil {
-			seen.Sent, seen.Received, seen.Err = tunnel(conn, stream, nil)
+			seen.Sent, seen.Received, seen.Err = tunnel(conn, stream, early)
 		}
 		if seen.Err != nil {
 			f := failed(seen.Err)

@@ -68,14 +68,23 @@ func (o *Outbound) serveOutside(ctx context.Context, conn *net.TCPConn, l captur
 	var plain net.Conn = conn
 	var both duplex = conn
 	agreed := http2.Unsure // without TLS the first bytes say it
-	if _, secure, _ := o.Table.IngressListener(l.As, l.Port, ""); secure {
-		encrypted, err := o.terminate(ctx, conn, l, patience.Head)
+	var early []byte
+	listener, _ := o.Table.IngressListener(l.As, l.Port, "")
+	if o.Table.IngressSecure(l.As, l.Port) {
+		met, err := o.meet(ctx, conn, l, patience.Head)
 		if err != nil {
 			o.Log.Debug("TLS from outside was not agreed on", "service", l.As.String(), "peer", far.String(), "err", err)
 			return
 		}
-		call.Secure, call.ServerName = true, strings.ToLower(strings.TrimSuffix(encrypted.ConnectionState().ServerName, "."))
-		plain, both, agreed = encrypted, secured{encrypted, conn}, agreedOn(encrypted)
+		call.Secure, call.ServerName = true, met.server
+		listener, early = met.listener, met.early
+		if met.secure != nil {
+			plain, both, agreed = met.secure.Conn, met.secure, agreedOn(met.secure.Conn)
+		}
+	}
+	if listener.TCP {
+		o.serveTCP(ctx, both, &call, true, early)
+		return
 	}
 	c := &caller{
 		Outbound: o, conn: both, drains: ctx.Done(), guard: guard{conn: conn}, idle: patience.Head,

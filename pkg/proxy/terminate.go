@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/capture"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http2"
+	"github.com/sennit-mesh/sennit/pkg/routing"
 )
 
 // Certificates returns those of a gateway's listener, which must not be changed; none: nobody can be served.
@@ -24,29 +26,71 @@ type duplex interface {
 	SetLinger(seconds int) error
 }
 
-// A secured connection is TLS, of which the kernel's part is kept in hand.
+// A secured connection is TLS, of which what is below it is kept in hand.
 type secured struct {
 	*tls.Conn
-	tcp *net.TCPConn
+	below *hello
+	tcp   *net.TCPConn
+}
+
+// Read is net.Conn's. An end that TLS did not announce is none: anybody on the way can make one.
+func (s secured) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if errors.Is(err, io.EOF) && s.below.ended {
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
 }
 
 // SetLinger is net.TCPConn's.
 func (s secured) SetLinger(seconds int) error { return s.tcp.SetLinger(seconds) }
 
-// errNoListener is told to clients as unrecognized_name, in substance: the handshake fails.
+// Abort closes it with a reset, and without the word that would make an end of it.
+func (s secured) Abort() {
+	_ = s.tcp.SetLinger(0)
+	_ = s.tcp.Close()
+}
+
 var errNoListener = errors.New("no listener of the gateway is for the server name")
 
-// terminate ends TLS from outside. It takes no longer than patience for the whole handshake.
-func (o *Outbound) terminate(ctx context.Context, conn *net.TCPConn, l capture.Listener, patience time.Duration) (*tls.Conn, error) {
-	config := o.tlsConfig(l)
+// A meeting is what is known of a connection with TLS once its client has said whom it asks for.
+type meeting struct {
+	listener routing.IngressListener
+	server   string   // that it asked for, in lower case; empty: none
+	secure   *secured // agreed on; nil: TLS passes through
+	early    []byte   // of TLS that passes through, what was read
+}
+
+// meet finds out which listener a connection with TLS is for, and ends TLS where that does. It takes no longer than
+// patience. Where it fails the client is told nothing.
+func (o *Outbound) meet(ctx context.Context, conn *net.TCPConn, l capture.Listener, patience time.Duration) (meeting, error) {
+	var m meeting
 	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
-		return nil, err
+		return m, err
 	}
-	secure := tls.Server(conn, config)
-	if err := secure.HandshakeContext(ctx); err != nil {
-		return nil, err
+	hello := &hello{Conn: conn}
+	secure := tls.Server(hello, &tls.Config{GetConfigForClient: func(asked *tls.ClientHelloInfo) (*tls.Config, error) {
+		m.server = strings.ToLower(strings.TrimSuffix(asked.ServerName, "."))
+		var found bool
+		if m.listener, found = o.Table.IngressListener(l.As, l.Port, m.server); !found {
+			return nil, errNoListener
+		}
+		if m.listener.Passthrough {
+			return nil, errPassed
+		}
+		hello.pass()
+		return o.tlsConfig(l, m.listener), nil
+	}})
+	err := secure.HandshakeContext(ctx)
+	switch {
+	case errors.Is(err, errPassed):
+		m.early = hello.kept
+	case err != nil:
+		return m, err
+	default:
+		m.secure = &secured{secure, hello, conn}
 	}
-	return secure, conn.SetDeadline(time.Time{})
+	return m, conn.SetDeadline(time.Time{})
 }
 
 // agreeable are the suites of TLS 1.2 that HTTP/2 does not prohibit (RFC 9113 §9.2.2), so that no client agrees on both it
@@ -65,25 +109,20 @@ func agreedOn(conn *tls.Conn) http2.Guess {
 	return http2.NotHTTP2
 }
 
-// tlsConfig is that of one connection. Certificates are looked up for each handshake, so that a renewal breaks no
-// connection; there are no session tickets, so that none outlives the certificate that its client saw.
-func (o *Outbound) tlsConfig(l capture.Listener) *tls.Config {
-	return &tls.Config{
+// tlsConfig is that of one connection to a listener. Certificates are looked up for each handshake, so that a renewal
+// breaks no connection; there are no session tickets, so that none outlives the certificate that its client saw.
+func (o *Outbound) tlsConfig(l capture.Listener, of routing.IngressListener) *tls.Config {
+	config := &tls.Config{
 		MinVersion:             tls.VersionTLS12,
 		CipherSuites:           agreeable,
-		NextProtos:             []string{"h2", "http/1.1"},
 		SessionTicketsDisabled: true,
 		GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
-			listener, _, found := o.Table.IngressListener(l.As, l.Port, strings.TrimSuffix(hello.ServerName, "."))
-			if !found {
-				return nil, errNoListener
-			}
 			var all []*tls.Certificate
 			if o.Certificates != nil {
-				all = o.Certificates(l.As, listener)
+				all = o.Certificates(l.As, of.Name)
 			}
 			if len(all) == 0 {
-				return nil, fmt.Errorf("listener %s has no certificate on this node", listener)
+				return nil, fmt.Errorf("listener %s has no certificate on this node", of.Name)
 			}
 			for _, c := range all {
 				if hello.SupportsCertificate(c) == nil {
@@ -93,4 +132,8 @@ func (o *Outbound) tlsConfig(l capture.Listener) *tls.Config {
 			return all[0], nil
 		},
 	}
+	if !of.TCP { // what is carried otherwise is nobody's to choose here
+		config.NextProtos = []string{"h2", "http/1.1"}
+	}
+	return config
 }

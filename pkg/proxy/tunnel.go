@@ -7,7 +7,6 @@ import (
 	"net"
 	"sync"
 
-	"github.com/sennit-mesh/sennit/pkg/egress"
 	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
@@ -97,7 +96,7 @@ func copyToConn(conn net.Conn, stream *transport.Stream) (int64, error) {
 
 // abort closes a connection with a reset, and one that speaks TLS without the word that would make an end of it.
 func abort(conn net.Conn) {
-	if outside, ok := conn.(*egress.Conn); ok {
+	if outside, ok := conn.(interface{ Abort() }); ok { // with TLS of our own
 		outside.Abort()
 		return
 	}

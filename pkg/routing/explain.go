@@ -90,6 +90,12 @@ func (t *Table) Explain(q *Question, now time.Time) *Explanation {
 		if call.Secure = q.Scheme == "https"; call.Secure {
 			call.ServerName = strings.ToLower(req.Host()) // as a client asks that was not led here otherwise
 		}
+		if l, found := t.IngressListener(q.To, q.Port, req.Host()); found && l.TCP {
+			if call.Secure = t.IngressSecure(q.To, q.Port); call.Secure {
+				call.ServerName = strings.ToLower(req.Host())
+			}
+			req = nil
+		}
 		t.PickIngress(call, req, &d)
 		tried = t.ingressPorts(call, req)
 	} else {
@@ -131,9 +137,9 @@ func (t *Table) ingressPorts(call *Call, req *exchange.Request) []explainedPort 
 		return nil
 	}
 	var all []explainedPort
-	host := strings.ToLower(req.Host())
+	host := hostOf(call, req)
 	of := in.closest(call.Port, host)
-	if of == nil || !in.takes(of, call) {
+	if of == nil || !in.takes(of, call, req) {
 		return nil
 	}
 	of.each(host, func(p *port) bool {

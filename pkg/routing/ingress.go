@@ -19,8 +19,10 @@ type ingress struct {
 // An ingressListener has rules by their hostnames.
 type ingressListener struct {
 	hosts[*port]
-	name   string
-	secure bool
+	name        string
+	secure      bool
+	tcp         bool // its rules are for whole connections
+	passthrough bool // TLS does not end here
 }
 
 // hosts hold something for each of several hostnames: exact ones, "*.example.com", and "" for every host.
@@ -87,9 +89,15 @@ func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
 		if l.Port == 0 || l.Port > 65535 {
 			return nil, fmt.Errorf("listener %s has port %d", l.Name, l.Port)
 		}
-		of := &ingressListener{name: l.Name, secure: l.Tls != nil}
+		of := &ingressListener{name: l.Name, secure: l.Tls != nil, tcp: l.Tcp, passthrough: l.Tls.GetPassthrough()}
+		if of.passthrough && !of.tcp {
+			return nil, fmt.Errorf("listener %s lets TLS through and looks at what it carries", l.Name)
+		}
 		for _, h := range l.Hosts {
 			p := &port{protocol: snapshot.Protocol_PROTOCOL_HTTP}
+			if of.tcp {
+				p.protocol = snapshot.Protocol_PROTOCOL_TCP
+			}
 			for _, at := range h.Rules {
 				if int(at) >= len(all) {
 					return nil, fmt.Errorf("listener %s: rule %d of %d is named", l.Name, at, len(all))
@@ -109,6 +117,9 @@ func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
 		for _, other := range body.Listeners {
 			if other.Port == l.Port && (other.Tls == nil) != (l.Tls == nil) {
 				return nil, fmt.Errorf("port %d has listeners with TLS and without", l.Port)
+			}
+			if other.Port == l.Port && other.Tcp != l.Tcp && l.Tls == nil {
+				return nil, fmt.Errorf("port %d has listeners for TCP and for HTTP, without TLS", l.Port)
 			}
 		}
 		for _, at := range l.Tls.GetCertificates() {
@@ -170,20 +181,31 @@ func (t *Table) Ingress(gateway exchange.ServiceName) *snapshot.Ingress {
 	return nil
 }
 
-// IngressListener names the listener of a gateway's port that a TLS client gets which asks for a server's name, or for
-// none. secure says whether the port has TLS at all; found, whether a listener is for that name.
-func (t *Table) IngressListener(gateway exchange.ServiceName, number uint16, server string) (name string, secure, found bool) {
+// An IngressListener is what a gateway's node needs to know of a listener before anything is routed.
+type IngressListener struct {
+	Name        string
+	TCP         bool // its connections are not looked at, and are to be routed as a whole
+	Passthrough bool // they are encrypted, and are not to be decrypted here
+}
+
+// IngressSecure reports whether the connections to a gateway's port are encrypted.
+func (t *Table) IngressSecure(gateway exchange.ServiceName, number uint16) bool {
 	in := (*t.ingresses.Load())[gateway]
-	if in == nil || in.ports[number] == nil {
-		return "", false, false
+	return in != nil && slices.ContainsFunc(in.body.Listeners, func(l *snapshot.IngressListener) bool { return l.Port == uint32(number) && l.Tls != nil })
+}
+
+// IngressListener is the listener of a gateway's port that a TLS client gets which asks for a server's name, or for none;
+// without TLS, that of whoever connects, as far as it is one for TCP. false: none is for that name.
+func (t *Table) IngressListener(gateway exchange.ServiceName, number uint16, server string) (IngressListener, bool) {
+	in := (*t.ingresses.Load())[gateway]
+	if in == nil {
+		return IngressListener{}, false
 	}
-	for _, l := range in.body.Listeners {
-		secure = secure || l.Port == uint32(number) && l.Tls != nil
+	l := in.closest(number, strings.ToLower(server))
+	if l == nil {
+		return IngressListener{}, false
 	}
-	if l := in.closest(number, strings.ToLower(server)); l != nil {
-		return l.name, secure, true
-	}
-	return "", secure, false
+	return IngressListener{Name: l.name, TCP: l.tcp, Passthrough: l.passthrough}, true
 }
 
 // closest is the listener of a port whose hostname is closest to a host.
@@ -198,13 +220,23 @@ func (in *ingress) closest(number uint16, host string) (of *ingressListener) {
 }
 
 // takes reports whether a call's connection is that of a listener. It is of the one that its client asked for: what that
-// proved, or demanded, is not for the others.
-func (in *ingress) takes(of *ingressListener, call *Call) bool {
-	return of.secure == call.Secure && (!call.Secure || in.closest(call.Port, call.ServerName) == of)
+// proved, or demanded, is not for the others. req is nil where the connection is routed, and no request.
+func (in *ingress) takes(of *ingressListener, call *Call, req *exchange.Request) bool {
+	return of.tcp == (req == nil) && of.secure == call.Secure && (!call.Secure || in.closest(call.Port, call.ServerName) == of)
+}
+
+// hostOf is what listeners and hostnames are chosen by: the host of a request, or the server's name that a connection asks
+// for.
+func hostOf(call *Call, req *exchange.Request) string {
+	if req == nil {
+		return call.ServerName
+	}
+	return strings.ToLower(req.Host())
 }
 
 // PickIngress routes a request from outside that came to a gateway, which is both the Caller and the Callee of call,
-// on the call's port. It is as Pick otherwise, and allocates where the host has upper case.
+// on the call's port; or, where req is nil, a connection whose bytes are not looked at. It is as Pick otherwise, and
+// allocates where the host has upper case.
 func (t *Table) PickIngress(call *Call, req *exchange.Request, out *Decision) {
 	out.reset()
 	in := (*t.ingresses.Load())[call.Callee]
@@ -212,13 +244,13 @@ func (t *Table) PickIngress(call *Call, req *exchange.Request, out *Decision) {
 		out.answer(404, exchange.NoRoute, "the gateway has no listener on this port any more")
 		return
 	}
-	host := strings.ToLower(req.Host())
+	host := hostOf(call, req)
 	of := in.closest(call.Port, host)
 	if of == nil {
 		out.answer(404, exchange.NoRoute, "no listener of the gateway is for this host")
 		return
 	}
-	if !in.takes(of, call) {
+	if !in.takes(of, call, req) {
 		out.answer(421, exchange.NoRoute, "another listener of the gateway is for this host; open a connection to it")
 		return
 	}

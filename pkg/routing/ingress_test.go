@@ -72,6 +72,10 @@ func TestIngressThatCannotBeUsed(t *testing.T) {
 		`has hostname "" twice`: func(in *snapshot.Ingress) {
 			in.Listeners[0].Hosts = append(in.Listeners[0].Hosts, in.Listeners[0].Hosts[0])
 		},
+		"lets TLS through and looks": func(in *snapshot.Ingress) { in.Listeners[0].Tls = &snapshot.IngressTLS{Passthrough: true} },
+		"for TCP and for HTTP": func(in *snapshot.Ingress) {
+			in.Listeners = append(in.Listeners, &snapshot.IngressListener{Name: "tcp", Port: 80, Hostname: "a", Tcp: true})
+		},
 		"kind of match 9 is not":   func(in *snapshot.Ingress) { in.Rules[0].Match = &snapshot.Match{Path: &snapshot.StringMatch{Kind: 9}} },
 		"its body is not an Inbou": nil,
 	} {
@@ -84,6 +88,83 @@ func TestIngressThatCannotBeUsed(t *testing.T) {
 		}
 		if err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: %v", says, err)
+		}
+	}
+}
+
+// TestConnectionsFromOutside: connections and requests have listeners of their own, chosen by the server's name and the
+// host; no listener is given what is for another.
+func TestConnectionsFromOutside(t *testing.T) {
+	table := New()
+	hosts := func(name string, rule uint32) []*snapshot.IngressHost {
+		return []*snapshot.IngressHost{{Hostname: name, Rules: []uint32{rule}}}
+	}
+	apply(t, table, epSubject("orders", 0), 1, instances("a"))
+	apply(t, table, snapshot.InSubject("shop", "edge"), 1, &snapshot.Inbound{Ingress: &snapshot.Ingress{
+		Rules: []*snapshot.Rule{
+			{Origin: "http", Backends: []*snapshot.Backend{to("orders", 1)}},
+			{Origin: "tls", Backends: []*snapshot.Backend{to("orders", 1)}},
+			{Origin: "tcp", Backends: []*snapshot.Backend{to("orders", 1)}},
+		},
+		Listeners: []*snapshot.IngressListener{
+			{Name: "http", Port: 443, Hostname: "http.example", Tls: &snapshot.IngressTLS{}, Hosts: hosts("http.example", 0)},
+			{Name: "tls", Port: 443, Hostname: "*.example", Tcp: true, Tls: &snapshot.IngressTLS{Passthrough: true}, Hosts: hosts("a.example", 1)},
+			{Name: "tcp", Port: 5432, Tcp: true, Hosts: hosts("", 2)},
+		},
+	}})
+	for _, tt := range []struct {
+		name   string
+		port   uint16
+		server string
+		secure bool
+		host   string // of a request; empty: it is a connection
+		rule   string
+		status int
+	}{
+		{"a request", 443, "http.example", true, "http.example", "http", 0},
+		{"a request for what is not looked at", 443, "http.example", true, "a.example", "", 421},
+		{"a request on what is not looked at", 443, "a.example", true, "a.example", "", 421},
+		{"a connection", 443, "a.example", true, "", "tls", 0},
+		{"a connection to what is looked at", 443, "http.example", true, "", "", 421},
+		{"a connection without TLS", 443, "a.example", false, "", "", 421},
+		{"a connection of which no route is", 443, "b.example", true, "", "", 404},
+		{"a connection of which no listener is", 443, "b.org", true, "", "", 404},
+		{"TCP", 5432, "", false, "", "tcp", 0},
+		{"a request where TCP is", 5432, "", false, "a.example", "", 421},
+		{"TLS where TCP is", 5432, "", true, "", "", 421},
+	} {
+		var req *exchange.Request
+		if tt.host != "" {
+			req = &exchange.Request{Method: "GET", Path: "/", Authority: tt.host}
+		}
+		var d Decision
+		table.PickIngress(&Call{Caller: edge, Callee: edge, Port: tt.port, Now: start, Random: random(t), Secure: tt.secure, ServerName: tt.server}, req, &d)
+		if d.Rule != tt.rule || d.Status != tt.status {
+			t.Errorf("%s: %q %d, want %q %d", tt.name, d.Rule, d.Status, tt.rule, tt.status)
+		}
+		d.Done()
+	}
+	for _, tt := range []struct {
+		port           uint16
+		server         string
+		secure, listed bool
+		want           IngressListener
+	}{
+		{443, "HTTP.example", true, true, IngressListener{Name: "http"}},
+		{443, "a.example", true, true, IngressListener{Name: "tls", TCP: true, Passthrough: true}},
+		{443, "", true, false, IngressListener{}},
+		{5432, "", false, true, IngressListener{Name: "tcp", TCP: true}},
+		{80, "", false, false, IngressListener{}},
+	} {
+		got, listed := table.IngressListener(edge, tt.port, tt.server)
+		if got != tt.want || listed != tt.listed || table.IngressSecure(edge, tt.port) != tt.secure {
+			t.Errorf("%d %q: %+v %v", tt.port, tt.server, got, listed)
+		}
+	}
+	for _, q := range []Question{{Port: 443, Authority: "A.example"}, {Port: 5432, Authority: "whatever"}} {
+		q.From, q.To, q.Gateway, q.Method, q.Scheme, q.Path = edge, edge, true, "GET", "http", "/"
+		if e := table.Explain(&q, start); e.Status != 0 || len(e.Backends) != 1 || len(e.Rules) != 1 || !e.Rules[0].Decides {
+			t.Errorf("%+v: %+v", q, e)
 		}
 	}
 }

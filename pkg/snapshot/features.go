@@ -7,3 +7,7 @@ const FeatureFilters = "filters"
 // FeatureIngressTLS is what a reader must know to open listeners with TLS: one that did not would let requests in
 // without.
 const FeatureIngressTLS = "ingress-tls"
+
+// FeatureIngressTCP is what a reader must know to open listeners for whole connections: one that did not would take them
+// for HTTP.
+const FeatureIngressTCP = "ingress-tcp"

@@ -2573,10 +2573,11 @@ func (x *SealedKey) GetSealed() []byte {
 	return nil
 }
 
-// IngressTLS says that TLS ends at the gateway.
+// IngressTLS says that connections are encrypted, and that TLS ends at the gateway or passes through.
 type IngressTLS struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Certificates  []uint32               `protobuf:"varint,1,rep,packed,name=certificates,proto3" json:"certificates,omitempty"` // positions in Ingress.certificates; the first is for clients that fit none
+	Passthrough   bool                   `protobuf:"varint,71,opt,name=passthrough,proto3" json:"passthrough,omitempty"`         // it does not end here: bytes go on as they came, and there are no certificates. Only with tcp
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2618,13 +2619,24 @@ func (x *IngressTLS) GetCertificates() []uint32 {
 	return nil
 }
 
+func (x *IngressTLS) GetPassthrough() bool {
+	if x != nil {
+		return x.Passthrough
+	}
+	return false
+}
+
 type IngressListener struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`         // of the Gateway's listener
-	Port          uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`        // that is opened on the nodes that run the Gateway
-	Hostname      string                 `protobuf:"bytes,3,opt,name=hostname,proto3" json:"hostname,omitempty"` // exact, "*.example.com" for whatever is below example.com, or empty for all; lower case
-	Hosts         []*IngressHost         `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
-	Tls           *IngressTLS            `protobuf:"bytes,70,opt,name=tls,proto3" json:"tls,omitempty"` // absent: connections are not encrypted. The listeners of a port all have it, or none
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Name     string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`         // of the Gateway's listener
+	Port     uint32                 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`        // that is opened on the nodes that run the Gateway
+	Hostname string                 `protobuf:"bytes,3,opt,name=hostname,proto3" json:"hostname,omitempty"` // exact, "*.example.com" for whatever is below example.com, or empty for all; lower case
+	Hosts    []*IngressHost         `protobuf:"bytes,4,rep,name=hosts,proto3" json:"hosts,omitempty"`
+	Tls      *IngressTLS            `protobuf:"bytes,70,opt,name=tls,proto3" json:"tls,omitempty"` // absent: connections are not encrypted. The listeners of a port all have it, or none
+	// Connections are not looked at but for TLS, and rules decide on whole connections: of encrypted ones by the server's
+	// name that the client asks for. Whoever does not know it (feature "ingress-tcp") keeps what it had. Without TLS a port has
+	// one such listener alone, for every host.
+	Tcp           bool `protobuf:"varint,72,opt,name=tcp,proto3" json:"tcp,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2692,6 +2704,13 @@ func (x *IngressListener) GetTls() *IngressTLS {
 		return x.Tls
 	}
 	return nil
+}
+
+func (x *IngressListener) GetTcp() bool {
+	if x != nil {
+		return x.Tcp
+	}
+	return false
 }
 
 // IngressHost is what routes say of one hostname.
@@ -3677,16 +3696,18 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x04keys\x18\x02 \x03(\v2\x1d.sennit.snapshot.v1.SealedKeyR\x04keys\"A\n" +
 	"\tSealedKey\x12\x1c\n" +
 	"\trecipient\x18\x01 \x01(\fR\trecipient\x12\x16\n" +
-	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"0\n" +
+	"\x06sealed\x18\x02 \x01(\fR\x06sealed\"R\n" +
 	"\n" +
 	"IngressTLS\x12\"\n" +
-	"\fcertificates\x18\x01 \x03(\rR\fcertificates\"\xbe\x01\n" +
+	"\fcertificates\x18\x01 \x03(\rR\fcertificates\x12 \n" +
+	"\vpassthrough\x18G \x01(\bR\vpassthrough\"\xd0\x01\n" +
 	"\x0fIngressListener\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x12\x1a\n" +
 	"\bhostname\x18\x03 \x01(\tR\bhostname\x125\n" +
 	"\x05hosts\x18\x04 \x03(\v2\x1f.sennit.snapshot.v1.IngressHostR\x05hosts\x120\n" +
-	"\x03tls\x18F \x01(\v2\x1e.sennit.snapshot.v1.IngressTLSR\x03tls\"?\n" +
+	"\x03tls\x18F \x01(\v2\x1e.sennit.snapshot.v1.IngressTLSR\x03tls\x12\x10\n" +
+	"\x03tcp\x18H \x01(\bR\x03tcp\"?\n" +
 	"\vIngressHost\x12\x1a\n" +
 	"\bhostname\x18\x01 \x01(\tR\bhostname\x12\x14\n" +
 	"\x05rules\x18\x02 \x03(\rR\x05rules\"_\n" +

@@ -23,6 +23,8 @@ var collections = map[string]string{
 	"Secret":           "/api/v1/namespaces/%s/secrets/%s",
 	"Gateway":          "/apis/gateway.networking.k8s.io/v1/namespaces/%s/gateways/%s",
 	"GRPCRoute":        "/apis/gateway.networking.k8s.io/v1/namespaces/%s/grpcroutes/%s",
+	"TLSRoute":         "/apis/gateway.networking.k8s.io/v1/namespaces/%s/tlsroutes/%s",
+	"TCPRoute":         "/apis/gateway.networking.k8s.io/v1/namespaces/%s/tcproutes/%s",
 	"HTTPRoute":        "/apis/gateway.networking.k8s.io/v1/namespaces/%s/httproutes/%s",
 	"ExternalService":  "/apis/sennit.dev/v1alpha1/namespaces/%s/externalservices/%s",
 	"ResiliencePolicy": "/apis/sennit.dev/v1alpha1/namespaces/%s/resiliencepolicies/%s",

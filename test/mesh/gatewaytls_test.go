@@ -22,8 +22,8 @@ import (
 	"time"
 )
 
-// certificateSecret is a document of a new certificate for shop.example, and its key, PEM.
-func certificateSecret(t *testing.T, serial int64) (document string, key []byte) {
+// newCertificate is a new certificate for shop.example.
+func newCertificate(t *testing.T, serial int64) tls.Certificate {
 	t.Helper()
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -34,12 +34,19 @@ func certificateSecret(t *testing.T, serial int64) (document string, key []byte)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}
+}
+
+// certificateSecret is a document of a new certificate for shop.example, and its key, PEM.
+func certificateSecret(t *testing.T, serial int64) (document string, key []byte) {
+	t.Helper()
+	certificate := newCertificate(t, serial)
+	pkcs8, err := x509.MarshalPKCS8PrivateKey(certificate.PrivateKey)
 	if err != nil {
 		t.Fatal(err)
 	}
 	key = pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8})
-	chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	chain := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificate.Certificate[0]})
 	return fmt.Sprintf("apiVersion: v1\nkind: Secret\nmetadata: {name: shop}\ntype: kubernetes.io/tls\ndata: {tls.crt: %s, tls.key: %s}\n",
 		base64.StdEncoding.EncodeToString(chain), base64.StdEncoding.EncodeToString(key)), key
 }
