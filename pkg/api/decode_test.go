@@ -57,7 +57,7 @@ func TestDecodeNamesEveryMistake(t *testing.T) {
 			[]string{
 				`f.yaml:4:14: spec.host: must be the name of one host, as api.example.com, or an IP address, without scheme, port and path, is "*.example"`,
 				`f.yaml:4:33: spec.port: must be from 1 to 65535, is 0`,
-				`f.yaml:4:46: spec.protocol: must be one of HTTP, TCP, is "GRPC"`,
+				`f.yaml:4:46: spec.protocol: must be one of HTTP, HTTP2, TCP, is "GRPC"`,
 				`f.yaml:4:71: spec.allowedAddresses[0]: must be a prefix of IP addresses such as 192.0.2.0/24 or 192.0.2.7/32, with zeros behind it, is "10.0.0.1/8"`,
 				`f.yaml:4:114: spec.tls.serverName: must not be given with mode: None, which verifies nothing`,
 			}},

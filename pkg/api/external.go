@@ -40,10 +40,11 @@ type ExternalServiceTLS struct {
 
 // What the protocol and the mode of TLS can be.
 const (
-	ProtocolHTTP = "HTTP"
-	ProtocolTCP  = "TCP"
-	TLSSimple    = "Simple"
-	TLSNone      = "None"
+	ProtocolHTTP  = "HTTP"
+	ProtocolHTTP2 = "HTTP2"
+	ProtocolTCP   = "TCP"
+	TLSSimple     = "Simple"
+	TLSNone       = "None"
 )
 
 // ExternalServiceStatus is what became of the document.
@@ -72,7 +73,7 @@ func (w *walker) externalService(u *unstructured.Unstructured) {
 		w.add("spec.host", Invalid, "must be the name of one host, as api.example.com, or an IP address, without scheme, port and path, is %q", host)
 	}
 	w.port("spec.port", spec, "port")
-	w.oneOf("spec.protocol", str(spec, "protocol"), ProtocolHTTP, ProtocolTCP)
+	w.oneOf("spec.protocol", str(spec, "protocol"), ProtocolHTTP, ProtocolHTTP2, ProtocolTCP)
 	if !has(spec, "tls") || spec["tls"] == nil {
 		spec["tls"] = map[string]any{"mode": TLSSimple}
 	}
@@ -144,7 +145,7 @@ func (ExternalServiceSpec) SwaggerDoc() map[string]string {
 		"":                 "ExternalServiceSpec says which host it is, and how nodes speak to it.",
 		"host":             "DNS name of the host, which the egress node resolves, or its IP address. Requests have it as their Host.",
 		"port":             "Port of the host, and the one that callers name.",
-		"protocol":         "HTTP (HTTP/1.1, which routes and quotas look at) or TCP (bytes).",
+		"protocol":         "HTTP (HTTP/1.1) or HTTP2 (HTTP/2, and gRPC with it), which routes and quotas look at, or TCP (bytes).",
 		"tls":              "Whether the egress node speaks TLS to the host. Without it, it does, and verifies the host's name.",
 		"allowedAddresses": "Prefixes of the IP addresses that the host may have; others are not connected to. Without it all are allowed but those of the egress host itself, of its link, and of clouds' metadata.",
 	}

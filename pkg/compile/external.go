@@ -43,8 +43,11 @@ func (c *catalog) addExternal(in Input) (displacing map[exchange.ServiceName]boo
 }
 
 func outsideProtocol(document *api.ExternalService) snapshot.Protocol {
-	if document.Spec.Protocol == api.ProtocolTCP {
+	switch document.Spec.Protocol {
+	case api.ProtocolTCP:
 		return snapshot.Protocol_PROTOCOL_TCP
+	case api.ProtocolHTTP2:
+		return snapshot.Protocol_PROTOCOL_HTTP2
 	}
 	return snapshot.Protocol_PROTOCOL_HTTP
 }

@@ -59,6 +59,11 @@ func TestExternalService(t *testing.T) {
 	if to := inbound.GetOutside(); to.GetHost() != "api.example" || to.GetPort() != 443 || !to.GetTls() || to.GetServerName() != "api.example" {
 		t.Errorf("nodes that are its egress are told: %v", to)
 	}
+	in.External[0].Spec.Protocol = "HTTP2"
+	inbound, _ = Compile(in).Bodies[snapshot.InSubject("shop", "api")].(*snapshot.Inbound)
+	if got := inbound.GetOutside().GetProtocol(); got != snapshot.Protocol_PROTOCOL_HTTP2 {
+		t.Errorf("nodes are told to speak %v", got)
+	}
 	in.External = nil
 	for subject := range Compile(in).Bodies {
 		if strings.Contains(subject, "api") {

@@ -15,6 +15,14 @@ type Conn struct {
 	done     func()
 }
 
+// Scheme is that of requests on it.
+func (c *Conn) Scheme() string {
+	if _, secured := c.Conn.(*tls.Conn); secured {
+		return "https"
+	}
+	return "http"
+}
+
 // Close closes the connection at once, from any goroutine: TLS would wait to say goodbye to a peer that takes nothing.
 func (c *Conn) Close() error {
 	c.done()

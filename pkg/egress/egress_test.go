@@ -107,6 +107,49 @@ func TestDial(t *testing.T) {
 	}
 }
 
+// TestHTTP2IsAgreedOn: a host that is said to speak HTTP/2 is asked for it, and for nothing else.
+func TestHTTP2IsAgreedOn(t *testing.T) {
+	certificates := httptest.NewTLSServer(nil)
+	defer certificates.Close()
+	for _, tt := range []struct {
+		name   string
+		speaks []string
+		want   error
+	}{
+		{"both", []string{"http/1.1", "h2"}, nil},
+		{"another", []string{"http/1.1"}, ErrTLS},
+		{"nothing is said", nil, ErrProtocol},
+	} {
+		l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: certificates.TLS.Certificates, NextProtos: tt.speaks})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		go func() {
+			if conn, err := l.Accept(); err == nil {
+				_ = conn.(*tls.Conn).Handshake()
+			}
+		}()
+		h, err := New(&snapshot.Outside{
+			Host: "127.0.0.1", Port: uint32(l.Addr().(*net.TCPAddr).Port), Protocol: snapshot.Protocol_PROTOCOL_HTTP2, Tls: true,
+			ServerName: "example.com", CaBundle: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: certificates.Certificate().Raw})),
+		}, loopback)
+		if err != nil || !h.HTTP || !h.HTTP2 {
+			t.Fatal(h, err)
+		}
+		conn, err := h.Dial(t.Context())
+		if !errors.Is(err, tt.want) {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if err == nil {
+			if conn.Scheme() != "https" {
+				t.Errorf("%s: %s", tt.name, conn.Scheme())
+			}
+			conn.Close()
+		}
+	}
+}
+
 // TestTheSecondAnswerOfTheDNSIsNotAsked: what is dialled is what was checked.
 func TestTheSecondAnswerOfTheDNSIsNotAsked(t *testing.T) {
 	h, _ := outsider(t, &snapshot.Outside{Host: "rebind.test", ServerName: "example.com", CaBundle: "server's"}, loopback)

@@ -30,6 +30,7 @@ var (
 	ErrRefused    = errors.New("an address is not allowed")
 	ErrTLS        = errors.New("the host did not show that it is the one")
 	ErrBusy       = errors.New("this node has as many connections to the host as it may have")
+	ErrProtocol   = errors.New("the host does not agree on HTTP/2")
 )
 
 const (
@@ -46,6 +47,7 @@ type Host struct {
 	Authority string
 	Port      uint16
 	HTTP      bool // requests; else bytes
+	HTTP2     bool // requests by HTTP/2: agreed on with TLS, or known beforehand without
 
 	name    string
 	allowed []netip.Prefix // of the document
@@ -67,8 +69,9 @@ func New(of *snapshot.Outside, local []netip.Prefix) (*Host, error) {
 		return bad("it has no name, or port %d", of.GetPort())
 	}
 	h := &Host{
-		Authority: of.GetHost(), Port: uint16(of.GetPort()), HTTP: of.GetProtocol() == snapshot.Protocol_PROTOCOL_HTTP,
-		name: of.GetHost(), local: local, own: ownAddresses,
+		Authority: of.GetHost(), Port: uint16(of.GetPort()), HTTP: of.GetProtocol() != snapshot.Protocol_PROTOCOL_TCP,
+		HTTP2: of.GetProtocol() == snapshot.Protocol_PROTOCOL_HTTP2,
+		name:  of.GetHost(), local: local, own: ownAddresses,
 		resolve: func(ctx context.Context, name string) ([]netip.Addr, error) {
 			return net.DefaultResolver.LookupNetIP(ctx, "ip", name)
 		},
@@ -77,7 +80,10 @@ func New(of *snapshot.Outside, local []netip.Prefix) (*Host, error) {
 	if of.GetTls() {
 		scheme = 443
 		h.tls = &tls.Config{ServerName: of.GetServerName(), MinVersion: tls.VersionTLS12}
-		if h.HTTP {
+		switch {
+		case h.HTTP2:
+			h.tls.NextProtos = []string{"h2"}
+		case h.HTTP:
 			h.tls.NextProtos = []string{"http/1.1"}
 		}
 		if of.GetServerName() == "" {
@@ -140,6 +146,10 @@ func (h *Host) dial(ctx context.Context) (*Conn, error) {
 	if err := secured.HandshakeContext(ctx); err != nil {
 		conn.Close()
 		return nil, fmt.Errorf("connect to host outside %s at %s: %w: %w", h.name, conn.RemoteAddr(), ErrTLS, err)
+	}
+	if h.HTTP2 && secured.ConnectionState().NegotiatedProtocol != "h2" {
+		conn.Close()
+		return nil, fmt.Errorf("connect to host outside %s at %s: %w (write spec.protocol: HTTP)", h.name, conn.RemoteAddr(), ErrProtocol)
 	}
 	return &Conn{Conn: secured, raw: conn}, nil
 }

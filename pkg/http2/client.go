@@ -124,7 +124,7 @@ func (s *ClientStream) WriteRequest(r *exchange.Request) error {
 	c.streams[s.id] = &s.stream
 	err := s.writeHead(size, end, func(e *encoder) {
 		e.field(":method", r.Method)
-		e.field(":scheme", "http")
+		e.field(":scheme", c.scheme)
 		e.field(":authority", r.Authority)
 		e.field(":path", r.Path)
 		e.fields(r.Fields)

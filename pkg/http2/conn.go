@@ -1,6 +1,7 @@
 package http2
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -41,6 +42,7 @@ const (
 type conn struct {
 	nc     net.Conn
 	client bool
+	scheme string // of all requests: it is the connection's, whatever somebody says
 	limits Limits
 	now    func() time.Time
 
@@ -102,6 +104,7 @@ const goneMost = 32
 
 func (c *conn) init(nc net.Conn, limits Limits, client bool) {
 	c.nc, c.client, c.limits, c.now = nc, client, limits.withDefaults(), time.Now
+	c.scheme = schemeOf(nc)
 	c.in.init(nc)
 	raw := rawsock.Stream(nc)
 	c.out.dst, c.out.direct, c.out.deliver, c.out.room.L = nc, raw != nil, c.deliver, &c.mu
@@ -117,6 +120,17 @@ func (c *conn) init(nc net.Conn, limits Limits, client bool) {
 	c.window, c.room, c.last = initialWindow, initialWindow, largestValue
 	c.peer = peerSettings{window: initialWindow, frame: largestFrame, streams: c.limits.Streams, head: largestHead}
 	c.patience = patience{left: c.limits.Patience, most: c.limits.Patience}
+}
+
+// schemeOf is "https" on a connection that says so, or is TLS.
+func schemeOf(nc net.Conn) string {
+	switch nc := nc.(type) {
+	case interface{ Scheme() string }:
+		return nc.Scheme()
+	case interface{ ConnectionState() tls.ConnectionState }:
+		return "https"
+	}
+	return "http"
 }
 
 // greet writes this side's preface. The lock is held.

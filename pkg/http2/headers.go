@@ -183,7 +183,7 @@ func codeFor(err error) http2.ErrCode {
 func (c *conn) opened(id uint32, end bool) error {
 	s := takeServerStream()
 	s.open(c, id)
-	err := c.decoder.request(&s.request, c.server.scheme, end)
+	err := c.decoder.request(&s.request, c.scheme, end)
 	if err != nil && !errors.Is(err, ErrTooLarge) {
 		giveServerStream(s)
 		return c.refuse(id, codeProtocol, err.Error())

@@ -9,6 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/http2"
+	"golang.org/x/net/http2/hpack"
+
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
@@ -125,4 +128,51 @@ func origin(t testing.TB, h http.Handler) string {
 	go s.Serve(l)
 	t.Cleanup(func() { s.Close() })
 	return l.Addr().String()
+}
+
+// secured is a connection that says that it is, as those do that end TLS on their own.
+type secured struct{ net.Conn }
+
+func (secured) Scheme() string { return "https" }
+
+// TestTheSchemeIsTheConnections: what a client of ours is asked to send says another.
+func TestTheSchemeIsTheConnections(t *testing.T) {
+	for want, wrap := range map[string]func(net.Conn) net.Conn{
+		"http":  func(c net.Conn) net.Conn { return c },
+		"https": func(c net.Conn) net.Conn { return secured{c} },
+	} {
+		near, far := net.Pipe()
+		c := NewClientConn(wrap(near), Limits{})
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = c.Run()
+		}()
+		s, err := c.Open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			_ = s.WriteRequest(&exchange.Request{Method: "GET", Scheme: "ftp", Authority: "a", Path: "/"})
+			_ = s.Finish()
+		}()
+		io.ReadFull(far, make([]byte, len(Preface)))
+		framer := http2.NewFramer(io.Discard, far)
+		framer.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
+		for {
+			f, err := framer.ReadFrame()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if head, ok := f.(*http2.MetaHeadersFrame); ok {
+				if got := head.PseudoValue("scheme"); got != want {
+					t.Errorf("%s, want %s", got, want)
+				}
+				break
+			}
+		}
+		far.Close()
+		s.Release()
+		<-done
+	}
 }

@@ -1,7 +1,6 @@
 package http2
 
 import (
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -19,17 +18,13 @@ import (
 type ServerConn struct {
 	conn
 	handle func(*ServerStream)
-	scheme string // of all requests: it is the connection's, whatever the client says
 }
 
 // NewServerConn makes the server's side of nc, from which nothing was read yet.
 func NewServerConn(nc net.Conn, limits Limits) *ServerConn {
 	c := new(ServerConn)
 	c.init(nc, limits, false)
-	c.server, c.scheme = c, "http"
-	if _, ok := nc.(interface{ ConnectionState() tls.ConnectionState }); ok {
-		c.scheme = "https"
-	}
+	c.server = c
 	return c
 }
 

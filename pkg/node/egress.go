@@ -37,7 +37,7 @@ func (p places) Find(service exchange.ServiceName, target exchange.Target) (prox
 	if host == nil || host.Port != target.Port {
 		return proxy.Place{}, false
 	}
-	return proxy.Place{Outside: host}, true
+	return proxy.Place{Outside: host, HTTP2: host.HTTP2}, true
 }
 
 // outsides are the hosts outside that configuration names. Readers take no lock; one writer at a time.

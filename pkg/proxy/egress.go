@@ -15,7 +15,7 @@ import (
 // instance. Connections are kept by it: what configuration replaces is another place.
 type Place struct {
 	Process netip.AddrPort
-	HTTP2   bool         // is spoken to the process, with prior knowledge
+	HTTP2   bool         // is spoken to it
 	Outside *egress.Host // nil: the process
 }
 

@@ -13,10 +13,13 @@ import (
 // away.
 const streamTries = 3
 
-// serveHTTP2 is serveHTTP for a process that speaks HTTP/2 with prior knowledge.
+// serveHTTP2 is serveHTTP for a process that speaks HTTP/2 with prior knowledge, or a host outside that speaks it.
 func (in *Inbound) serveHTTP2(ctx context.Context, e *serving, stream *transport.Stream, place Place) (exchange.Reason, error) {
 	if e.request.Method == "CONNECT" {
 		return exchange.Malformed, errConnect
+	}
+	if place.Outside != nil {
+		e.request.Authority = place.Outside.Authority // it knows itself by this name alone
 	}
 	e.request.Upgrade = "" // HTTP/2 has none, and a server may ignore it (RFC 9110 §7.8)
 	request := bodyOf(&e.request)

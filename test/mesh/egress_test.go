@@ -22,15 +22,19 @@ type outside struct {
 	ca       string // PEM, each line behind spaces
 	requests atomic.Int32
 	host     atomic.Value // of the last request
+	proto    atomic.Value // of it
 }
 
 func startOutside(t *testing.T) *outside {
 	o := &outside{}
-	server := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		o.requests.Add(1)
 		o.host.Store(r.Host)
+		o.proto.Store(r.Proto)
 		_, _ = io.Copy(w, io.MultiReader(strings.NewReader("outside "+r.Method+" "+r.URL.Path+" "), r.Body))
 	}))
+	server.EnableHTTP2 = true
+	server.StartTLS()
 	t.Cleanup(server.Close)
 	o.port = server.Listener.Addr().(*net.TCPAddr).Port
 	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
@@ -132,6 +136,16 @@ func TestEgress(t *testing.T) {
 	}
 	m.MustApply(out.document("example.com", here))
 	await(http.StatusOK, "outside POST /pay 10 EUR")
+	if got := out.proto.Load(); got != "HTTP/1.1" {
+		t.Errorf("without a word about it %s is spoken", got)
+	}
+	m.MustApply(out.document("example.com", here+"  protocol: HTTP2\n"))
+	m.Eventually("HTTP/2 is spoken", func(context.Context) error {
+		if status, text := post(); status != http.StatusOK || text != "outside POST /pay 10 EUR" || out.proto.Load() != "HTTP/2.0" {
+			return fmt.Errorf("%d %q by %s", status, text, out.proto.Load())
+		}
+		return nil
+	})
 
 	m.MustApply(`
 apiVersion: sennit.dev/v1alpha1
