@@ -30,7 +30,6 @@ func TestInteropAtGateway(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	must(t, m.Declare("caller", "edge.yaml", "service: shop/edge\ngateway: {address: 127.0.0.1}\n"))
-	const gatewayAPI = "/apis/gateway.networking.k8s.io/v1/namespaces/shop/"
 	for path, document := range map[string]string{
 		"/api/v1/namespaces/shop/secrets/edge": `{"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "edge", "namespace": "shop"},
 			"stringData": {"tls.crt": %q, "tls.key": %q}}`,
