@@ -10,7 +10,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
-	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/sennit-mesh/sennit/cmd/sennit/client"
 	"github.com/sennit-mesh/sennit/pkg/api"
@@ -38,7 +37,7 @@ func splitCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "split SERVICE (VERSION[=WEIGHT]... | --undo)",
 		Short: "Share a service's requests out to its versions",
-		Long: `Split edits the HTTPRoute of a service, or makes one: the rule that matches everything gives each version its weight and
+		Long: `Split edits the HTTPRoute or GRPCRoute of a service, or makes an HTTPRoute: the rule that matches everything gives each version its weight and
 all other versions nothing. With --header, it is a rule for requests with that header. It shows what will change and
 who gets which share then, and asks on a terminal. --undo makes the route what it was before the last split.
 
@@ -55,7 +54,7 @@ What a split cannot say is left as it is, or refused: edit the document then.`,
 	namespaceFlag(cmd, &s.namespace, "namespace of the service")
 	f := cmd.Flags()
 	f.StringArrayVar(&s.headers, "header", nil, "NAME=VALUE: only requests with this header (may be repeated: with all of them)")
-	f.StringVar(&s.route, "route", "", "name of the HTTPRoute, where several are the service's")
+	f.StringVar(&s.route, "route", "", "name of the route, where several are the service's; KIND/NAME where one of each kind has it")
 	f.Int32Var(&s.port, "port", 0, "port of the service, where it has several")
 	f.BoolVar(&s.undo, "undo", false, "make the route what it was before the last split")
 	f.BoolVar(&s.force, "force-conflicts", false, "take over the rules where others manage them")
@@ -117,7 +116,7 @@ func (s *splitting) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	put := func(dryRun bool) (*unstructured.Unstructured, error) {
-		now, _, err := c.Apply(ctx, api.HTTPRoute, edited, client.ApplyOptions{DryRun: dryRun, Force: s.force})
+		now, _, err := c.Apply(ctx, known.kind, edited, client.ApplyOptions{DryRun: dryRun, Force: s.force})
 		return now, s.explained(err)
 	}
 	would, err := put(true)
@@ -135,12 +134,12 @@ func (s *splitting) run(cmd *cobra.Command, args []string) error {
 func (s *splitting) goBack(cmd *cobra.Command, c *client.Client, known *splitState) error {
 	ctx := cmd.Context()
 	if known.live == nil {
-		return fmt.Errorf("service %s/%s has no HTTPRoute, and nothing that could be undone (`sennit audit log --kind change` shows what was done)", s.namespace, s.service)
+		return fmt.Errorf("service %s/%s has no route, and nothing that could be undone (`sennit audit log --kind change` shows what was done)", s.namespace, s.service)
 	}
-	name, target, version := known.live.GetName(), client.Of(api.HTTPRoute, known.live), known.live.GetResourceVersion()
+	name, target, version := known.live.GetName(), client.Of(known.kind, known.live), known.live.GetResourceVersion()
 	switch before := known.live.GetAnnotations()[splitFrom]; before {
 	case "":
-		return fmt.Errorf("httproute/%s is not as a split left it: nothing to undo (`sennit audit log --kind change` shows its revisions, `sennit rollback --to REVISION httproute %s` goes back to one)", name, name)
+		return fmt.Errorf("%s is not as a split left it: nothing to undo (`sennit audit log --kind change` shows its revisions, `sennit rollback --to REVISION %s %s` goes back to one)", known.name(), known.kind.Singular, name)
 	case splitFromNothing:
 		return s.change(cmd, c, known, nil, deleted, func(dryRun bool) (*unstructured.Unstructured, error) {
 			return nil, c.Delete(ctx, target, dryRun)
@@ -148,7 +147,7 @@ func (s *splitting) goBack(cmd *cobra.Command, c *client.Client, known *splitSta
 	default:
 		to, err := strconv.ParseUint(before, 10, 64)
 		if err != nil {
-			return fmt.Errorf("the annotation %s of httproute/%s is no revision: %w (use `sennit rollback --to REVISION httproute %s`)", splitFrom, name, err, name)
+			return fmt.Errorf("the annotation %s of %s is no revision: %w (use `sennit rollback --to REVISION %s %s`)", splitFrom, known.name(), err, known.kind.Singular, name)
 		}
 		put := func(dryRun bool) (*unstructured.Unstructured, error) {
 			now, err := c.Rollback(ctx, target, to, version, dryRun)
@@ -164,7 +163,7 @@ func (s *splitting) goBack(cmd *cobra.Command, c *client.Client, known *splitSta
 
 // change shows what the route would be (nil: gone), asks, and does it.
 func (s *splitting) change(cmd *cobra.Command, c *client.Client, known *splitState, would *unstructured.Unstructured, result string, put func(dryRun bool) (*unstructured.Unstructured, error)) error {
-	name := s.namespace + "/" + reference(api.HTTPRoute, known.routeName)
+	name := s.namespace + "/" + reference(known.kind, known.routeName)
 	before, after := map[string]found{}, map[string]found{}
 	if known.live != nil {
 		before[name] = found{document: known.live}
@@ -172,8 +171,8 @@ func (s *splitting) change(cmd *cobra.Command, c *client.Client, known *splitSta
 	out := splitResult{Document: name, Result: result, Shares: []ruleShares{}}
 	if would != nil {
 		after[name] = found{document: would}
-		route := &gatewayv1.HTTPRoute{}
-		if err := api.As(would, route); err != nil {
+		_, route, _, err := readRoute(would)
+		if err != nil {
 			return err
 		}
 		out.Shares = known.shares(route)
@@ -244,10 +243,14 @@ func (s *splitting) read(ctx context.Context, c *client.Client) (*splitState, er
 		}
 		known.services = append(known.services, one)
 	}
+	calls, _, err := c.List(ctx, client.Target{Kind: api.GRPCRoute, Namespace: s.namespace})
+	if err != nil {
+		return nil, err
+	}
 	routes, revision, err := c.List(ctx, client.Target{Kind: api.HTTPRoute, Namespace: s.namespace})
 	if err != nil {
 		return nil, err
 	}
-	known.revision = revision
+	routes, known.revision = append(routes, calls...), revision
 	return known, known.choose(routes, s.route)
 }

@@ -22,8 +22,10 @@ type splitState struct {
 	services           []*corev1.Service // of the namespace
 	revision           string            // that everything here was read at
 	routeName          string
+	kind               *api.Kind
 	live               *unstructured.Unstructured // the route as it is; nil: there is none
-	route              *gatewayv1.HTTPRoute       // the same, or a new one
+	route              *gatewayv1.HTTPRoute       // the same, or a new one; of a GRPCRoute, what asHTTP makes of it
+	calls              *gatewayv1.GRPCRoute       // the route as it is, where it is one
 }
 
 // A weighted version of a service.
@@ -81,14 +83,14 @@ func parseHeaders(flags []string) ([]gatewayv1.HTTPHeaderMatch, error) {
 func (s *splitState) choose(routes []*unstructured.Unstructured, name string) error {
 	var candidates []string
 	for _, u := range routes {
-		route := &gatewayv1.HTTPRoute{}
-		if err := api.As(u, route); err != nil {
+		kind, route, calls, err := readRoute(u)
+		if err != nil {
 			return err
 		}
 		parents := s.parents(route)
-		if name == "" && slices.Contains(parents, s.service) || name == u.GetName() {
-			candidates = append(candidates, u.GetName())
-			s.routeName, s.live, s.route = u.GetName(), u, route
+		if name == "" && slices.Contains(parents, s.service) || name == u.GetName() || name == kind.Singular+"/"+u.GetName() {
+			candidates = append(candidates, kind.Singular+"/"+u.GetName())
+			s.kind, s.routeName, s.live, s.route, s.calls = kind, u.GetName(), u, route, calls
 		}
 	}
 	switch {
@@ -97,26 +99,30 @@ func (s *splitState) choose(routes []*unstructured.Unstructured, name string) er
 	case len(candidates) == 1:
 		parents := s.parents(s.route)
 		if !slices.Contains(parents, s.service) {
-			return fmt.Errorf("httproute/%s is no route of service %s/%s: its parents are others (name one that is, or add the parentRef)", s.routeName, s.namespace, s.service)
+			return fmt.Errorf("%s is no route of service %s/%s: its parents are others (name one that is, or add the parentRef)", s.name(), s.namespace, s.service)
 		}
 		for _, other := range parents {
 			if other != s.service {
-				return fmt.Errorf("httproute/%s is a route of service %s too, which would be split with it (make a route for each of them first)", s.routeName, other)
+				return fmt.Errorf("%s is a route of service %s too, which would be split with it (make a route for each of them first)", s.name(), other)
 			}
 		}
 		return nil
 	}
-	if s.routeName = name; name == "" {
+	if s.routeName = strings.TrimPrefix(name, api.HTTPRoute.Singular+"/"); name == "" {
 		s.routeName = s.service
 	}
+	s.kind = api.HTTPRoute
 	for _, u := range routes {
-		if u.GetName() == s.routeName {
-			return fmt.Errorf("httproute/%s is there and is no route of service %s/%s (name a new one with --route)", s.routeName, s.namespace, s.service)
+		if u.GetName() == s.routeName && u.GetKind() == s.kind.Name {
+			return fmt.Errorf("%s is there and is no route of service %s/%s (name a new one with --route)", s.name(), s.namespace, s.service)
 		}
 	}
 	s.route = &gatewayv1.HTTPRoute{}
 	return nil
 }
+
+// name is how the route is called in what is printed.
+func (s *splitState) name() string { return s.kind.Singular + "/" + s.routeName }
 
 // parents are the Services of the route's namespace whose route it is, and those of other namespaces as they are called.
 func (s *splitState) parents(route *gatewayv1.HTTPRoute) []string {
@@ -177,7 +183,7 @@ func (s *splitState) split(weights []weighted, headers []gatewayv1.HTTPHeaderMat
 	rule := &route.Spec.Rules[at]
 	for i, f := range rule.Filters {
 		if f.Type == gatewayv1.HTTPRouteFilterRequestRedirect {
-			return nil, fmt.Errorf("spec.rules[%d].filters[%d] of httproute/%s redirects these requests, and none of them reaches a version (edit the document)", at, i, s.routeName)
+			return nil, fmt.Errorf("spec.rules[%d].filters[%d] of %s redirects these requests, and none of them reaches a version (edit the document)", at, i, s.name())
 		}
 	}
 	rule.BackendRefs, err = s.backends(rule.BackendRefs, weights, number, at)
@@ -198,7 +204,7 @@ func (s *splitState) ruleOf(route *gatewayv1.HTTPRoute, headers []gatewayv1.HTTP
 			continue
 		}
 		if len(rule.Matches) > 1 {
-			return 0, fmt.Errorf("spec.rules[%d] of httproute/%s matches other requests too, which would be split with these (edit the document: make it two rules)", i, s.routeName)
+			return 0, fmt.Errorf("spec.rules[%d] of %s matches other requests too, which would be split with these (edit the document: make it two rules)", i, s.name())
 		}
 		if at < 0 { // of several, the first decides
 			at = i
@@ -227,7 +233,7 @@ func onlyHeaders(m gatewayv1.HTTPRouteMatch, headers []gatewayv1.HTTPHeaderMatch
 func (s *splitState) backends(now []gatewayv1.HTTPBackendRef, weights []weighted, port int32, rule int) ([]gatewayv1.HTTPBackendRef, error) {
 	for i, ref := range now {
 		if name := string(ref.Name); s.isOther(ref) || name != s.service && s.versionOf(name) == "" {
-			return nil, fmt.Errorf("spec.rules[%d].backendRefs[%d] of httproute/%s leads to %s, which is no version of %s (edit the document)", rule, i, s.routeName, name, s.service)
+			return nil, fmt.Errorf("spec.rules[%d].backendRefs[%d] of %s leads to %s, which is no version of %s (edit the document)", rule, i, s.name(), name, s.service)
 		}
 	}
 	var all []gatewayv1.HTTPBackendRef
@@ -319,7 +325,7 @@ func (s *splitState) portOf(given int32) (int32, error) {
 	for _, ref := range s.route.Spec.ParentRefs {
 		if string(ref.Name) == s.service && ref.Port != nil {
 			if given != 0 && given != *ref.Port {
-				return 0, fmt.Errorf("httproute/%s is of port %d of %s, not of %d (leave --port out, or name another --route)", s.routeName, *ref.Port, s.service, given)
+				return 0, fmt.Errorf("%s is of port %d of %s, not of %d (leave --port out, or name another --route)", s.name(), *ref.Port, s.service, given)
 			}
 			return *ref.Port, nil
 		}
@@ -346,13 +352,13 @@ func (s *splitState) document(route *gatewayv1.HTTPRoute) (*unstructured.Unstruc
 	if s.live != nil {
 		u.Object, from = compared(s.live), s.revision
 	}
-	u.SetGroupVersionKind(api.HTTPRoute.GVK())
+	u.SetGroupVersionKind(s.kind.GVK())
 	u.SetNamespace(s.namespace)
 	u.SetName(s.routeName)
 	if s.live != nil {
 		u.SetResourceVersion(s.live.GetResourceVersion())
 	}
-	spec, err := json.Marshal(route.Spec)
+	spec, err := json.Marshal(s.specOf(route))
 	if err != nil {
 		return nil, fmt.Errorf("encode the route: %w", err)
 	}
