@@ -82,3 +82,9 @@ func Length(s string) (n int64, ok bool) {
 	}
 	return n, true
 }
+
+// IsProtocol reports whether s is protocol-name ["/" protocol-version] (RFC 9110 §7.8).
+func IsProtocol(s string) bool {
+	name, version, found := strings.Cut(s, "/")
+	return IsToken(name) && (!found || IsToken(version))
+}

@@ -91,7 +91,7 @@ func checkRequest(r *exchange.Request) error {
 		return malformed("a method that is no token (RFC 9110 §9.1)")
 	case r.Authority != "" && !grammar.IsAuthority(r.Authority):
 		return malformed("an authority that names no host (RFC 9112 §3.2)")
-	case r.Upgrade != "" && !isProtocol(r.Upgrade):
+	case r.Upgrade != "" && !grammar.IsProtocol(r.Upgrade):
 		return malformed("an Upgrade that names no protocol (RFC 9110 §7.8)")
 	case grammar.IsName(r.Upgrade, "h2c"), grammar.IsName(r.Upgrade, "h2"):
 		return malformed("an Upgrade to HTTP/2, whose requests nobody would look at (RFC 9113 §3.1)")

@@ -189,19 +189,13 @@ func (c *control) note(m meaning, value string) error {
 			if grammar.IsName(protocol, "h2c") || grammar.IsName(protocol, "h2") {
 				continue
 			}
-			if protocol != "" && !isProtocol(protocol) {
+			if protocol != "" && !grammar.IsProtocol(protocol) {
 				return malformed("an Upgrade that names no protocol (RFC 9110 §7.8)")
 			}
 			c.upgrade = protocol
 		}
 	}
 	return nil
-}
-
-// isProtocol reports whether s is protocol-name ["/" protocol-version] (RFC 9110 §7.8).
-func isProtocol(s string) bool {
-	name, version, found := strings.Cut(s, "/")
-	return grammar.IsToken(name) && (!found || grammar.IsToken(version))
 }
 
 // readConnection reads the options of the Connection fields (RFC 9110 §7.6.1).

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 
+	"github.com/sennit-mesh/sennit/internal/grammar"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
@@ -213,7 +214,7 @@ func (c *ServerConn) checkResponse(r *exchange.Response) error {
 		return sequence("101 to a request that asked for no upgrade, or to no protocol")
 	case r.BodyLength < exchange.LengthUnknown:
 		return sequence("a negative length")
-	case r.Upgrade != "" && !isProtocol(r.Upgrade):
+	case r.Upgrade != "" && !grammar.IsProtocol(r.Upgrade):
 		return malformed("an Upgrade that names no protocol (RFC 9110 §7.8)")
 	}
 	return checkFields(r.Fields)

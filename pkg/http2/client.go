@@ -1,9 +1,11 @@
 package http2
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 
 	"golang.org/x/net/http2"
@@ -66,7 +68,7 @@ func (c *ClientConn) Open() (*ClientStream, error) {
 	s := clientStreams.Get().(*ClientStream)
 	s.open(&c.conn, 0) // a number is given with the head: they must rise in the order of the heads
 	s.owner = s
-	s.heads, s.read, s.final, s.method = 0, 0, false, ""
+	s.heads, s.read, s.final, s.method, s.protocol = 0, 0, false, "", ""
 	c.reserved++
 	return s, nil
 }
@@ -84,6 +86,7 @@ type ClientStream struct {
 	read      int
 	final     bool // the final head has come
 	method    string
+	protocol  string // that a request asks for a tunnel of; empty: it asks for none
 }
 
 var clientStreams = sync.Pool{New: func() any {
@@ -93,7 +96,11 @@ var clientStreams = sync.Pool{New: func() any {
 }}
 
 // WriteRequest writes a head. It is sent by Flush or Finish, or with what other streams send. Where it returns
-// ErrMalformed, ErrTooLarge or ErrSequence nothing was written. An Upgrade is refused: HTTP/2 has none.
+// ErrMalformed, ErrTooLarge or ErrSequence nothing was written.
+//
+// A request with an Upgrade becomes an extended CONNECT, which is for services that take it (Tunnels) and for GET alone.
+// Its answer, and that of CONNECT, is a 101 where the service answered with success: then Write and Body are the tunnel's
+// two directions.
 func (s *ClientStream) WriteRequest(r *exchange.Request) error {
 	if err := checkRequest(r); err != nil {
 		return fmt.Errorf("write request head: %w", err)
@@ -111,8 +118,12 @@ func (s *ClientStream) WriteRequest(r *exchange.Request) error {
 	if c.err != nil || c.draining || c.closing {
 		return fmt.Errorf("write request head: %w: %w", ErrNotProcessed, ErrBusy)
 	}
-	end := r.BodyLength == 0
-	s.begun, s.left = true, r.BodyLength
+	connect := r.Method == "CONNECT"
+	tunnel := connect || r.Upgrade != ""
+	end := r.BodyLength == 0 && !tunnel
+	if s.begun, s.left = true, r.BodyLength; tunnel {
+		s.left, s.protocol = exchange.LengthUnknown, strings.Clone(cmp.Or(r.Upgrade, "connect"))
+	}
 	s.method = ""
 	if r.Method == "HEAD" { // r's own may not live as long
 		s.method = "HEAD"
@@ -123,11 +134,26 @@ func (s *ClientStream) WriteRequest(r *exchange.Request) error {
 	}
 	c.streams[s.id] = &s.stream
 	err := s.writeHead(size, end, func(e *encoder) {
-		e.field(":method", r.Method)
-		e.field(":scheme", c.scheme)
-		e.field(":authority", r.Authority)
-		e.field(":path", r.Path)
+		switch {
+		case connect:
+			e.field(":method", r.Method)
+			e.field(":authority", r.Authority)
+		case tunnel:
+			e.field(":method", "CONNECT")
+			e.field(":protocol", r.Upgrade)
+			e.field(":scheme", c.scheme)
+			e.field(":authority", r.Authority)
+			e.field(":path", r.Path)
+		default:
+			e.field(":method", r.Method)
+			e.field(":scheme", c.scheme)
+			e.field(":authority", r.Authority)
+			e.field(":path", r.Path)
+		}
 		e.fields(r.Fields)
+		if tunnel {
+			return
+		}
 		e.field("te", "trailers") // they are passed on; gRPC insists on hearing so
 		if r.BodyLength > 0 || r.BodyLength == 0 && grammar.MeansBody(r.Method) {
 			e.length(r.BodyLength)
@@ -138,7 +164,7 @@ func (s *ClientStream) WriteRequest(r *exchange.Request) error {
 	})
 	if err != nil {
 		delete(c.streams, s.id)
-		s.id, s.begun = 0, false
+		s.id, s.begun, s.protocol = 0, false, ""
 		return fmt.Errorf("write request head: %w", err)
 	}
 	c.highest = s.id
@@ -150,11 +176,13 @@ func checkRequest(r *exchange.Request) error {
 	switch {
 	case !grammar.IsToken(r.Method):
 		return malformed("a method that is no token (RFC 9110 §9.1)")
-	case r.Method == "CONNECT" || r.Upgrade != "":
-		return malformed("a tunnel, which is not spoken here yet (RFC 8441)")
 	case !grammar.IsAuthority(r.Authority):
 		return malformed("an authority that names no host (RFC 9113 §8.3.1)")
-	case !grammar.IsPath(r.Path) || r.Path == "*" && r.Method != "OPTIONS":
+	case r.Method == "CONNECT" && (r.Authority == "" || r.Path != "" || r.BodyLength != 0):
+		return malformed("CONNECT without a host, or with a path or body (RFC 9113 §8.5)")
+	case r.Method != "CONNECT" && r.Upgrade != "" && (r.Method != "GET" || r.BodyLength != 0 || r.Authority == "" || !grammar.IsProtocol(r.Upgrade)):
+		return malformed("an upgrade of another method than GET, to no host, or with a body (RFC 8441 §4)")
+	case r.Method != "CONNECT" && (!grammar.IsPath(r.Path) || r.Path == "*" && r.Method != "OPTIONS"):
 		return malformed("a path that no request has (RFC 9113 §8.3.1)")
 	case r.BodyLength < exchange.LengthUnknown:
 		return sequence("a negative length")
@@ -221,6 +249,21 @@ func (s *ClientStream) Close() error {
 // Interrupt has w closed when the service gives the exchange up or the connection ends, until Release or a call with
 // nil. Close is called under the connection's lock: it must neither wait nor call the stream.
 func (s *ClientStream) Interrupt(w io.Closer) { s.interrupt(w) }
+
+// Tunnels reports whether the service takes requests with an Upgrade, which it says in its settings (RFC 8441 §3). It
+// waits for these; an error says that the stream, or its connection, has ended meanwhile.
+func (s *ClientStream) Tunnels() (bool, error) {
+	c := s.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for !c.peer.known {
+		if err := cmp.Or(s.writeErr, c.err, c.out.err); err != nil {
+			return false, fmt.Errorf("wait for the service's settings: %w", err)
+		}
+		c.out.room.Wait()
+	}
+	return c.peer.tunnels, nil
+}
 
 // Ready reports whether reading the body need not wait.
 func (s *ClientStream) Ready() bool {

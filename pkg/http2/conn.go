@@ -91,6 +91,8 @@ type peerSettings struct {
 	frame   int
 	streams int
 	head    int64
+	tunnels bool // a server's: it takes extended CONNECT
+	known   bool // its first SETTINGS have come
 }
 
 // A goneOne is a stream that this side has reset, and what the peer may still have on the way to it.
@@ -143,7 +145,8 @@ func (c *conn) greet() {
 		_, _ = c.out.Write([]byte(Preface))
 		settings = append(settings, http2.Setting{ID: http2.SettingEnablePush, Val: 0})
 	} else {
-		settings = append(settings, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(c.limits.Streams)})
+		settings = append(settings, http2.Setting{ID: http2.SettingMaxConcurrentStreams, Val: uint32(c.limits.Streams)},
+			http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1})
 	}
 	_ = c.framer.WriteSettings(settings...)
 	// The connection's window never stops anybody: it is as large as all the streams' together, and given back on

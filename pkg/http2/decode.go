@@ -26,6 +26,7 @@ const (
 	pseudoAuthority
 	pseudoPath
 	pseudoStatus
+	pseudoProtocol // of an extended CONNECT (RFC 8441 §4)
 )
 
 // A decoder reads blocks of fields, one after the other. The strings that it hands out are the HPACK decoder's and
@@ -43,7 +44,7 @@ type decoder struct {
 	seen      uint8 // pseudo-header fields
 	regular   bool  // a field that is none was seen
 
-	method, scheme, authority, path, status string
+	method, scheme, authority, path, status, protocol string
 
 	host      string
 	hasHost   bool
@@ -140,6 +141,8 @@ func (d *decoder) pseudo(name, value string) error {
 		bit, to = pseudoPath, &d.path
 	case ":status":
 		bit, to = pseudoStatus, &d.status
+	case ":protocol":
+		bit, to = pseudoProtocol, &d.protocol
 	}
 	switch {
 	case bit == 0:
@@ -219,12 +222,15 @@ func (d *decoder) request(r *exchange.Request, scheme string, ended bool) error 
 		return d.err
 	}
 	const required = pseudoMethod | pseudoScheme | pseudoPath
-	connect := d.method == "CONNECT"
+	extended := d.seen&pseudoProtocol != 0
+	connect := d.method == "CONNECT" && !extended
 	switch {
 	case !grammar.IsToken(d.method):
 		return malformed("a method that is no token (RFC 9110 §9.1)")
 	case connect && (d.seen != pseudoMethod|pseudoAuthority || d.hasLength):
 		return malformed("CONNECT with more than a host (RFC 9113 §8.5)")
+	case extended && (d.method != "CONNECT" || d.seen&pseudoAuthority == 0 || d.hasLength || d.path == "*" || !grammar.IsProtocol(d.protocol)):
+		return malformed("an extended CONNECT of another method, to no host, or with a body (RFC 8441 §4)")
 	case !connect && d.seen&required != required:
 		return malformed("a request without method, scheme or path (RFC 9113 §8.3.1)")
 	case !connect && d.scheme != "http" && d.scheme != "https":
@@ -246,7 +252,14 @@ func (d *decoder) request(r *exchange.Request, scheme string, ended bool) error 
 	}
 	r.Reset()
 	r.Method, r.Scheme, r.Authority, r.Path = d.method, scheme, authority, d.path
-	r.BodyLength = d.bodyLength(ended)
+	if connect || extended { // what follows is no body, but the tunnel's
+		r.BodyLength = 0
+	} else {
+		r.BodyLength = d.bodyLength(ended)
+	}
+	if extended { // as HTTP/1.1 has it, for which the registry of protocols was made (RFC 8441 §5)
+		r.Method, r.Upgrade = "GET", d.protocol
+	}
 	r.ExpectContinue = d.expect && r.BodyLength != 0
 	r.Fields = append(r.Fields, d.fields...)
 	if d.cookies > 1 {

@@ -10,7 +10,8 @@
 // patience). It uses the Framer and the HPACK of golang.org/x/net and neither its server nor its client, and knows
 // nothing about routing.
 //
-// There is no server push, no priority and no extended CONNECT (RFC 8441) yet.
+// An extended CONNECT (RFC 8441) is handed on as what HTTP/1.1 has for it, a GET with an Upgrade, and answered with a 101.
+// There is no server push and no priority.
 //
 // Start reading at ServerConn.Serve and stream.
 package http2

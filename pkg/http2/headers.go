@@ -195,7 +195,8 @@ func (c *conn) opened(id uint32, end bool) error {
 		s.bodyless = false
 	}
 	s.head = s.request.Method == "HEAD"
-	if s.refusal == nil {
+	s.tunnel = s.request.Upgrade != "" || s.request.Method == "CONNECT"
+	if s.refusal == nil && !s.tunnel {
 		s.declared = s.request.BodyLength
 	}
 	s.ended = end
@@ -218,7 +219,10 @@ func (c *conn) answered(s *stream, end bool) error {
 		return c.offend(s, codeFor(err), err.Error())
 	}
 	o.heads++
-	if !r.Informational() {
+	if o.protocol != "" && r.Status >= 200 && r.Status < 300 {
+		r.Status, r.Upgrade, r.BodyLength = 101, o.protocol, exchange.LengthUnknown
+		o.final = true
+	} else if !r.Informational() {
 		o.final = true
 		s.declared, s.bodyless = r.BodyLength, exchange.BodyForbidden(o.method, r.Status)
 		if s.bodyless {

@@ -333,6 +333,11 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 			c.peer.frame = int(set.Val)
 		case http2.SettingMaxHeaderListSize:
 			c.peer.head = int64(set.Val)
+		case http2.SettingEnableConnectProtocol:
+			if set.Val > 1 || c.peer.tunnels && set.Val == 0 {
+				return protocolError("ENABLE_CONNECT_PROTOCOL of a value that it does not have, or taken back (RFC 8441 §3)")
+			}
+			c.peer.tunnels = set.Val == 1
 		}
 	}
 	// Once for all: a frame has room for thousands of them.
@@ -343,6 +348,10 @@ func (c *conn) settings(f *http2.SettingsFrame) error {
 			}
 			s.writable.Signal()
 		}
+	}
+	if !c.peer.known {
+		c.peer.known = true
+		c.out.room.Broadcast() // whoever waits to hear of it (Tunnels)
 	}
 	if c.control(0) {
 		_ = c.framer.WriteSettingsAck()

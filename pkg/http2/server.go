@@ -81,6 +81,7 @@ type ServerStream struct {
 	request exchange.Request
 	refusal error
 	head    bool   // the method is HEAD
+	tunnel  bool   // what comes behind the head is no body
 	run     func() // s.serve, bound once
 }
 
@@ -100,7 +101,7 @@ func takeServerStream() *ServerStream {
 
 func giveServerStream(s *ServerStream) {
 	s.drop()
-	s.refusal, s.head, s.c = nil, false, nil
+	s.refusal, s.head, s.tunnel, s.c = nil, false, false, nil
 	serverStreams.Put(s)
 }
 
@@ -173,7 +174,8 @@ func (s *ServerStream) WriteInformational(r *exchange.Response) error {
 }
 
 // WriteResponse writes the final head. It is sent by Flush or Finish, or with what other streams send. Where it returns
-// ErrMalformed, ErrTooLarge or ErrSequence nothing was written.
+// ErrMalformed, ErrTooLarge or ErrSequence nothing was written. A 101 answers a request with an Upgrade, and CONNECT; the
+// client gets what means the same here, 200, and then Write and Body are the tunnel's two directions.
 func (s *ServerStream) WriteResponse(r *exchange.Response) error {
 	if err := s.checkResponse(r); err != nil {
 		return fmt.Errorf("write response head: %w", err)
@@ -183,12 +185,16 @@ func (s *ServerStream) WriteResponse(r *exchange.Response) error {
 	if s.begun {
 		return fmt.Errorf("write response head: %w", sequence("it was written already"))
 	}
-	s.forbids = s.head || exchange.BodyForbidden("", r.Status)
-	end := s.forbids || r.BodyLength == 0
+	status, switched := r.Status, r.Status == 101
+	if switched {
+		status = 200
+	}
+	s.forbids = s.head || exchange.BodyForbidden("", status)
+	end := s.forbids || r.BodyLength == 0 && !switched
 	err := s.writeHead(sizeOf(r.Fields)+4*fieldOverhead+32, end, func(e *encoder) {
-		e.field(":status", statusTexts[r.Status])
+		e.field(":status", statusTexts[status])
 		e.fields(r.Fields)
-		if r.BodyLength >= 0 && r.Status != 204 && (r.Status != 304 || r.BodyLength > 0) {
+		if !switched && r.BodyLength >= 0 && r.Status != 204 && (r.Status != 304 || r.BodyLength > 0) {
 			e.length(r.BodyLength)
 		}
 	})
@@ -196,12 +202,17 @@ func (s *ServerStream) WriteResponse(r *exchange.Response) error {
 		return fmt.Errorf("write response head: %w", err)
 	}
 	s.begun = true
-	s.left = r.BodyLength
+	if s.left = r.BodyLength; switched {
+		s.left = exchange.LengthUnknown
+	}
 	return nil
 }
 
 func (s *ServerStream) checkResponse(r *exchange.Response) error {
 	switch {
+	case s.tunnel && r.Status == 101:
+	case s.tunnel && r.Status >= 200 && r.Status < 300:
+		return sequence("a success that switches to nothing would be taken for a tunnel (RFC 9110 §9.3.6)")
 	case r.Status < 200 || r.Status > 599:
 		return sequence("a status that is not final, or 101, which HTTP/2 does not have (RFC 9113 §8.6)")
 	case r.BodyLength < exchange.LengthUnknown:

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"time"
 
@@ -41,6 +42,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 		}
 		return c.fail(status, reason, err)
 	}
+	c.asksToSwitch()
 	c.call.Now = c.seen.Start
 	c.pick()
 	c.routed = true
@@ -208,6 +210,13 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 		}
 		return failure{err: errUnwanted, reason: exchange.ServiceBroke, granted: true}, false
 	}
+	if err := c.misled(); err != nil {
+		stream.Reset(exchange.ServiceBroke)
+		if _, whole := c.fail(http.StatusBadGateway, exchange.ServiceBroke, err); !whole {
+			return failure{err: err, reason: exchange.ServiceBroke}, true
+		}
+		return failure{}, true
+	}
 	c.decision.RewriteResponse(&c.response)
 	if c.http != nil && c.draining() {
 		c.http.Last()
@@ -278,10 +287,16 @@ func (c *caller) gone(stream *transport.Stream, err error) failure {
 // switchProtocols passes bytes both ways after a 101.
 func (c *caller) switchProtocols(stream *transport.Stream) failure {
 	c.guard.end() // no timeout counts any more, and an end of one direction is no end of the other
-	if err := c.http.Flush(); err != nil {
+	if err := c.app.Flush(); err != nil {
 		return c.gone(stream, err)
 	}
-	conn, early := c.http.Hijack()
+	var conn io.ReadWriteCloser
+	var early []byte
+	if c.stream != nil {
+		conn = tunnelled{c.stream.Body(), c.stream, func() { c.stream.Reset(exchange.PeerLost) }}
+	} else {
+		conn, early = c.http.Hijack()
+	}
 	sent, received, err := tunnel(conn, stream, early)
 	c.seen.Sent, c.seen.Received = sent, received
 	if err != nil {

@@ -32,6 +32,7 @@ type caller struct {
 	stream   *http2.ServerStream // app, on one of HTTP/2; else nil
 	deadline time.Duration       // of a gRPC call, as its caller states it; 0: none
 	gRPC     bool
+	key      string // of a WebSocket that is asked for by HTTP/2
 	guard    guard
 	call     routing.Call
 	observer Observer

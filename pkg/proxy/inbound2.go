@@ -21,7 +21,9 @@ func (in *Inbound) serveHTTP2(ctx context.Context, e *serving, stream *transport
 	if place.Outside != nil {
 		e.request.Authority = place.Outside.Authority // it knows itself by this name alone
 	}
-	e.request.Upgrade = "" // HTTP/2 has none, and a server may ignore it (RFC 9110 §7.8)
+	if e.request.BodyLength != 0 || e.request.Method != "GET" {
+		e.request.Upgrade = "" // a server may ignore it (RFC 9110 §7.8), and HTTP/2 has it for nothing else
+	}
 	request := bodyOf(&e.request)
 	defer request.release()
 	if err := request.hold(stream, stream.Ended()); err != nil {
@@ -30,6 +32,7 @@ func (in *Inbound) serveHTTP2(ctx context.Context, e *serving, stream *transport
 	if request.length > 0 && isGRPC(&e.request) {
 		e.request.BodyLength = exchange.LengthUnknown // its clients state none
 	}
+	e.asksToSwitch()
 	for try := 1; ; try++ {
 		c, err := in.multiplex.open(ctx, place)
 		if err != nil {
@@ -47,6 +50,9 @@ func (in *Inbound) serveHTTP2(ctx context.Context, e *serving, stream *transport
 // over has the exchange done by one stream to the process. begun says that the caller was told of a response.
 func (e *serving) over(c *http2.ClientStream, request *body, stream *transport.Stream) (reason exchange.Reason, begun bool, err error) {
 	stream.Interrupt(c) // a caller that gives up must not leave a process working for nobody
+	if err := e.switchBy(c); err != nil {
+		return exchange.ServiceBroke, false, err
+	}
 	if err := e.send(c, request, stream); err != nil {
 		if isReset(err) || !errors.Is(err, http2.ErrMalformed) && !errors.Is(err, http2.ErrTooLarge) {
 			return exchange.ServiceBroke, false, err
@@ -57,6 +63,12 @@ func (e *serving) over(c *http2.ClientStream, request *body, stream *transport.S
 		_ = c.Close()
 		request.settle(stream.StopReading)
 		return exchange.ServiceBroke, false, err
+	}
+	if e.response.Status == 101 {
+		return exchange.ServiceBroke, true, e.switched(c, stream)
+	}
+	if e.request.Upgrade != "" {
+		_ = c.Finish() // it was refused: there is no more of the request
 	}
 	e.expectTrailers(c)
 	if err := e.passOn(c, stream); err != nil {

@@ -15,6 +15,8 @@ type serving struct {
 	request  exchange.Request
 	response exchange.Response
 	spot     spot
+	upgrade  string // that is asked of a process of HTTP/2
+	accept   string // what the caller waits for where that is a WebSocket
 	seen     Observation
 }
 
@@ -46,6 +48,9 @@ func (e *serving) send(c process, request *body, stream *transport.Stream) error
 		if _, err := c.Write(request.held[:request.length]); err != nil {
 			return err
 		}
+	}
+	if s, ok := c.(*http2.ClientStream); ok && e.request.Upgrade != "" {
+		return s.Flush() // its end would be that of the tunnel
 	}
 	return finishBody(c, stream.Trailers())
 }
@@ -149,6 +154,8 @@ func (e *serving) switchProtocols(c *upstream, stream *transport.Stream) error {
 	}
 	conn, early := c.Hijack()
 	defer conn.Close()
+	stream.Interrupt(aborted{conn}) // a caller that breaks off is no end of what it said
+	defer stream.Interrupt(nil)
 	_, _, err := tunnel(conn, stream, early)
 	return err
 }

@@ -14,7 +14,7 @@ import (
 // itself: a half-closed connection stays open the other way. early was read from conn already. It returns
 // how many bytes went each way, and the first error that was not an end; errLocal where conn is at fault. What
 // broke off on one side is a reset on the other, and never an end.
-func tunnel(conn net.Conn, stream *transport.Stream, early []byte) (toStream, toConn int64, err error) {
+func tunnel(conn io.ReadWriteCloser, stream *transport.Stream, early []byte) (toStream, toConn int64, err error) {
 	var group sync.WaitGroup
 	var once sync.Once
 	fail := func(cause error) {
@@ -38,7 +38,7 @@ func tunnel(conn net.Conn, stream *transport.Stream, early []byte) (toStream, to
 	return toStream, toConn, err
 }
 
-func copyToStream(stream *transport.Stream, conn net.Conn, early []byte) (int64, error) {
+func copyToStream(stream *transport.Stream, conn io.Reader, early []byte) (int64, error) {
 	if len(early) > 0 {
 		if _, err := stream.Write(early); err != nil {
 			return 0, err
@@ -70,7 +70,7 @@ func copyToStream(stream *transport.Stream, conn net.Conn, early []byte) (int64,
 	}
 }
 
-func copyToConn(conn net.Conn, stream *transport.Stream) (int64, error) {
+func copyToConn(conn io.ReadWriteCloser, stream *transport.Stream) (int64, error) {
 	var total int64
 	var window window
 	defer window.release()
@@ -95,7 +95,7 @@ func copyToConn(conn net.Conn, stream *transport.Stream) (int64, error) {
 }
 
 // abort closes a connection with a reset, and one that speaks TLS without the word that would make an end of it.
-func abort(conn net.Conn) {
+func abort(conn io.Closer) {
 	if outside, ok := conn.(interface{ Abort() }); ok { // with TLS of our own
 		outside.Abort()
 		return
@@ -115,7 +115,7 @@ func (a aborted) Close() error {
 }
 
 // closeWrite ends one direction of a connection, where it has two.
-func closeWrite(conn net.Conn) error {
+func closeWrite(conn io.Closer) error {
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
 		return half.CloseWrite()
 	}

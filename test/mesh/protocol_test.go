@@ -3,15 +3,19 @@ package mesh
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/net/http2"
 )
 
 // TestProtocols carries what is no plain request between two hosts, over QUIC and over TCP.
@@ -34,6 +38,7 @@ func protocols(t *testing.T, lane string) {
 
 	t.Run("TCP with half-close", func(t *testing.T) { halfClose(t, m.In(t), lines) })
 	t.Run("WebSocket", func(t *testing.T) { webSocket(t, m.In(t), orders) })
+	t.Run("WebSocket over HTTP/2", func(t *testing.T) { webSocket2(t, m.In(t), orders) })
 	t.Run("large bodies", func(t *testing.T) { largeBodies(t, m.In(t), orders) })
 	t.Run("another user", func(t *testing.T) { stranger(t, m.In(t), orders) })
 }
@@ -82,6 +87,37 @@ func webSocket(t *testing.T, m *Mesh, address string) {
 	if response.StatusCode != 101 || response.Header.Get("Sec-WebSocket-Accept") != acceptKey(key) {
 		t.Fatalf("%s, accepts %q", response.Status, response.Header.Get("Sec-WebSocket-Accept"))
 	}
+	speakWebSocket(t, conn, reader)
+}
+
+// webSocket2 does the same by HTTP/2 (RFC 8441), to a service that speaks HTTP/1.1.
+func webSocket2(t *testing.T, m *Mesh, address string) {
+	dial := func(ctx context.Context, _, _ string, _ *tls.Config) (net.Conn, error) {
+		return m.Dial(ctx, "one", address)
+	}
+	client := &http.Client{Transport: &http2.Transport{AllowHTTP: true, DialTLSContext: dial}} //nolint:staticcheck // net/http has no extended CONNECT
+	defer client.CloseIdleConnections()
+	from, to := io.Pipe()
+	defer to.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	request := &http.Request{
+		Method: "CONNECT", URL: &url.URL{Scheme: "http", Host: "orders", Path: "/websocket"}, Host: "orders", Body: from, ContentLength: -1,
+		Header: http.Header{":protocol": {"websocket"}, "Sec-Websocket-Version": {"13"}},
+	}
+	response, err := client.Do(request.WithContext(ctx))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Fatal(response.Status)
+	}
+	speakWebSocket(t, to, bufio.NewReader(response.Body))
+}
+
+func speakWebSocket(t *testing.T, conn io.Writer, reader *bufio.Reader) {
+	t.Helper()
 	for _, opcode := range []byte{opText, opText, opText, opClose} {
 		said := []byte("said " + strconv.Itoa(int(opcode)))
 		if opcode == opClose {
