@@ -25,29 +25,7 @@ import (
 func TestInteropAtGateway(t *testing.T) {
 	m, _ := startNodes(t, startServer(t), "grpc")
 	certificate, key := newCertificate(t, "orders.example")
-	ports, err := launch.FreePorts(2)
-	must(t, err)
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	must(t, m.Declare("caller", "edge.yaml", "service: shop/edge\ngateway: {address: 127.0.0.1}\n"))
-	for path, document := range map[string]string{
-		"/api/v1/namespaces/shop/secrets/edge": `{"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "edge", "namespace": "shop"},
-			"stringData": {"tls.crt": %q, "tls.key": %q}}`,
-		gatewayAPI + "gateways/edge": `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "edge", "namespace": "shop"},
-			"spec": {"gatewayClassName": "sennit", "listeners": [
-				{"name": "secure", "port": %d, "protocol": "HTTPS", "hostname": "*.example", "tls": {"certificateRefs": [{"name": "edge"}]}},
-				{"name": "plain", "port": %d, "protocol": "HTTP"}]}}`,
-		gatewayAPI + "httproutes/orders": `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "orders", "namespace": "shop"},
-			"spec": {"parentRefs": [{"name": "edge"}], "hostnames": ["orders.example"], "rules": [{"backendRefs": [{"name": "orders", "port": 80}]}]}}`,
-	} {
-		switch path {
-		case "/api/v1/namespaces/shop/secrets/edge":
-			document = fmt.Sprintf(document, certificate, key)
-		case gatewayAPI + "gateways/edge":
-			document = fmt.Sprintf(document, ports[0], ports[1])
-		}
-		must(t, m.Apply(ctx, path, raw(document)))
-	}
+	secure, plain := startGateway(t, m, certificate, key)
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(certificate)
 	for _, tt := range []struct {
@@ -55,8 +33,8 @@ func TestInteropAtGateway(t *testing.T) {
 		port int
 		by   credentials.TransportCredentials
 	}{
-		{"TLS", ports[0], credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "orders.example"})},
-		{"prior knowledge", ports[1], insecure.NewCredentials()},
+		{"TLS", secure, credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "orders.example"})},
+		{"prior knowledge", plain, insecure.NewCredentials()},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			conn, err := grpc.NewClient(fmt.Sprintf("passthrough:///127.0.0.1:%d", tt.port), grpc.WithAuthority("orders.example"), grpc.WithTransportCredentials(tt.by))
@@ -64,6 +42,29 @@ func TestInteropAtGateway(t *testing.T) {
 			runInterop(t, conn)
 		})
 	}
+}
+
+// startGateway has a Gateway send everything to shop/orders, and returns the ports of its listeners with TLS and without.
+func startGateway(t *testing.T, m *launch.Mesh, certificate, key []byte) (secure, plain int) {
+	t.Helper()
+	ports, err := launch.FreePorts(2)
+	must(t, err)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	must(t, m.Declare("caller", "edge.yaml", "service: shop/edge\ngateway: {address: 127.0.0.1}\n"))
+	for path, document := range map[string]string{
+		"/api/v1/namespaces/shop/secrets/edge": fmt.Sprintf(`{"apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/tls", "metadata": {"name": "edge", "namespace": "shop"},
+			"stringData": {"tls.crt": %q, "tls.key": %q}}`, certificate, key),
+		gatewayAPI + "gateways/edge": fmt.Sprintf(`{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "Gateway", "metadata": {"name": "edge", "namespace": "shop"},
+			"spec": {"gatewayClassName": "sennit", "listeners": [
+				{"name": "secure", "port": %d, "protocol": "HTTPS", "tls": {"certificateRefs": [{"name": "edge"}]}},
+				{"name": "plain", "port": %d, "protocol": "HTTP"}]}}`, ports[0], ports[1]),
+		gatewayAPI + "httproutes/orders": `{"apiVersion": "gateway.networking.k8s.io/v1", "kind": "HTTPRoute", "metadata": {"name": "orders", "namespace": "shop"},
+			"spec": {"parentRefs": [{"name": "edge"}], "rules": [{"backendRefs": [{"name": "orders", "port": 80}]}]}}`,
+	} {
+		must(t, m.Apply(ctx, path, raw(document)))
+	}
+	return ports[0], ports[1]
 }
 
 // A raw document is JSON already.
