@@ -24,6 +24,7 @@ var inOrder = []string{
 	"how-to/let-outside-in.md",
 	"how-to/call-outside.md",
 	"how-to/limit-requests.md",
+	"how-to/bear-failures.md",
 	"how-to/debug-a-request.md",
 	"how-to/watch-the-mesh.md",
 	"how-to/find-out-who-changed-what.md",

@@ -148,6 +148,12 @@ func handler(ctx context.Context, version string) http.Handler {
 		io.WriteString(w, version)
 	})
 	mux.HandleFunc("/held", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, held.Load()) })
+	mux.HandleFunc("/fail", func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Query().Get("version") == version {
+			w.WriteHeader(http.StatusInternalServerError)
+		}
+		io.WriteString(w, version)
+	})
 	mux.HandleFunc("/websocket", serveWebSocket)
 	return mux
 }
