@@ -42,25 +42,26 @@ func TestHedge(t *testing.T) {
 		status             int
 		by                 string
 		attempts           int
+		slowly             bool // the second answers
 	}{
 		{"the first hangs", "GET", "", hedging(20 * time.Millisecond),
-			func(<-chan struct{}) http.HandlerFunc { return until(never, ok) }, 200, 200, "second", 2},
+			func(<-chan struct{}) http.HandlerFunc { return until(never, ok) }, 200, 200, "second", 2, false},
 		{"with a body", "PUT", "hello", hedging(20 * time.Millisecond),
-			func(<-chan struct{}) http.HandlerFunc { return until(never, ok) }, 200, 200, "second", 2},
+			func(<-chan struct{}) http.HandlerFunc { return until(never, ok) }, 200, 200, "second", 2, false},
 		{"the first breaks off meanwhile", "GET", "", hedging(20 * time.Millisecond),
 			func(second <-chan struct{}) http.HandlerFunc {
 				return until(second, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
-			}, 200, 200, "second", 2},
+			}, 200, 200, "second", 2, true},
 		{"the second fails", "GET", "", hedging(20 * time.Millisecond),
-			func(second <-chan struct{}) http.HandlerFunc { return until(second, ok) }, 500, 200, "first", 2},
+			func(second <-chan struct{}) http.HandlerFunc { return until(second, slowly(ok)) }, 500, 200, "first", 2, false},
 		{"the first is in time", "GET", "", hedging(time.Minute),
-			func(<-chan struct{}) http.HandlerFunc { return ok }, 200, 200, "first", 1},
+			func(<-chan struct{}) http.HandlerFunc { return ok }, 200, 200, "first", 1, false},
 		{"what is not idempotent", "POST", "hello", hedging(20 * time.Millisecond),
-			func(<-chan struct{}) http.HandlerFunc { return slowly(ok) }, 200, 200, "first", 1},
+			func(<-chan struct{}) http.HandlerFunc { return slowly(ok) }, 200, 200, "first", 1, false},
 		{"what is too large to be held", "PUT", strings.Repeat("x", copyBuffer+1), hedging(20 * time.Millisecond),
-			func(<-chan struct{}) http.HandlerFunc { return slowly(ok) }, 200, 200, "first", 1},
+			func(<-chan struct{}) http.HandlerFunc { return slowly(ok) }, 200, 200, "first", 1, false},
 		{"without a budget", "GET", "", withPolicy(nil, &snapshot.Resilience{HedgeDelayMs: 20, RetryBudget: &snapshot.RetryBudget{}}),
-			func(<-chan struct{}) http.HandlerFunc { return slowly(ok) }, 200, 200, "first", 1},
+			func(<-chan struct{}) http.HandlerFunc { return slowly(ok) }, 200, 200, "first", 1, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			var asked atomic.Int64
@@ -74,9 +75,15 @@ func TestHedge(t *testing.T) {
 					first(w, r)
 					return
 				}
-				w.WriteHeader(tt.second)
-				io.WriteString(w, "second")
 				close(second)
+				answer := func(w http.ResponseWriter, _ *http.Request) {
+					w.WriteHeader(tt.second)
+					io.WriteString(w, "second")
+				}
+				if tt.slowly {
+					answer = slowly(answer)
+				}
+				answer(w, r)
 			})
 			p := startPair(t, http11, tt.rule, process, process)
 			request, err := http.NewRequest(tt.method, "http://orders/", strings.NewReader(tt.body))
