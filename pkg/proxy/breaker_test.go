@@ -1,12 +1,18 @@
 package proxy
 
 import (
+	"bufio"
+	"context"
 	"io"
+	"net"
 	"net/http"
+	"net/netip"
 	"testing"
+	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
+	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
 // TestTooManyRequestsAreRefused keeps two requests in the process, of which two are allowed, and sends a third.
@@ -67,5 +73,94 @@ func TestTooManyRequestsAreRefused(t *testing.T) {
 	}
 	if response.StatusCode != 200 {
 		t.Errorf("after the first two: %s", response.Status)
+	}
+}
+
+// stuckLanes open no stream before they are told to.
+type stuckLanes struct {
+	Lanes
+	asked chan struct{} // gets one for each that waits
+	open  chan struct{} // closed: they open
+}
+
+func (l *stuckLanes) Open(ctx context.Context, key transport.Key, address netip.AddrPort, class transport.Class) (*transport.Stream, error) {
+	select {
+	case <-l.open:
+	case l.asked <- struct{}{}:
+		<-l.open
+	}
+	return l.Lanes.Open(ctx, key, address, class)
+}
+
+// TestTooManyPendingRequestsAreRefused keeps one request waiting for its stream, of which one may wait, and sends another.
+func TestTooManyPendingRequestsAreRefused(t *testing.T) {
+	process := startProcess(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
+	p := startPair(t, http11, withPolicy(nil, &snapshot.Resilience{CircuitBreaker: &snapshot.CircuitBreaker{MaxPending: 1}}), process, process)
+	lanes := &stuckLanes{p.outbound.Lanes, make(chan struct{}), make(chan struct{})}
+	p.outbound.Lanes = lanes
+	client := p.client()
+	first := make(chan int, 1)
+	go func() {
+		response, err := client.Get("http://orders/")
+		if err != nil {
+			t.Error(err)
+			first <- 0
+			return
+		}
+		response.Body.Close()
+		first <- response.StatusCode
+	}()
+	<-lanes.asked
+	response, err := client.Get("http://orders/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != 503 || response.Header.Get("sennit-reason") != string(exchange.CircuitOpen) {
+		t.Errorf("the second: %s, %q", response.Status, response.Header.Get("sennit-reason"))
+	}
+	if o := p.ended(); o.Attempts != 1 {
+		t.Errorf("it was tried at %d instances", o.Attempts)
+	}
+	close(lanes.open)
+	if status := <-first; status != 200 {
+		t.Errorf("the first: %d", status)
+	}
+}
+
+// TestTooManyConnectionsAreReset keeps one TCP connection open, of which one is allowed, and opens another.
+func TestTooManyConnectionsAreReset(t *testing.T) {
+	process := rawProcess(t, func(conn *net.TCPConn, _ *bufio.Reader) { _, _ = io.Copy(conn, conn) })
+	p := startPair(t, snapshot.Protocol_PROTOCOL_TCP, withPolicy(nil, &snapshot.Resilience{CircuitBreaker: &snapshot.CircuitBreaker{MaxConnections: 1}}), process)
+	echoes := func() (net.Conn, error) {
+		conn, err := new(net.Dialer).DialContext(t.Context(), "tcp", p.address)
+		if err != nil {
+			return nil, err // the reset may be there before the connection is
+		}
+		t.Cleanup(func() { conn.Close() })
+		if _, err := conn.Write([]byte("x")); err != nil {
+			return conn, err
+		}
+		_, err = io.ReadFull(conn, make([]byte, 1))
+		return conn, err
+	}
+	first, err := echoes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := echoes(); err == nil {
+		t.Error("a second connection is carried")
+	}
+	if o := p.ended(); o.Outcome.Reason != exchange.CircuitOpen {
+		t.Errorf("observed as %+v", o.Outcome)
+	}
+	first.Close()
+	for deadline := time.Now().Add(20 * time.Second); ; { // its end takes its way
+		if _, err = echoes(); err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("after the first has ended: %v", err)
+		}
 	}
 }

@@ -390,7 +390,16 @@ func BenchmarkExchange(b *testing.B) {
 	for _, bb := range []struct {
 		name string
 		rule *snapshot.Rule
-	}{{"plain", nil}, {"with a retry", retryOf(3, 503)}} {
+	}{
+		{"plain", nil},
+		{"with a retry", retryOf(3, 503)},
+		{"with a policy", withPolicy(nil, &snapshot.Resilience{
+			Outliers:       &snapshot.Outliers{ConsecutiveErrors: 5, EjectionMs: 30_000, MaxEjectionMs: 30_000, IntervalMs: 10_000, SuccessRate: &snapshot.Outliers_SuccessRate{MinInstances: 5}},
+			CircuitBreaker: &snapshot.CircuitBreaker{MaxRequests: 10_000, MaxPending: 10_000},
+			Retry:          &snapshot.Retry{Attempts: 3, Codes: []uint32{503}},
+		})},
+		{"with hedging", withPolicy(nil, &snapshot.Resilience{HedgeDelayMs: 60_000})},
+	} {
 		b.Run(bb.name, func(b *testing.B) { exchanges(b, startPair(b, http11, bb.rule, l.Addr().String())) })
 	}
 }

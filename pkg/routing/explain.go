@@ -50,9 +50,9 @@ type RuleVerdict struct {
 
 // A PolicyVerdict is a policy that the request is subject to.
 type PolicyVerdict struct {
-	Kind   string `json:"kind"`   // QuotaPolicy
-	Name   string `json:"name"`   // namespace/name/limit
-	Detail string `json:"detail"` // what it counts
+	Kind   string `json:"kind"`   // QuotaPolicy or ResiliencePolicy
+	Name   string `json:"name"`   // namespace/name/limit or namespace/name
+	Detail string `json:"detail"` // what it counts or does
 }
 
 // A BackendVerdict is a backend and what becomes of its share.
@@ -280,6 +280,11 @@ func (e *Explanation) backends(r *rule, call *Call, req *exchange.Request) {
 	for _, b := range r.backends {
 		v := BackendVerdict{Service: b.service, Port: b.port, Share: rounded(float64(b.upTo-before) / float64(r.total)), Instances: []InstanceVerdict{}}
 		before = b.upTo
+		if b.resilience != nil {
+			if verdict := b.resilience.verdict(); !slices.Contains(e.Policies, verdict) {
+				e.Policies = append(e.Policies, verdict)
+			}
+		}
 		only := *r // the rule, if all of its weight were this backend's
 		only.backends = []*backend{b}
 		hits := map[*Instance]int{}

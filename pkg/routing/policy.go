@@ -2,6 +2,7 @@ package routing
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -39,4 +40,25 @@ func (t *Table) resilient(p *pool, s *snapshot.Resilience) (*resilience, error) 
 	t.guard(p)
 	p.source, p.resilience = s, r
 	return r, nil
+}
+
+// verdict says in words what the policy does.
+func (r *resilience) verdict() PolicyVerdict {
+	var does []string
+	for _, part := range []struct {
+		there bool
+		does  string
+	}{
+		{r.outliers != nil, "ejects outliers"},
+		{r.breaker != nil, "bounds what is under way"},
+		{r.breaker != nil && r.breaker.adaptive != nil, "by the latency too"},
+		{r.retry != nil, "has a retry for rules without one"},
+		{r.hedge > 0, "hedges after " + r.hedge.String()},
+		{r.allowance != defaultAllowance, "has a retry budget of its own"},
+	} {
+		if part.there {
+			does = append(does, part.does)
+		}
+	}
+	return PolicyVerdict{Kind: "ResiliencePolicy", Name: r.origin, Detail: strings.Join(does, ", ")}
 }

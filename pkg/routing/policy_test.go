@@ -99,3 +99,15 @@ func TestRetryOfCalls(t *testing.T) {
 		}
 	}
 }
+
+func TestExplainNamesThePolicy(t *testing.T) {
+	table := judged(t, &snapshot.Resilience{Origin: "shop/p", Outliers: ejecting(), HedgeDelayMs: 50, AdaptiveConcurrency: measured()}, "a")
+	e := table.Explain(&Question{From: web, To: orders, Port: 80, Method: "GET", Path: "/"}, start)
+	want := PolicyVerdict{"ResiliencePolicy", "shop/p", "ejects outliers, bounds what is under way, by the latency too, hedges after 50ms"}
+	if len(e.Policies) != 1 || e.Policies[0] != want {
+		t.Errorf("%+v, want %+v", e.Policies, want)
+	}
+	if n := table.pools[orders].traffic.now[bRequests].Load(); n != 0 {
+		t.Errorf("%d requests that nobody sends are under way", n)
+	}
+}
