@@ -59,6 +59,7 @@ type Conn struct {
 	mu        sync.Mutex
 	lastErr   error         // why it is not connected, as far as is known
 	connected chan struct{} // closed while connected; replaced when it is lost
+	broken    chan struct{} // closed when what stands breaks; replaced when it stands again
 	listeners map[int]func(Notice)
 	nextID    int
 }
@@ -85,7 +86,7 @@ func Dial(cfg ConnConfig) (*Conn, error) {
 }
 
 func dial(cfg ConnConfig, how ...nats.Option) (*Conn, error) {
-	c := &Conn{cfg: cfg, connected: make(chan struct{}), listeners: map[int]func(Notice){}}
+	c := &Conn{cfg: cfg, connected: make(chan struct{}), broken: make(chan struct{}), listeners: map[int]func(Notice){}}
 	user, err := nkeys.FromSeed(cfg.Credential.Seed)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the bus as %q: its key: %w", cfg.Name, err)
@@ -158,6 +159,18 @@ func (c *Conn) Err() error {
 	return c.lastErr
 }
 
+// breaks is closed when the connection breaks that stands now, or is made next.
+func (c *Conn) breaks() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	select {
+	case <-c.broken: // it stands again and that is not told yet, or what is sent fails by itself
+		return nil
+	default:
+		return c.broken
+	}
+}
+
 // Notify calls fn for what happens to the connection from now on, one after the other, until stop is
 // called. fn must not block.
 func (c *Conn) Notify(fn func(Notice)) (stop func()) {
@@ -214,6 +227,11 @@ func (c *Conn) isConnected() {
 	default:
 		close(c.connected)
 	}
+	select {
+	case <-c.broken:
+		c.broken = make(chan struct{})
+	default:
+	}
 	c.mu.Unlock()
 	c.tell(Notice{Kind: Connected})
 }
@@ -225,8 +243,13 @@ func (c *Conn) isDisconnected(err error) {
 		c.connected = make(chan struct{})
 	default:
 	}
-	if err != nil {
+	if err != nil { // else it is made anew, and answers to what was asked may still come
 		c.lastErr = readable(err)
+		select {
+		case <-c.broken:
+		default:
+			close(c.broken)
+		}
 	}
 	c.mu.Unlock()
 	c.tell(Notice{Kind: Disconnected, Err: readable(err)})

@@ -30,6 +30,9 @@ const (
 	maxPartsPending = 256
 )
 
+// errBroken ends what was asked over a connection that broke: who was to answer may be gone, and the answer would be lost.
+var errBroken = errors.New("the connection broke before the answer came")
+
 // Request asks the controllers something under the node's name, and gives their answer. What a controller
 // refuses comes back as an *Error. Where nobody answers the error is ErrNoController.
 func (c *Conn) Request(ctx context.Context, verb string, payload []byte) ([]byte, error) {
@@ -58,7 +61,7 @@ func (c *Conn) RequestParts(ctx context.Context, verb string, payload []byte) it
 }
 
 func (c *Conn) requestError(verb string, err error) error {
-	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) {
+	if errors.Is(err, nats.ErrNoResponders) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, errBroken) {
 		err = fmt.Errorf("%w: %w", ErrNoController, err)
 	}
 	if errors.Is(err, nats.ErrReconnectBufExceeded) { // nothing is held back for a bus that is away
@@ -91,16 +94,27 @@ func (c *Conn) request(ctx context.Context, verb string, payload []byte, fn func
 	if err := parts.SetPendingLimits(maxPartsPending, maxPartsPending*maxPayload/16); err != nil {
 		return err
 	}
+	broken := c.breaks()
 	err = c.nc.PublishRequest(request.Subject, inbox, data)
 	if errors.Is(err, nats.ErrReconnectBufExceeded) && c.changing() {
 		waiting, cancel := context.WithTimeout(ctx, changeTime)
 		_ = c.Ready(waiting) // what is in the way otherwise, publishing says
 		cancel()
+		broken = c.breaks()
 		err = c.nc.PublishRequest(request.Subject, inbox, data)
 	}
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-broken:
+			cancel(errBroken)
+		case <-ctx.Done():
+		}
+	}()
 	for due := uint32(0); ; {
 		message, err := next(ctx, parts)
 		if err != nil {
@@ -139,6 +153,8 @@ func next(ctx context.Context, parts *nats.Subscription) (*nats.Msg, error) {
 		return nil, nats.ErrNoResponders
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 		return nil, nats.ErrTimeout
+	case err != nil && errors.Is(context.Cause(ctx), errBroken):
+		return nil, errBroken
 	}
 	return message, err
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"strings"
 	"testing"
 	"time"
 
@@ -183,6 +184,39 @@ func TestAHandlerThatHangsIsToldInTime(t *testing.T) {
 	}
 	if _, err := node.Request(t.Context(), bus.VerbRegister, []byte("hang")); bus.Code(err) != bus.ErrorCode_ERROR_CODE_UNAVAILABLE {
 		t.Fatalf("got %v, want an answer before the server forgets where it goes", err)
+	}
+}
+
+// What was asked over a connection that broke is not waited for: nobody may be left to answer.
+func TestARequestEndsWithItsConnection(t *testing.T) {
+	t.Parallel()
+	b := bustest.Start(t)
+	asked := make(chan struct{})
+	serving(t, b, bus.DefaultLimits, bus.VerbRegister, func(ctx context.Context, _ string, request []byte) ([]byte, error) {
+		if string(request) == "hang" {
+			close(asked)
+			<-ctx.Done()
+		}
+		return nil, ctx.Err()
+	})
+	front := newProxy(t)
+	behind := b.Addr
+	front.to.Store(&behind)
+	b.Addr = front.Addr().String()
+	node := b.Node(t, "web1")
+	if _, err := ask(t, node, bus.VerbRegister, nil); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		<-asked
+		front.cut()
+	}()
+	_, err := node.Request(t.Context(), bus.VerbRegister, []byte("hang"))
+	if !errors.Is(err, bus.ErrNoController) || !strings.Contains(err.Error(), "the connection broke") {
+		t.Errorf("got %v, want to be told that the connection broke", err)
+	}
+	if _, err := ask(t, node, bus.VerbRegister, nil); err != nil {
+		t.Errorf("when it stands again: %v", err)
 	}
 }
 

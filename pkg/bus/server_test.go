@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -179,7 +180,13 @@ func TestTheCertificateIsReplacedWhileRunning(t *testing.T) {
 // proxy forwards to whatever server runs at present, so that one address outlives servers.
 type proxy struct {
 	net.Listener
-	to atomic.Pointer[string]
+	to    atomic.Pointer[string]
+	conns sync.Map // net.Conn of clients that it forwards
+}
+
+// cut breaks every connection that it forwards.
+func (p *proxy) cut() {
+	p.conns.Range(func(conn, _ any) bool { return conn.(net.Conn).Close() == nil })
 }
 
 func newProxy(t *testing.T) *proxy {
@@ -203,6 +210,8 @@ func newProxy(t *testing.T) *proxy {
 }
 
 func (p *proxy) forward(from net.Conn) {
+	p.conns.Store(from, nil)
+	defer p.conns.Delete(from)
 	defer from.Close()
 	address := p.to.Load()
 	if address == nil {

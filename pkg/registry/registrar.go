@@ -103,7 +103,11 @@ func (r *Registrar) Run(ctx context.Context) error {
 	pause := time.Duration(0)
 	next := time.Now() // when to say alive
 	for {
-		if !time.Now().Before(next) || r.asked() {
+		asked := r.asked()
+		if asked {
+			pause = 0 // whoever did not answer before may be another, or there again
+		}
+		if asked || !time.Now().Before(next) {
 			if err := r.alive(ctx); err != nil {
 				pause = min(max(2*pause, firstPause), aliveEvery)
 				next = time.Now().Add(pause/2 + rand.N(pause/2))

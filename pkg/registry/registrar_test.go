@@ -150,6 +150,22 @@ func TestAControllerThatWasAway(t *testing.T) {
 	})
 }
 
+// A controller that starts has its bus before it answers. A node that is connected tries soon again then, however long it had
+// waited between its attempts while the bus was away.
+func TestAControllerThatAnswersSoon(t *testing.T) {
+	for range 20 { // the pauses are drawn
+		c := &controller{held: map[Key][32]byte{}, away: true}
+		registering(t, c, "a", func(t *testing.T, r *Registrar, _ *Local) {
+			time.Sleep(time.Minute)
+			r.Resend()
+			synctest.Wait()
+			c.set(func() { c.away = false })
+			time.Sleep(firstPause)
+			expect(t, c, "half a second after the connection", "a", 1)
+		})
+	}
+}
+
 func TestARefusedInstanceHoldsNoOtherBack(t *testing.T) {
 	c := &controller{held: map[Key][32]byte{}, refuse: "a"}
 	registering(t, c, "ab", func(t *testing.T, r *Registrar, l *Local) {
