@@ -44,9 +44,11 @@ func served(m *Mesh, load *Load, more int) Tally {
 
 // TestUDPBlocked drops UDP between the hosts, from the beginning and in the middle of requests.
 func TestUDPBlocked(t *testing.T) {
+	t.Parallel()
 	for _, middle := range []bool{false, true} {
 		name := map[bool]string{false: "at the start", true: "in the middle"}[middle]
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := Start(t, Config{Nodes: []string{"one", "two"}, Services: []string{"default/web", "default/orders"}, Namespaces: true, Record: true})
 			m.Serve("two", Service{Name: "default/orders", Version: "v1"})
 			address := m.Listen("one", "default/web", "default/orders:80")

@@ -22,6 +22,7 @@ import (
 // rotate and the controller restarts, once as asked and once killed: no request may fail, and the wire between
 // the hosts may hold nothing but QUIC and the bus's TLS. SENNIT_MESH_SECONDS is how long it goes on.
 func TestMeshUnderChange(t *testing.T) {
+	t.Parallel()
 	m := Start(t, Config{Namespaces: true, Record: true, CertificateTTL: 20 * time.Second, Services: []string{"shop/web", "shop/orders"}})
 	s := startShop(m)
 	length := seconds(t, 15)
@@ -37,7 +38,7 @@ func TestMeshUnderChange(t *testing.T) {
 
 // TestLoopbackUnderChange is the same without privileges, other programs and the recording.
 func TestLoopbackUnderChange(t *testing.T) {
-	t.Parallel() // mostly it waits
+	t.Parallel()
 	m := Start(t, Config{CertificateTTL: 20 * time.Second, Services: []string{"shop/web", "shop/orders"}})
 	s := startShop(m)
 	s.underChange(t, 8*time.Second)

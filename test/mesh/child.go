@@ -16,13 +16,13 @@ import (
 // was started again as a part of a mesh, that part.
 func Main(m *testing.M) {
 	if len(os.Args) < 2 {
-		os.Exit(m.Run())
+		os.Exit(runTests(m))
 	}
 	run := map[string]func(context.Context, []string) error{
 		"controller": runController, "node": runNode, "service": runService, "stranger": runStranger, "operator": runOperator,
 	}[os.Args[1]]
 	if run == nil {
-		os.Exit(m.Run())
+		os.Exit(runTests(m))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -31,6 +31,14 @@ func Main(m *testing.M) {
 		os.Exit(1)
 	}
 	os.Exit(0)
+}
+
+func runTests(m *testing.M) int {
+	if err := runAtOnce(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
 }
 
 func runController(ctx context.Context, args []string) error {

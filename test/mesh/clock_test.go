@@ -18,7 +18,7 @@ const clockBound = 4*time.Minute + 30*time.Second
 func TestClocksApart(t *testing.T) {
 	t.Parallel()
 	apart := map[string]time.Duration{"one": clockBound, "two": -clockBound}
-	m := Start(t, Config{Nodes: []string{"one", "two"}, Services: []string{"shop/web", "shop/orders"}, Clocks: apart})
+	m := Start(t, Config{Waits: true, Nodes: []string{"one", "two"}, Services: []string{"shop/web", "shop/orders"}, Clocks: apart})
 	m.Serve("two", Service{Name: "shop/orders", Version: "v1"})
 	m.Serve("one", Service{Name: "shop/web", Version: "w1"})
 	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}

@@ -14,8 +14,10 @@ import (
 )
 
 // pair starts a mesh in which host one calls default/orders, which runs as v1 on two and as v2 on three.
-func pair(t *testing.T) (m *Mesh, address string, v1, v2 *Instance) {
-	m = Start(t, Config{Services: []string{"default/web", "default/orders", "default/stock"}, Flags: []string{"--access-log-share", "0"}})
+func pair(t *testing.T, cfg Config) (m *Mesh, address string, v1, v2 *Instance) {
+	t.Helper()
+	cfg.Services, cfg.Flags = []string{"default/web", "default/orders", "default/stock"}, []string{"--access-log-share", "0"}
+	m = Start(t, cfg)
 	v1 = m.Serve("two", Service{Name: "default/orders", Version: "v1"})
 	v2 = m.Serve("three", Service{Name: "default/orders", Version: "v2"})
 	address = m.Listen("one", "default/web", "default/orders:80")
@@ -27,7 +29,7 @@ func pair(t *testing.T) (m *Mesh, address string, v1, v2 *Instance) {
 // may not is answered by the caller's node, which says why.
 func TestPeerKilled(t *testing.T) {
 	t.Parallel()
-	m, address, v1, _ := pair(t)
+	m, address, v1, _ := pair(t, Config{})
 	type answer struct {
 		method, body, reason string
 		status               int
@@ -107,7 +109,7 @@ func TestPeerKilled(t *testing.T) {
 // declared and never called, and nodes that are killed and start from what they kept.
 func TestControllerGone(t *testing.T) {
 	t.Parallel()
-	m, address, _, _ := pair(t)
+	m, address, _, _ := pair(t, Config{})
 	m.Serve("three", Service{Name: "default/stock", Version: "stock"})
 	stock := m.Listen("one", "default/web", "default/stock:80")
 	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {name: stock}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
@@ -160,7 +162,7 @@ spec:
 // TestDrainedNode ends a callee's node by SIGTERM: nothing is lost, and what runs is finished.
 func TestDrainedNode(t *testing.T) {
 	t.Parallel()
-	m, address, _, _ := pair(t)
+	m, address, _, _ := pair(t, Config{})
 	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 4, Methods: []string{"GET", "POST"}})
 	// Long requests run on both hosts when the node is told to end.
 	done := make(chan error, 6)
@@ -221,7 +223,7 @@ func TestAllowed(t *testing.T) {
 // of a node that it has not heard of yet.
 func TestWaitAfterRestart(t *testing.T) {
 	t.Parallel()
-	m, _, _, _ := pair(t)
+	m, _, _, _ := pair(t, Config{})
 	m.StopPart(m.Controller())
 	one := m.Node("one")
 	m.must("pause", one.Signal(syscall.SIGSTOP))

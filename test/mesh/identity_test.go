@@ -24,7 +24,7 @@ func identities(t *testing.T) (m *Mesh, address string) {
 	if testing.Short() {
 		t.Skip("waits until certificates end")
 	}
-	return startOrders(t, Config{CertificateTTL: shortTTL})
+	return startOrders(t, Config{Waits: true, CertificateTTL: shortTTL})
 }
 
 // A registered node is as much of a Node document as these tests look at.

@@ -45,7 +45,9 @@ type Config struct {
 	Record bool
 	// Metrics lets the controller and every node be scraped, on loopback.
 	Metrics bool
-	Flags   []string // more flags of each node
+	// Waits says that the test mostly waits: it takes no turn from those that keep the processors busy.
+	Waits bool
+	Flags []string // more flags of each node
 	// ControllerFlags are more flags of the controller.
 	ControllerFlags []string
 }
@@ -67,11 +69,15 @@ type Mesh struct {
 // ready bounds every wait for something that a healthy mesh does within a second or two.
 const ready = 40 * time.Second
 
-// Start starts a controller and the nodes, all joined. They end with the test.
+// Start starts a controller and the nodes, all joined, when it is the test's turn. They end with the test, which has one turn:
+// a second mesh is for a subtest that is parallel.
 func Start(t testing.TB, cfg Config) *Mesh {
 	t.Helper()
 	if len(cfg.Nodes) == 0 {
 		cfg.Nodes = []string{"one", "two", "three"}
+	}
+	if !cfg.Waits {
+		takeTurn(t)
 	}
 	self, err := os.Executable()
 	if err != nil {

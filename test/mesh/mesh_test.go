@@ -13,6 +13,7 @@ import (
 func TestMain(m *testing.M) { Main(m) }
 
 func TestRoundTrip(t *testing.T) {
+	t.Parallel()
 	m := Start(t, Config{Services: []string{"default/web", "default/orders"}})
 	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
 	address := m.Listen("one", "default/web", "default/orders:80")

@@ -22,6 +22,7 @@ func TestPrometheus(t *testing.T) {
 	if err != nil {
 		t.Skip("no mesh is scraped: there is no prometheus here (on Debian: apt install prometheus)")
 	}
+	t.Parallel()
 	m := Start(t, Config{Nodes: []string{"one", "two"}, Services: []string{"default/web", "default/orders"}, Metrics: true})
 	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
 	orders := m.Listen("one", "default/web", "default/orders:80")

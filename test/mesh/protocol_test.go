@@ -20,8 +20,12 @@ import (
 
 // TestProtocols carries what is no plain request between two hosts, over QUIC and over TCP.
 func TestProtocols(t *testing.T) {
+	t.Parallel()
 	for _, lane := range []string{"quic", "tcp"} {
-		t.Run(lane, func(t *testing.T) { protocols(t, lane) })
+		t.Run(lane, func(t *testing.T) {
+			t.Parallel()
+			protocols(t, lane)
+		})
 	}
 }
 

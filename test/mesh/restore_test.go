@@ -91,7 +91,7 @@ func TestRestored(t *testing.T) {
 		t.Skip("waits until certificates are renewed")
 	}
 	t.Parallel()
-	m := Start(t, Config{Services: []string{"default/web", "default/orders"}, CertificateTTL: 40 * time.Second})
+	m := Start(t, Config{Services: []string{"default/web", "default/orders"}, Waits: true, CertificateTTL: 40 * time.Second})
 	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
 	address := m.Listen("one", "default/web", "default/orders:80")
 	m.MustApply(ordersService)
@@ -199,14 +199,14 @@ func TestRestoredAfterAllow(t *testing.T) {
 // one is all they reach: it is told of the newer epoch, stops leading, refuses changes, and knows that after a restart.
 func TestRestoredTwice(t *testing.T) {
 	t.Parallel()
-	m := Start(t, Config{Services: []string{"default/web", "default/orders", "default/red", "default/blue"}})
+	m := Start(t, Config{Waits: true, Services: []string{"default/web", "default/orders", "default/red", "default/blue"}})
 	m.Serve("two", Service{Name: "default/red", Version: "red"})
 	m.Serve("three", Service{Name: "default/blue", Version: "blue"})
 	address := m.Listen("one", "default/web", "default/orders:80")
 	m.MustApply(ordersService + "\n---\n" + ordersTo("red"))
 	m.AwaitAnswer("one", address, "red")
 	file, key := m.takeBackup()
-	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2})
+	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, Pace: slowPace})
 	m.Kill(m.Controller())
 	m.must("lose the controller's state", os.RemoveAll(m.controllerState()))
 

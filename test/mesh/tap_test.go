@@ -17,6 +17,7 @@ import (
 // TestTap looks at one service's exchanges while two nodes call it and another one, and ends the taps in the two ways
 // in which they end.
 func TestTap(t *testing.T) {
+	t.Parallel()
 	m := Start(t, Config{
 		Nodes: []string{"one", "two", "three"}, Services: []string{"default/web", "default/orders", "default/payments"}, Metrics: true,
 	})

@@ -18,6 +18,7 @@ import (
 
 // TestTraces sends requests through a mesh and looks for both nodes' spans at a receiver of OTLP.
 func TestTraces(t *testing.T) {
+	t.Parallel()
 	r := &receiver{spans: map[string][]*tracepb.Span{}}
 	server := httptest.NewServer(r)
 	t.Cleanup(server.Close)

@@ -13,7 +13,7 @@ import (
 // TestOneWayPartitionOfTheBus: packets between a node and the controller are lost in one direction. The node notices,
 // serves on by what it has, and has what changed soon after the wire is mended.
 func TestOneWayPartitionOfTheBus(t *testing.T) {
-	m, address := wired(t)
+	m, address := wired(t, Config{})
 	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, Methods: []string{"GET", "POST"}})
 	for i, way := range []Way{Out, In} {
 		m.Wire(Path{Host: "one", Way: way, Peer: Controller}, Fault{Down: true})
@@ -52,7 +52,7 @@ func TestOneWayPartitionOfTheBus(t *testing.T) {
 // has found out what the path carried cannot go on with bulk: its body fails, with a reason and never with a wrong answer,
 // and the connection that takes its place begins short. Small requests do not notice.
 func TestSmallMTUInTheMiddle(t *testing.T) {
-	m, address := wired(t)
+	m, address := wired(t, Config{})
 	m.carries(address, "before", 400)
 	for _, host := range []string{"one", "two", "three"} {
 		m.Wire(Path{Host: host}, Fault{MTU: 1280})

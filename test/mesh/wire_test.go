@@ -14,12 +14,15 @@ import (
 
 // wired starts a mesh whose wires can be disturbed: host one calls default/orders, which runs as v1 on two and as v2
 // on three.
-func wired(t *testing.T) (m *Mesh, address string) {
+func wired(t *testing.T, cfg Config) (m *Mesh, address string) {
+	t.Helper()
 	if testing.Short() {
 		t.Skip("disturbs wires for a while")
 	}
 	t.Parallel()
-	m = Start(t, Config{Namespaces: true, Wires: true, Services: []string{"default/web", "default/orders"}, Flags: []string{"--access-log-share", "0"}})
+	cfg.Namespaces, cfg.Wires = true, true
+	cfg.Services, cfg.Flags = []string{"default/web", "default/orders"}, []string{"--access-log-share", "0"}
+	m = Start(t, cfg)
 	m.Serve("two", Service{Name: "default/orders", Version: "v1"})
 	m.Serve("three", Service{Name: "default/orders", Version: "v2"})
 	address = m.Listen("one", "default/web", "default/orders:80")
@@ -59,7 +62,7 @@ func (m *Mesh) carries(address, what string, requests int) {
 
 // TestBadWires: a wire that loses, delays, reorders or doubles packets costs time and no request.
 func TestBadWires(t *testing.T) {
-	m, address := wired(t)
+	m, address := wired(t, Config{})
 	for _, tt := range []struct {
 		name  string
 		fault Fault
@@ -83,7 +86,7 @@ func TestBadWires(t *testing.T) {
 // TestSmallMTU: longer packets are dropped without a word, before anything is set up. Lanes over QUIC, bulk and the bus
 // get through.
 func TestSmallMTU(t *testing.T) {
-	m, address := wired(t)
+	m, address := wired(t, Config{})
 	for _, host := range []string{"one", "two", "three", Controller} {
 		m.Wire(Path{Host: host}, Fault{MTU: 1280})
 	}
@@ -136,9 +139,9 @@ func (m *Mesh) goneAround(address, by string) {
 // TestOneWayPartition: packets between two nodes are lost in one direction. What may be repeated goes elsewhere, and
 // the peer is used again when it is back.
 func TestOneWayPartition(t *testing.T) {
-	m, address := wired(t)
+	m, address := wired(t, Config{Waits: true})
 	for _, way := range []Way{Out, In} {
-		load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2})
+		load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, Pace: slowPace})
 		m.Wire(Path{Host: "one", Way: way, Peer: "two"}, Fault{Down: true})
 		m.goneAround(address, "v2")
 		m.Mend("one")
@@ -152,7 +155,7 @@ func TestOneWayPartition(t *testing.T) {
 // TestAddressChanges: a translator of addresses on the way gives the caller's node another port in the middle of
 // everything. No request is lost.
 func TestAddressChanges(t *testing.T) {
-	m, address := wired(t)
+	m, address := wired(t, Config{})
 	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, Methods: []string{"GET", "POST"}})
 	for _, port := range []uint16{40001, 40002, 40003} {
 		out, in := m.Translated("one", Out), m.Translated("one", In)
@@ -170,8 +173,8 @@ func TestAddressChanges(t *testing.T) {
 
 // TestPausedNode: a node that stands still is gone around, and goes on by itself when it is woken.
 func TestPausedNode(t *testing.T) {
-	m, address := wired(t)
-	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2})
+	m, address := wired(t, Config{Waits: true})
+	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, Pace: slowPace})
 	two := m.Node("two")
 	m.must("pause", two.Signal(syscall.SIGSTOP))
 	m.goneAround(address, "v2")
@@ -185,8 +188,8 @@ func TestPausedNode(t *testing.T) {
 // TestBusPartition cuts a node off the bus for a minute, in which rules and instances change. It serves on by what it
 // has, and has what is new soon after the wire is mended.
 func TestBusPartition(t *testing.T) {
-	m, address := wired(t)
-	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2})
+	m, address := wired(t, Config{Waits: true})
+	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, Pace: slowPace})
 	m.Wire(Path{Host: "one", Peer: Controller}, Fault{Down: true})
 	cut := time.Now()
 	m.Serve("three", Service{Name: "default/orders", Instance: "v3", Version: "v3"})
