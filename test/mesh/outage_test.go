@@ -50,8 +50,12 @@ func TestBusAwayForLong(t *testing.T) {
 	want := map[string]int{"orders": 2, "stock": 1}
 	check := func(ctx context.Context) error {
 		for service, n := range want {
-			if ready, err := m.there(ctx, service); err != nil || ready != n {
-				return fmt.Errorf("%d instances of %s are ready: %v", ready, service, err)
+			ready, err := m.there(ctx, service)
+			if err == nil && ready != n {
+				err = fmt.Errorf("%d instances of %s are ready", ready, service)
+			}
+			if err != nil {
+				return err
 			}
 		}
 		return nil
