@@ -11,7 +11,7 @@ import (
 const allAtOnce = "100"
 
 // turns is how many meshes there are at once, without those whose tests mostly wait (Config.Waits).
-var turns = make(chan struct{}, 3*runtime.GOMAXPROCS(0))
+var turns = make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 
 // runAtOnce lets all parallel tests begin, unless the command line says otherwise.
 func runAtOnce() error { return flag.Set("test.parallel", allAtOnce) }

@@ -3,6 +3,7 @@ package mesh
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
@@ -109,9 +110,9 @@ func TestSmallMTU(t *testing.T) {
 	m.carries(address, "MTU of 1280, other rules", 200)
 }
 
-// goneAround sends requests at once when a peer has just fallen silent, and wants each of them answered by another, also those
-// that went to the silent one first.
-func (m *Mesh) goneAround(address, by string) {
+// goneAround sends requests at once when a peer falls silent, and wants each of them answered, also those that went to the silent
+// one first. Which answers first may be the peer still: a process is stopped when its threads are next in the kernel.
+func (m *Mesh) goneAround(address string) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), ready)
 	defer cancel()
@@ -119,9 +120,9 @@ func (m *Mesh) goneAround(address, by string) {
 	began, results := time.Now(), make(chan error, many)
 	for range many {
 		go func() {
-			response, body, err := m.Get(ctx, "one", address, "/")
-			if err == nil && (response.StatusCode != http.StatusOK || body != by) {
-				err = fmt.Errorf("%s %q", response.Status, body)
+			response, _, err := m.Get(ctx, "one", address, "/")
+			if err == nil && response.StatusCode != http.StatusOK {
+				err = errors.New(response.Status)
 			}
 			results <- err
 		}()
@@ -143,7 +144,7 @@ func TestOneWayPartition(t *testing.T) {
 	for _, way := range []Way{Out, In} {
 		load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, Pace: slowPace})
 		m.Wire(Path{Host: "one", Way: way, Peer: "two"}, Fault{Down: true})
-		m.goneAround(address, "v2")
+		m.goneAround(address)
 		m.Mend("one")
 		m.AwaitAnswers(load, "the peer is used again", "v1", 50)
 		if got := load.Stop(); got.Failed > 0 {
@@ -177,7 +178,7 @@ func TestPausedNode(t *testing.T) {
 	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, Pace: slowPace})
 	two := m.Node("two")
 	m.must("pause", two.Signal(syscall.SIGSTOP))
-	m.goneAround(address, "v2")
+	m.goneAround(address)
 	m.must("wake", two.Signal(syscall.SIGCONT))
 	m.AwaitAnswers(load, "the peer is used again", "v1", 50)
 	if got := load.Stop(); got.Failed > 0 {
