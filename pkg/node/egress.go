@@ -28,7 +28,7 @@ type places struct {
 func (p places) Find(service exchange.ServiceName, target exchange.Target) (proxy.Place, bool) {
 	if port, ok := p.local.Lookup(service, target.Instance, target.Port); ok {
 		http2 := port.Protocol == snapshot.Protocol_PROTOCOL_HTTP2 || p.table.Serves(service, target.Port) == snapshot.Protocol_PROTOCOL_HTTP2
-		return proxy.Place{Process: port.Address, HTTP2: http2}, true
+		return proxy.Place{Process: port.Address, HTTP2: http2, Connect: port.Connect}, true
 	}
 	if !p.local.IsEgress(service, target.Instance) {
 		return proxy.Place{}, false

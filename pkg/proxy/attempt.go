@@ -27,7 +27,10 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 		c.request.Upgrade = "" // a server may ignore it (RFC 9110 §7.8), and nobody upgrades behind a body
 	}
 	if c.request.Method == "CONNECT" {
-		return c.fail(http.StatusNotImplemented, exchange.NoRoute, errConnect)
+		if c.outside != nil {
+			return c.fail(http.StatusNotImplemented, exchange.NoRoute, errConnect)
+		}
+		c.request.Upgrade = connectProtocol
 	}
 	request := bodyOf(&c.request)
 	defer request.release()
@@ -55,6 +58,9 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	}
 	for {
 		if c.decision.Status != 0 {
+			if c.request.Method == "CONNECT" && c.decision.Reason == exchange.NoRoute {
+				return c.fail(http.StatusNotImplemented, exchange.NoRoute, errConnect)
+			}
 			return c.fail(c.decision.Status, c.decision.Reason, nil)
 		}
 		c.seen.Attempts++
@@ -71,6 +77,9 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 			c.Table.MarkUnreachable(instance, time.Now())
 		}
 		if !c.again(f, &request) {
+			if c.request.Method == "CONNECT" && f.reason == exchange.Malformed { // the process's node says that it takes none
+				return c.fail(http.StatusNotImplemented, exchange.NoRoute, errConnect)
+			}
 			return c.fail(statusOf(f.reason), f.reason, f.err)
 		}
 		c.Log.Debug("sent again", "service", c.call.Callee.String(), "peer", instance.Node, "err", f.err)
@@ -153,8 +162,6 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 	return f, answered
 }
 
-var errConnect = errors.New("CONNECT asks for a tunnel to a host, and a listener leads to a service")
-
 var errPending = errors.New("too many requests wait for a stream to the service, as its ResiliencePolicy says")
 
 var errEarly = errors.New("response was complete before the request")
@@ -221,11 +228,15 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 	if c.http != nil && c.draining() {
 		c.http.Last()
 	}
+	switched := c.response.Status == 101
+	if switched && c.request.Method == "CONNECT" {
+		c.connected()
+	}
 	if err := c.app.WriteResponse(&c.response); err != nil {
 		return c.unwritten(stream, err)
 	}
 	c.seen.Outcome.Status = c.response.Status
-	if c.response.Status == 101 {
+	if switched {
 		return c.switchProtocols(stream), true
 	}
 	if request.open {

@@ -16,6 +16,7 @@ import (
 type Place struct {
 	Process netip.AddrPort
 	HTTP2   bool         // is spoken to it
+	Connect bool         // the process takes CONNECT
 	Outside *egress.Host // nil: the process
 }
 

@@ -124,7 +124,7 @@ func (in *Inbound) serveTCP(ctx context.Context, stream *transport.Stream, place
 }
 
 func (in *Inbound) serveHTTP(ctx context.Context, e *serving, stream *transport.Stream, place Place) (exchange.Reason, error) {
-	if e.request.Method == "CONNECT" {
+	if e.refused(place) {
 		return exchange.Malformed, errConnect
 	}
 	if e.request.BodyLength != 0 {
@@ -138,7 +138,12 @@ func (in *Inbound) serveHTTP(ctx context.Context, e *serving, stream *transport.
 	if err := request.hold(stream, stream.Ended()); err != nil {
 		return exchange.CallerGone, err
 	}
-	c := in.upstreams.take(place)
+	var c *upstream
+	if e.request.Method == "CONNECT" { // which is not sent again where the process has just closed its connection
+		e.request.Upgrade = ""
+	} else {
+		c = in.upstreams.take(place)
+	}
 	kept := c != nil
 	for {
 		if c == nil {
@@ -168,6 +173,7 @@ func (in *Inbound) serveHTTP(ctx context.Context, e *serving, stream *transport.
 		}
 		c, kept = nil, false
 	}
+	e.connected()
 	if e.response.Status == 101 {
 		return exchange.ServiceBroke, e.switchProtocols(c, stream)
 	}

@@ -15,13 +15,13 @@ const streamTries = 3
 
 // serveHTTP2 is serveHTTP for a process that speaks HTTP/2 with prior knowledge, or a host outside that speaks it.
 func (in *Inbound) serveHTTP2(ctx context.Context, e *serving, stream *transport.Stream, place Place) (exchange.Reason, error) {
-	if e.request.Method == "CONNECT" {
+	if e.refused(place) {
 		return exchange.Malformed, errConnect
 	}
 	if place.Outside != nil {
 		e.request.Authority = place.Outside.Authority // it knows itself by this name alone
 	}
-	if e.request.BodyLength != 0 || e.request.Method != "GET" {
+	if e.request.BodyLength != 0 || e.request.Method != "GET" && e.request.Method != "CONNECT" {
 		e.request.Upgrade = "" // a server may ignore it (RFC 9110 §7.8), and HTTP/2 has it for nothing else
 	}
 	request := bodyOf(&e.request)

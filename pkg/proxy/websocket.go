@@ -50,10 +50,11 @@ func (c *caller) asksToSwitch() {
 	}
 }
 
-// misled tells what is wrong with an answer to a caller of HTTP/2 that asked to switch to another protocol.
+// misled tells what is wrong with an answer to a caller that takes any success for a switch: one of HTTP/2, and one that
+// asks for CONNECT.
 func (c *caller) misled() error {
 	switch {
-	case c.stream == nil || c.request.Upgrade == "" || c.response.Status > 299:
+	case c.stream == nil && c.request.Method != "CONNECT" || c.request.Upgrade == "" || c.response.Status > 299:
 		return nil
 	case c.response.Status != 101:
 		return errNotSwitched
@@ -80,7 +81,7 @@ func (e *serving) asksToSwitch() {
 // switchBy asks for the upgrade where the process takes that by HTTP/2, and else for none: a server may ignore it (RFC
 // 9110 §7.8).
 func (e *serving) switchBy(c *http2.ClientStream) error {
-	if e.request.Upgrade = e.upgrade; e.upgrade == "" {
+	if e.request.Upgrade = e.upgrade; e.upgrade == "" || e.request.Method == "CONNECT" {
 		return nil
 	}
 	takes, err := c.Tunnels()

@@ -50,7 +50,43 @@ func switchingProcess(t *testing.T) string {
 }
 
 // switchingProcess2 is the same by HTTP/2, where a WebSocket has no key.
-func switchingProcess2(t *testing.T) netip.AddrPort {
+func switchingProcess2(t *testing.T) netip.AddrPort { return serveStreams(t, switch2) }
+
+func switch2(s *http2.ServerStream) {
+	r := s.Request()
+	key, _ := r.Fields.Get("sec-websocket-key")
+	if r.Path == "/no" || key != "" || r.Upgrade == "" {
+		_ = s.WriteError(403, exchange.Completed)
+		return
+	}
+	version, _ := r.Fields.Get("sec-websocket-version")
+	if s.WriteResponse(&exchange.Response{Status: 101, Fields: exchange.Fields{{Name: "x-version", Value: version}}}) == nil {
+		echoStream(s)
+	}
+}
+
+// echoStream sends back what comes behind a switch.
+func echoStream(s *http2.ServerStream) {
+	if s.Flush() != nil {
+		return
+	}
+	room := make([]byte, 4<<10)
+	for {
+		n, err := s.Body().Read(room)
+		if _, werr := s.Write(room[:n]); werr != nil || s.Flush() != nil {
+			return
+		}
+		if errors.Is(err, io.EOF) {
+			_ = s.Finish()
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// serveStreams serves HTTP/2 by our own codec, whose peers may ask to switch, and returns the address.
+func serveStreams(t *testing.T, handle func(*http2.ServerStream)) netip.AddrPort {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -64,31 +100,7 @@ func switchingProcess2(t *testing.T) netip.AddrPort {
 				return nil
 			}
 			defer conn.Close()
-			go http2.NewServerConn(conn, http2.Limits{}).Serve(func(s *http2.ServerStream) {
-				r := s.Request()
-				key, _ := r.Fields.Get("sec-websocket-key")
-				if r.Path == "/no" || key != "" || r.Upgrade == "" {
-					_ = s.WriteError(403, exchange.Completed)
-					return
-				}
-				version, _ := r.Fields.Get("sec-websocket-version")
-				if s.WriteResponse(&exchange.Response{Status: 101, Fields: exchange.Fields{{Name: "x-version", Value: version}}}) != nil || s.Flush() != nil {
-					return
-				}
-				room := make([]byte, 4<<10)
-				for {
-					n, err := s.Body().Read(room)
-					if _, werr := s.Write(room[:n]); werr != nil || s.Flush() != nil {
-						return
-					}
-					if errors.Is(err, io.EOF) {
-						_ = s.Finish()
-					}
-					if err != nil {
-						return
-					}
-				}
-			})
+			go http2.NewServerConn(conn, http2.Limits{}).Serve(handle)
 		}
 	})
 	return l.Addr().(*net.TCPAddr).AddrPort()
@@ -127,8 +139,13 @@ type halfClosed struct{ *net.TCPConn }
 
 func (h halfClosed) Close() error { return h.CloseWrite() }
 
-// askHTTP2 asks for it as RFC 8441 has it, by x/net's client.
+// askHTTP2 asks for it as RFC 8441 has it.
 func (p *pair) askHTTP2(t *testing.T, path, protocol string) switchedConn {
+	return p.ask2(t, "orders", path, protocol)
+}
+
+// ask2 asks for a tunnel by x/net's client, of a protocol or of none.
+func (p *pair) ask2(t *testing.T, host, path, protocol string) switchedConn {
 	dial := func(ctx context.Context, network, _ string, _ *tls.Config) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, network, p.address)
 	}
@@ -137,8 +154,11 @@ func (p *pair) askHTTP2(t *testing.T, path, protocol string) switchedConn {
 	from, to := io.Pipe()
 	t.Cleanup(func() { to.Close() })
 	r := &http.Request{
-		Method: "CONNECT", URL: &url.URL{Scheme: "http", Host: "orders", Path: path}, Host: "orders", Body: from, ContentLength: -1,
-		Header: http.Header{":protocol": {protocol}, "Sec-Websocket-Version": {"13"}},
+		Method: "CONNECT", URL: &url.URL{Scheme: "http", Host: host, Path: path}, Host: host, Body: from, ContentLength: -1,
+		Header: http.Header{"Sec-Websocket-Version": {"13"}},
+	}
+	if protocol != "" {
+		r.Header[":protocol"] = []string{protocol}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)

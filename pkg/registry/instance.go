@@ -34,6 +34,7 @@ type Port struct {
 	Name     string // may be empty
 	Protocol snapshot.Protocol
 	Address  netip.AddrPort
+	Connect  bool // it takes CONNECT: what a caller sends behind that is for it alone to understand
 }
 
 // A Listener lets local processes call a service: whoever connects to Address and is UID, or runs in Unit,
@@ -110,6 +111,7 @@ type documentPort struct {
 	Name     string `json:"name,omitempty"`
 	Protocol string `json:"protocol"`
 	Address  string `json:"address"`
+	Connect  bool   `json:"connect,omitempty"`
 }
 
 type documentHealth struct {
@@ -138,7 +140,7 @@ type documentListener struct {
 func (in *Instance) MarshalJSON() ([]byte, error) {
 	d := document{Service: in.Service.String(), Instance: in.Name, Labels: in.Labels}
 	for _, p := range in.Ports {
-		d.Ports = append(d.Ports, documentPort{p.Number, p.Name, protocolName(p.Protocol), p.Address.String()})
+		d.Ports = append(d.Ports, documentPort{p.Number, p.Name, protocolName(p.Protocol), p.Address.String(), p.Connect})
 	}
 	if c := in.Health; c != nil {
 		d.Health = &documentHealth{Interval: c.Interval.String(), Timeout: c.Timeout.String(), Healthy: c.Healthy, Unhealthy: c.Unhealthy}

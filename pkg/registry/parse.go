@@ -200,7 +200,11 @@ func (r *reader) ports(n *yaml.Node, path string) []Port {
 				}
 			},
 			"address": func(n *yaml.Node, path string) { p.Address = r.address(n, path) },
+			"connect": func(n *yaml.Node, path string) { p.Connect = r.bool(n, path) },
 		})
+		if p.Connect && p.Protocol == snapshot.Protocol_PROTOCOL_TCP {
+			r.fail(n, join(path, "connect"), "is for ports of protocol http or http2")
+		}
 		for _, field := range []string{"port", "address"} {
 			if n.Kind == yaml.MappingNode && !has(n, field) {
 				r.fail(n, join(path, field), "is missing")

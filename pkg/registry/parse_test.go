@@ -49,7 +49,7 @@ func TestParseReadsEveryField(t *testing.T) {
 }
 
 func TestWrittenInstancesAreReadBack(t *testing.T) {
-	instances, err := Parse("a.yaml", []byte(ordersFile+"---\nservice: default/db\nports: [{port: 5432, address: '[::1]:5432'}]\nhealth: {tcp: {port: 5432}}\n---\nservice: default/edge\ngateway: {address: 192.0.2.1}\n---\nservice: default/api\negress: {allow: [10.1.0.0/16]}\n---\nservice: default/mail\negress: {}\n"), "web1")
+	instances, err := Parse("a.yaml", []byte(ordersFile+"---\nservice: default/proxy\nports: [{port: 3128, protocol: http, connect: true, address: '127.0.0.1:3128'}]\n---\nservice: default/db\nports: [{port: 5432, address: '[::1]:5432'}]\nhealth: {tcp: {port: 5432}}\n---\nservice: default/edge\ngateway: {address: 192.0.2.1}\n---\nservice: default/api\negress: {allow: [10.1.0.0/16]}\n---\nservice: default/mail\negress: {}\n"), "web1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -71,7 +71,7 @@ func TestWrittenInstancesAreReadBack(t *testing.T) {
 func TestMistakesNameFileLineAndField(t *testing.T) {
 	const port = "ports: [{port: 80, address: '127.0.0.1:8080'}]\n"
 	for _, tt := range []struct{ name, in, want string }{
-		{"unknown field", "service: orders\nports:\n- port: 80\n  addr: 127.0.0.1:1\n", "f.yaml:4: ports[0].addr: unknown field (known here: address, name, port, protocol)"},
+		{"unknown field", "service: orders\nports:\n- port: 80\n  addr: 127.0.0.1:1\n", "f.yaml:4: ports[0].addr: unknown field (known here: address, connect, name, port, protocol)"},
 		{"another case is another field", "Service: orders\n" + port, "f.yaml:1: Service: unknown field"},
 		{"no service", port, "f.yaml:1: service: is missing"},
 		{"neither port nor listener", "service: orders\n", "f.yaml:1: ports: is missing"},
@@ -85,6 +85,8 @@ func TestMistakesNameFileLineAndField(t *testing.T) {
 		{"a name as an address", "service: orders\nports: [{port: 80, address: 'localhost:8080'}]\n", `f.yaml:2: ports[0].address: must be an IP address with a port`},
 		{"every address", "service: orders\nports: [{port: 80, address: '0.0.0.0:8080'}]\n", `f.yaml:2: ports[0].address: must be one address of this host`},
 		{"unknown protocol", "service: orders\nports: [{port: 80, protocol: HTTP, address: '127.0.0.1:8080'}]\n", `f.yaml:2: ports[0].protocol: must be http, http2, grpc or tcp, is "HTTP"`},
+		{"CONNECT of something else", "service: orders\nports: [{port: 80, protocol: http, connect: 1, address: '127.0.0.1:1'}]\n", `f.yaml:2: ports[0].connect: must be true or false, is "1"`},
+		{"CONNECT by TCP", "service: orders\nports: [{port: 80, connect: true, address: '127.0.0.1:1'}]\n", `f.yaml:2: ports[0].connect: is for ports of protocol http or http2`},
 		{"a port twice", "service: orders\nports:\n- {port: 80, address: '127.0.0.1:1'}\n- {port: 80, address: '127.0.0.1:2'}\n", `f.yaml:4: ports[1].port: 80 is given twice`},
 		{"a field twice", "service: orders\n" + port + "service: billing\n", `f.yaml:3: service: is given twice; the first is in line 1`},
 		{"an instance twice", "service: orders\n" + port + "---\nservice: orders\n" + port, `f.yaml:4: instance: default/orders/web1 is declared in line 1 already`},

@@ -104,6 +104,17 @@ func (r *reader) string(n *yaml.Node, path string) string {
 }
 
 // integer reads a decimal number from low to high.
+// bool reads true or false.
+func (r *reader) bool(n *yaml.Node, path string) bool {
+	if !r.is(n, path, yaml.ScalarNode, "true or false") {
+		return false
+	}
+	if n.Value != "true" && n.Value != "false" || n.Tag != "!!bool" {
+		r.fail(n, path, "must be true or false, is %q", n.Value)
+	}
+	return n.Value == "true"
+}
+
 func (r *reader) integer(n *yaml.Node, path string, low, high int64) int64 {
 	if !r.is(n, path, yaml.ScalarNode, "a number") {
 		return 0

@@ -214,6 +214,9 @@ func whyNot(m *match, req *exchange.Request, d *Decision) string {
 			return fmt.Sprintf("the path %s %s", path, m.path.unmet())
 		}
 	}
+	if m.method == "" && req.Method == "CONNECT" {
+		return "CONNECT is for rules that match the method CONNECT"
+	}
 	if m.method != "" {
 		if ok, _ := matchesAlone(match{method: m.method}, req, d); !ok {
 			return fmt.Sprintf("the method is %s, not %s", req.Method, m.method)

@@ -103,8 +103,8 @@ func (m *match) rest(req *exchange.Request, d *Decision) bool {
 	if req == nil {
 		return m.method == "" && len(m.headers) == 0 && len(m.query) == 0
 	}
-	if m.method != "" && m.method != req.Method {
-		return false
+	if m.method != req.Method && (m.method != "" || req.Method == "CONNECT") {
+		return false // a tunnel is for rules that name it: what passes through it passes by all others
 	}
 	for i := range m.headers {
 		if !m.headers[i].matchesHeader(req, d) {
