@@ -31,7 +31,7 @@ type ResiliencePolicySpec struct {
 	AdaptiveConcurrency *AdaptiveConcurrency `json:"adaptiveConcurrency,omitempty"` // nil: nothing is measured
 }
 
-// A ResilienceTarget is a Service, an ExternalService or an HTTPRoute of the policy's namespace.
+// A ResilienceTarget is a Service, an ExternalService, an HTTPRoute or a GRPCRoute of the policy's namespace.
 type ResilienceTarget struct {
 	Group string `json:"group"`
 	Kind  string `json:"kind"`
@@ -89,7 +89,7 @@ func (w *walker) resiliencePolicy(u *unstructured.Unstructured) {
 	for i, t := range targets {
 		at := index("spec.targetRefs", i)
 		w.resilienceTarget(at, t)
-		if str(t, "kind") == HTTPRoute.Name {
+		if kind := str(t, "kind"); kind == HTTPRoute.Name || kind == GRPCRoute.Name {
 			for _, name := range []string{"outliers", "circuitBreaker", "retryBudget", "adaptiveConcurrency"} {
 				if has(spec, name) {
 					w.add(at, Invalid, "must be a Service or an ExternalService: %s is about instances, which a route does not have (put retry and hedging into a policy of its own)", name)
@@ -128,10 +128,10 @@ func (w *walker) resiliencePolicy(u *unstructured.Unstructured) {
 
 // resilienceTarget checks what a policy names, and sets the group that goes without saying.
 func (w *walker) resilienceTarget(path string, t any) {
-	groups := map[string]string{Service.Name: Service.Group, ExternalServices.Name: ExternalServices.Group, HTTPRoute.Name: HTTPRoute.Group}
+	groups := map[string]string{Service.Name: Service.Group, ExternalServices.Name: ExternalServices.Group, HTTPRoute.Name: HTTPRoute.Group, GRPCRoute.Name: GRPCRoute.Group}
 	group, known := groups[str(t, "kind")]
 	if !known {
-		w.oneOf(field(path, "kind"), str(t, "kind"), Service.Name, ExternalServices.Name, HTTPRoute.Name)
+		w.oneOf(field(path, "kind"), str(t, "kind"), Service.Name, ExternalServices.Name, HTTPRoute.Name, GRPCRoute.Name)
 		return
 	}
 	m := t.(map[string]any)
@@ -212,7 +212,7 @@ func (ResiliencePolicy) SwaggerDoc() map[string]string {
 func (ResiliencePolicySpec) SwaggerDoc() map[string]string {
 	return map[string]string{
 		"":           "ResiliencePolicySpec says for whom it is, and what is done.",
-		"targetRefs": "Services of the policy's namespace, or for retry and hedging HTTPRoutes. Of several policies for one the oldest is in effect.",
+		"targetRefs": "Services of the policy's namespace, or for retry and hedging HTTPRoutes and GRPCRoutes. Of several policies for one the oldest is in effect.",
 		"outliers":   "Which instances are not asked for a while. Without it none is ejected.",
 
 		"retry":       "When a request is sent again. A rule of an HTTPRoute that has a retry of its own goes by that.",
@@ -238,9 +238,9 @@ func (CircuitBreaker) SwaggerDoc() map[string]string {
 // SwaggerDoc says what the fields mean.
 func (ResilienceTarget) SwaggerDoc() map[string]string {
 	return map[string]string{
-		"":      "ResilienceTarget is a Service, an ExternalService or an HTTPRoute of the policy's namespace.",
-		"group": `"" for a Service, sennit.dev for an ExternalService, gateway.networking.k8s.io for an HTTPRoute; each where it is not given.`,
-		"kind":  "Service, ExternalService or HTTPRoute.",
+		"":      "ResilienceTarget is a Service, an ExternalService, an HTTPRoute or a GRPCRoute of the policy's namespace.",
+		"group": `"" for a Service, sennit.dev for an ExternalService, gateway.networking.k8s.io for a route; each where it is not given.`,
+		"kind":  "Service, ExternalService, HTTPRoute or GRPCRoute.",
 		"name":  "Its name.",
 	}
 }

@@ -26,10 +26,11 @@ func TestResiliencePolicies(t *testing.T) {
 			[]string{"f.yaml:6:33: spec.circuitBreaker.maxRequests: must be from 1 to 1000000, is -1"}},
 		{"no reason", target + "  outliers: {}\n", []string{"f.yaml:6:3: spec.outliers: must say what makes an outlier: give consecutiveErrors, successRate or latency"}},
 		{"of a route", "  targetRefs: [{kind: HTTPRoute, name: a}]\n  retry: {}\n", nil},
+		{"of calls", "  targetRefs: [{kind: GRPCRoute, name: a}]\n  retry: {}\n", nil},
 		{"instances of a route", "  targetRefs: [{kind: HTTPRoute, name: a}]\n  outliers: {consecutiveErrors: 5}\n",
 			[]string{"f.yaml:5:16: spec.targetRefs[0]: must be a Service or an ExternalService: outliers is about instances, which a route does not have (put retry and hedging into a policy of its own)"}},
 		{"of a gateway", "  targetRefs: [{kind: Gateway, name: a}]\n  retry: {}\n",
-			[]string{`f.yaml:5:23: spec.targetRefs[0].kind: must be one of Service, ExternalService, HTTPRoute, is "Gateway"`}},
+			[]string{`f.yaml:5:23: spec.targetRefs[0].kind: must be one of Service, ExternalService, HTTPRoute, GRPCRoute, is "Gateway"`}},
 		{"retries", target + "  retry: {conditions: [Reset], codes: [502, 503], grpcCodes: [UNAVAILABLE], attempts: 10, perTryTimeout: 1s, backoff: 1ms, maxBackoff: 10s}\n  retryBudget: {percent: 0, minPerSecond: 0}\n", nil},
 		{"retries that cannot be", target + "  retry: {conditions: [Error], codes: [200], grpcCodes: [OK], attempts: 11, perTryTimeout: 0s, backoff: 1s, maxBackoff: 20s}\n  retryBudget: {percent: 101, minPerSecond: 1001}\n", []string{
 			`f.yaml:6:24: spec.retry.conditions[0]: must be one of ConnectFailure, Reset, Timeout, is "Error"`,

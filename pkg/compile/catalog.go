@@ -8,7 +8,6 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/sennit-mesh/sennit/pkg/api"
@@ -66,7 +65,7 @@ type catalog struct {
 	displaced map[exchange.ServiceName]bool // ExternalServices whose name an older Service has
 	outside   bool                          // as routes of Gateways see it: into other namespaces they lead those outside by a grant alone
 	grants    *grants
-	routes    map[types.NamespacedName]*snapshot.Resilience // by HTTPRoute: the policies that are for one
+	routes    map[routeID]*snapshot.Resilience // the policies that are for one
 }
 
 func (c *catalog) sorted() []*service {

@@ -20,7 +20,8 @@ import (
 // resolution"): parts of several together are what nobody wrote.
 func attachResilience(in Input, services *catalog) map[types.NamespacedName][]v1.Condition {
 	all := make(map[types.NamespacedName][]v1.Condition, len(in.Resilience))
-	services.routes = make(map[types.NamespacedName]*snapshot.Resilience)
+	services.routes = make(map[routeID]*snapshot.Resilience)
+	routes := routesOf(in)
 	policies := slices.Clone(in.Resilience)
 	slices.SortStableFunc(policies, func(a, b *api.ResiliencePolicy) int {
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name))
@@ -30,8 +31,8 @@ func attachResilience(in Input, services *catalog) map[types.NamespacedName][]v1
 		var problems []string
 		reason := gatewayv1.PolicyReasonTargetNotFound
 		for _, t := range p.Spec.TargetRefs {
-			if t.Kind == api.HTTPRoute.Name {
-				if problem, conflict := services.attachToRoute(in, p, t.Name, compiled); problem != "" {
+			if t.Kind == api.HTTPRoute.Name || t.Kind == api.GRPCRoute.Name {
+				if problem, conflict := services.attachToRoute(routes, routeID{t.Kind, p.Namespace, t.Name}, compiled); problem != "" {
 					if conflict {
 						reason = gatewayv1.PolicyReasonConflicted
 					}
@@ -58,13 +59,12 @@ func attachResilience(in Input, services *catalog) map[types.NamespacedName][]v1
 }
 
 // attachToRoute gives a route the policy that is for it, or says why not.
-func (c *catalog) attachToRoute(in Input, p *api.ResiliencePolicy, route string, compiled *snapshot.Resilience) (problem string, conflict bool) {
-	name := types.NamespacedName{Namespace: p.Namespace, Name: route}
-	if !slices.ContainsFunc(in.Routes, func(r *gatewayv1.HTTPRoute) bool { return r.Namespace == name.Namespace && r.Name == name.Name }) {
-		return fmt.Sprintf("there is no HTTPRoute %s", name), false
+func (c *catalog) attachToRoute(routes []*routeDocument, name routeID, compiled *snapshot.Resilience) (problem string, conflict bool) {
+	if !slices.ContainsFunc(routes, func(r *routeDocument) bool { return r.id() == name }) {
+		return fmt.Sprintf("there is no %s", name), false
 	}
 	if before := c.routes[name]; before != nil {
-		return fmt.Sprintf("HTTPRoute %s has the older ResiliencePolicy %s: delete one of them, or put both into one", name, before.Origin), true
+		return fmt.Sprintf("%s has the older ResiliencePolicy %s: delete one of them, or put both into one", name, before.Origin), true
 	}
 	c.routes[name] = compiled
 	return "", false
@@ -72,10 +72,7 @@ func (c *catalog) attachToRoute(in Input, p *api.ResiliencePolicy, route string,
 
 // routePolicy is what is said of a route; nil: nothing is.
 func (c *catalog) routePolicy(route *routeDocument) *snapshot.Resilience {
-	if route.kind != api.HTTPRoute {
-		return nil
-	}
-	return c.routes[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}]
+	return c.routes[route.id()]
 }
 
 func resilienceCondition(targets int, reason gatewayv1.PolicyConditionReason, problems []string) v1.Condition {

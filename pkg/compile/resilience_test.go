@@ -147,6 +147,30 @@ func TestPolicyRetries(t *testing.T) {
 	}
 }
 
+// TestPolicyOfCalls: a policy of a GRPCRoute is for its rules, and not for those of an HTTPRoute of its name.
+func TestPolicyOfCalls(t *testing.T) {
+	out := compile.Compile(compile.InputOf(t, `{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{name: http, port: 80}, {name: http-calls, port: 81}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {namespace: shop, name: orders}, spec: {parentRefs: [{group: "", kind: Service, name: orders, port: 80}], rules: [{backendRefs: [{name: orders, port: 80}]}]}}
+---
+{apiVersion: gateway.networking.k8s.io/v1, kind: GRPCRoute, metadata: {namespace: shop, name: orders}, spec: {parentRefs: [{group: "", kind: Service, name: orders, port: 81}], rules: [{backendRefs: [{name: orders, port: 81}]}]}}
+---
+{apiVersion: sennit.dev/v1alpha1, kind: ResiliencePolicy, metadata: {namespace: shop, name: calls}, spec: {targetRefs: [{kind: GRPCRoute, name: orders}], retry: {grpcCodes: [UNAVAILABLE], attempts: 2}}}
+---
+{apiVersion: sennit.dev/v1alpha1, kind: ResiliencePolicy, metadata: {namespace: shop, name: gone}, spec: {targetRefs: [{kind: GRPCRoute, name: gone}], retry: {attempts: 2}}}
+`))
+	ports := out.Bodies[snapshot.OutSubject("shop", "orders", "")].(*snapshot.Outbound).Ports
+	if got := ports[1].Rules[0].Retry; got.GetAttempts() != 2 || len(got.GetGrpcCodes()) != 1 {
+		t.Errorf("the GRPCRoute: %v", got)
+	}
+	if got := ports[0].Rules[0].Retry; got != nil {
+		t.Errorf("the HTTPRoute: %v", got)
+	}
+	if c := out.Resilience[types.NamespacedName{Namespace: "shop", Name: "gone"}][0]; c.Message != "there is no GRPCRoute shop/gone" {
+		t.Errorf("%+v", c)
+	}
+}
+
 func TestStatisticsOfOutliers(t *testing.T) {
 	out := compile.Compile(compile.InputOf(t, `{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{name: http, port: 80}]}}
 ---
