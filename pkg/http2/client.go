@@ -297,6 +297,7 @@ func (s *ClientStream) Release() {
 	} else {
 		c.reset(&s.stream, http2.ErrCodeCancel, "nobody waits for it")
 	}
+	c.taken(&s.stream, s.unread)
 	freed := c.freed
 	c.mu.Unlock()
 	s.drop()

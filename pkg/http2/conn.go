@@ -149,9 +149,12 @@ func (c *conn) greet() {
 			http2.Setting{ID: http2.SettingEnableConnectProtocol, Val: 1})
 	}
 	_ = c.framer.WriteSettings(settings...)
-	// The connection's window never stops anybody: it is as large as all the streams' together, and given back on
-	// receipt. So one stream whose reader is slow does not stop the others.
+	// The connection's window stops nobody unless Unread says so: it is as large as all the streams' together, and given
+	// back on receipt. So one stream whose reader is slow does not stop the others.
 	all := int64(c.limits.Streams) * int64(c.limits.Window)
+	if c.limits.Unread > 0 {
+		all = int64(c.limits.Unread)
+	}
 	c.room = max(initialWindow, min(all, largestValue))
 	if c.room > initialWindow {
 		_ = c.framer.WriteWindowUpdate(0, uint32(c.room-initialWindow))

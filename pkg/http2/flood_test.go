@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
 // A rawPeer is a client that sends any frames.
@@ -187,6 +189,69 @@ func TestReaderThatIsSlow(t *testing.T) {
 			}
 			return
 		}
+	}
+}
+
+// TestBodiesThatNobodyTakes has a peer bring bodies of many streams: all of them together may be no more than the limit, and
+// what was taken, or is not wanted any more, makes room for more.
+func TestBodiesThatNobodyTakes(t *testing.T) {
+	const unread, piece = 128 << 10, 16 << 10
+	read, end := make(chan int), make(chan struct{})
+	p := dialRaw(t, serve(t, Limits{Unread: unread}, func(s *ServerStream) {
+		for {
+			select {
+			case n := <-read:
+				io.CopyN(io.Discard, s.Body(), int64(n))
+			case <-end:
+				s.WriteResponse(&exchange.Response{Status: 200})
+				return
+			}
+		}
+	}))
+	room := int64(initialWindow)
+	awaitRoom := func(what string, least int64) {
+		t.Helper()
+		for room < least {
+			f, err := p.ReadFrame()
+			if err != nil {
+				t.Fatalf("%s: %v", what, err)
+			}
+			if w, ok := f.(*http2.WindowUpdateFrame); ok && w.StreamID == 0 {
+				room += int64(w.Increment)
+			}
+		}
+	}
+	awaitRoom("at the beginning", unread)
+	if room != unread {
+		t.Errorf("%d bytes are allowed, want %d", room, unread)
+	}
+	bring := func(id uint32, n int) {
+		p.WriteHeaders(http2.HeadersFrameParam{StreamID: id, BlockFragment: p.head(), EndHeaders: true})
+		for range n / piece {
+			p.WriteData(id, false, make([]byte, piece))
+		}
+		room -= int64(n)
+	}
+	bring(1, 64<<10)
+	bring(3, 64<<10)
+	read <- 32 << 10 // of either
+	awaitRoom("behind what was read", 32<<10)
+	end <- struct{}{} // both handlers, with what they have not read
+	end <- struct{}{}
+	awaitRoom("behind what is not wanted any more", unread)
+	if room != unread {
+		t.Errorf("%d bytes are allowed in the end, want %d", room, unread)
+	}
+	for i := range uint32(2) {
+		bring(5+2*i, 64<<10)
+	}
+	p.WriteHeaders(http2.HeadersFrameParam{StreamID: 9, BlockFragment: p.head(), EndHeaders: true})
+	p.WriteData(9, false, []byte("x")) // one more
+	if code, said := p.ended(); !said || code != http2.ErrCodeFlowControl {
+		t.Errorf("more than the limit: %v, %v", code, said)
+	}
+	for range 3 {
+		end <- struct{}{}
 	}
 }
 

@@ -33,6 +33,7 @@ type Limits struct {
 	Head     int // bytes of a head or of trailers, as RFC 9113 §6.5.2 counts them; default 32 KiB, at most 40 KiB
 	Fields   int // field lines of a head or of trailers; default 128
 	Window   int // bytes of a body that wait for whoever reads it; default 64 KiB, at most 1 MiB
+	Unread   int // the same of all streams of a connection, at least 64 KiB less one; 0: as much as their windows together
 	Patience int // frames for nothing that are taken at once (see patience); default 1,000
 	// HeadTimeout bounds the time between the first bytes of a connection and its preface's end, and between a head's
 	// first frame and its last; default 10 s.

@@ -46,12 +46,27 @@ func (c *conn) turn() {
 	c.reads.Add(1)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.giveCredit()
+	c.out.flush()
+}
+
+// giveCredit gives the peer back what it has used of the connection's window. The lock is held.
+func (c *conn) giveCredit() {
 	if c.credit >= initialWindow/2 && c.control(4) {
 		_ = c.framer.WriteWindowUpdate(0, uint32(c.credit))
 		c.room += int64(c.credit)
 		c.credit = 0
 	}
-	c.out.flush()
+}
+
+// taken counts n bytes of a stream that were kept as taken, where the connection's window waits for that. The lock is held.
+func (c *conn) taken(s *stream, n int) {
+	if c.limits.Unread > 0 && n > 0 {
+		s.unread -= n
+		c.credit += n
+		c.giveCredit()
+		c.out.flush()
+	}
 }
 
 // frame takes one frame behind its header.
@@ -160,6 +175,10 @@ func (c *conn) data(h http2.FrameHeader, p []byte) error {
 	}
 	if s.readErr == nil {
 		s.append(p)
+		if c.limits.Unread > 0 {
+			s.unread += len(p)
+			c.credit -= len(p)
+		}
 	}
 	if end {
 		s.end()

@@ -118,6 +118,7 @@ func (s *ServerStream) serve() {
 		c.reset(&s.stream, http2.ErrCodeNo, "it was answered") // the rest of the request is not wanted (RFC 9113 §8.1)
 	}
 	c.remove(&s.stream)
+	c.taken(&s.stream, s.unread)
 	c.running--
 	c.mu.Unlock()
 	giveServerStream(s)

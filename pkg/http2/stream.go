@@ -34,6 +34,7 @@ type stream struct {
 	off      int
 	room     int64 // what the peer may send
 	taken    int   // what was read and not given back to the peer
+	unread   int   // what is kept, where the connection's window waits for it to be taken
 	declared int64 // what is left of a stated length; LengthUnknown
 	bodyless bool  // no data may come, whatever length is stated
 	ended    bool  // END_STREAM was received
@@ -156,6 +157,7 @@ func (s *stream) read(p []byte) (int, error) {
 			}
 		}
 	}
+	c.taken(s, total)
 	// The window is given back as it is taken, in halves, so that an update is not sent for each read.
 	if s.taken += total; s.taken >= c.limits.Window/2 && !s.ended && s.readErr == nil && c.control(4) {
 		s.room += int64(s.taken)

@@ -31,9 +31,14 @@ type Patience struct {
 // §6.5.2 recommends. Whoever comes from outside costs the mesh as much for each as for a connection of HTTP/1.1.
 const outsideStreams = 100
 
+// outsideUnread is how much of the bodies of one connection waits for the mesh to take it, in bytes: what the kernel keeps of a
+// connection of HTTP/1.1 is of that order. More than 16 bodies that nobody takes stop the others of the same client.
+const outsideUnread = 1 << 20
+
 // http2Limits are l as they are for those outside. What floods cost is the same for everybody (http2's patience).
 func (p Patience) http2Limits(l http2.Limits) http2.Limits {
-	l.Streams, l.HeadTimeout, l.Idle, l.Stall = outsideStreams, p.Head, p.Idle, p.Idle
+	l.Streams, l.Unread = outsideStreams, outsideUnread
+	l.HeadTimeout, l.Idle, l.Stall = p.Head, p.Idle, p.Idle
 	return l
 }
 

@@ -116,6 +116,9 @@ func TestOutsideHTTP2(t *testing.T) {
 	if most, _ := settings.Value(xhttp2.SettingMaxConcurrentStreams); most != outsideStreams {
 		t.Errorf("%d streams are allowed", most)
 	}
+	if w := next[*xhttp2.WindowUpdateFrame](c); w.StreamID != 0 || 65535+w.Increment != outsideUnread {
+		t.Errorf("%d more bytes are allowed of stream %d", w.Increment, w.StreamID)
+	}
 	c.open(1, false, hpack.HeaderField{Name: "x-forwarded-for", Value: "10.0.0.1"}, hpack.HeaderField{Name: "x-forwarded-proto", Value: "https"},
 		hpack.HeaderField{Name: "sennit-caller", Value: "shop/admin"}, hpack.HeaderField{Name: "trailer", Value: "x-real-ip"})
 	c.WriteData(1, false, []byte("a"))
