@@ -12,6 +12,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -136,6 +137,9 @@ func startCluster(t *testing.T, mesh *launch.Mesh, config *rest.Config) *Front {
 			err := eventually(ctx, func() error { return api.Get(ctx, client.ObjectKey{Namespace: namespace, Name: name}, secret) })
 			return secret.Data, err
 		},
+		Registered: func(ctx context.Context, namespace, instance string) error {
+			return eventually(ctx, func() error { return listed(ctx, api, namespace, instance) })
+		},
 	}
 	front.Log = pods.Log
 	front.Deployments.Changed = pods.Deployed
@@ -149,6 +153,22 @@ func startCluster(t *testing.T, mesh *launch.Mesh, config *rest.Config) *Front {
 	}()
 	t.Cleanup(func() { cancel(); <-done })
 	return front
+}
+
+// listed tells whether an instance stands in the controller's EndpointSlices.
+func listed(ctx context.Context, api client.Client, namespace, instance string) error {
+	all := &discoveryv1.EndpointSliceList{}
+	if err := api.List(ctx, all, client.InNamespace(namespace)); err != nil {
+		return err
+	}
+	for _, slice := range all.Items {
+		for _, e := range slice.Endpoints {
+			if e.Hostname != nil && *e.Hostname == instance {
+				return nil
+			}
+		}
+	}
+	return fmt.Errorf("instance %s is not registered yet", instance)
 }
 
 // classFeatures are those that the class declares, once the controller has said what became of it.

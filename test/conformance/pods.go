@@ -31,6 +31,8 @@ type Pods struct {
 	Shelf   *Shelf                                                                       // where they are shown
 	Echo    string                                                                       // the echo server's program
 	Secrets func(ctx context.Context, namespace, name string) (map[string][]byte, error) // data of a Secret
+	// Registered waits until the controller knows an instance of a namespace.
+	Registered func(ctx context.Context, namespace, instance string) error
 
 	mu      sync.Mutex
 	group   sync.WaitGroup
@@ -139,6 +141,10 @@ func (p *pod) run(ctx context.Context) error {
 		return err
 	}
 	defer p.pods.Node.Withdraw(p.file())
+	// In a cluster this would be a readiness gate: who waits for pods goes on to call them through a gateway.
+	if err := p.pods.Registered(ctx, p.namespace(), p.name); err != nil {
+		return err
+	}
 	p.show(true)
 	select {
 	case <-ctx.Done():
