@@ -114,7 +114,7 @@ func readCertificate(document *corev1.Secret) *gatewayCertificate {
 
 // addCertificates adds a listener's certificates, with their keys sealed to the nodes that run the gateway.
 func (g *gateway) addCertificates(body *snapshot.Ingress, l *listener, seal sealer) *snapshot.IngressTLS {
-	config := &snapshot.IngressTLS{}
+	config := &snapshot.IngressTLS{Clients: l.clients}
 	for _, c := range l.certificates {
 		at := slices.IndexFunc(body.Certificates, func(known *snapshot.IngressCertificate) bool { return string(known.Chain) == string(c.chain) })
 		if at < 0 {

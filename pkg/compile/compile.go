@@ -43,6 +43,7 @@ type Input struct {
 	Namespaces []*corev1.Namespace
 	Grants     []*gatewayv1.ReferenceGrant // what may be named from other namespaces
 	Secrets    []*corev1.Secret            // that listeners may name
+	ConfigMaps []*corev1.ConfigMap         // whose ca.crt Gateways may name
 	// Seal encrypts a private key of a gateway's to the holder of a sealing key (snapshot.SealKey), the same for the same
 	// arguments. nil: no key can be sealed.
 	Seal      func(recipient []byte, gateway string, key []byte) ([]byte, error)

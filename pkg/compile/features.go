@@ -16,6 +16,8 @@ var supported = []features.FeatureName{
 	features.SupportHTTPRoute,
 
 	features.SupportGatewayAddressEmpty,
+	features.SupportGatewayFrontendClientCertificateValidation,
+	features.SupportGatewayFrontendClientCertificateValidationInsecureFallback,
 	features.SupportGatewayHTTPListenerIsolation,
 	features.SupportGatewayPort8080,
 	features.SupportGatewayStaticAddresses,

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/types"
@@ -28,6 +29,7 @@ type gateways struct {
 	namespaces map[string]labels.Set
 	services   *catalog // as those outside may reach it
 	secrets    *secrets
+	roots      map[types.NamespacedName]*corev1.ConfigMap
 }
 
 // A gateway is one Gateway, with what its routes say.
@@ -56,6 +58,8 @@ type listener struct {
 	badRefs      string                // why some of certificateRefs cannot be used, and the reason; may be empty
 	badRefsWhy   gatewayv1.ListenerConditionReason
 
+	clients *snapshot.IngressClients // who may connect; nil: anybody
+
 	attached map[attachedRoute]bool
 	hosts    map[string][]*entry // by the hostnames that routes and listener have in common
 }
@@ -80,6 +84,10 @@ func newGateways(in Input, services *catalog, out *Output) *gateways {
 	gs := &gateways{
 		byName: map[exchange.ServiceName]*gateway{}, foreign: map[exchange.ServiceName]bool{}, classless: map[exchange.ServiceName]string{},
 		namespaces: map[string]labels.Set{}, services: &outside, secrets: newSecrets(in, services.grants),
+		roots: map[types.NamespacedName]*corev1.ConfigMap{},
+	}
+	for _, document := range in.ConfigMaps {
+		gs.roots[types.NamespacedName{Namespace: document.Namespace, Name: document.Name}] = document
 	}
 	for _, n := range in.Namespaces {
 		gs.namespaces[n.Name] = n.Labels
@@ -140,7 +148,9 @@ func newGateway(document *gatewayv1.Gateway, class *gatewayv1.GatewayClass, gs *
 		g.refused = v1.Condition{Type: string(gatewayv1.GatewayConditionAccepted), Status: v1.ConditionFalse, Reason: string(reason), Message: problem}
 	}
 	for i := range document.Spec.Listeners {
-		g.listeners = append(g.listeners, newListener(&document.Spec.Listeners[i], document.Namespace, gs))
+		l := newListener(&document.Spec.Listeners[i], document.Namespace, gs)
+		l.askClients(document.Spec.TLS, document.Namespace, gs)
+		g.listeners = append(g.listeners, l)
 	}
 	for i, a := range g.listeners {
 		for _, b := range g.listeners[:i] {
@@ -172,8 +182,8 @@ func refusedGateway(g *gatewayv1.Gateway) (gatewayv1.GatewayConditionReason, str
 	if d := g.Spec.DefaultScope; d != "" && d != gatewayv1.GatewayDefaultScopeNone {
 		return gatewayv1.GatewayReasonInvalid, "spec.defaultScope is not supported in this version"
 	}
-	if g.Spec.TLS != nil {
-		return gatewayv1.GatewayReasonInvalid, "spec.tls is not supported in this version"
+	if g.Spec.TLS != nil && g.Spec.TLS.Backend != nil {
+		return gatewayv1.GatewayReasonInvalid, "spec.tls.backend is not supported in this version"
 	}
 	return "", ""
 }

@@ -58,7 +58,15 @@ func (g *gateway) status() gatewayv1.GatewayStatus {
 			accepted.Status = v1.ConditionFalse
 		}
 	}
-	status.Conditions = observed(generation, accepted, g.programmedWhole(accepted, waiting))
+	conditions := []v1.Condition{accepted, g.programmedWhole(accepted, waiting)}
+	if i := slices.IndexFunc(g.listeners, func(l *listener) bool { return l.clients.GetAnybody() }); i >= 0 {
+		conditions = append(conditions, v1.Condition{
+			Type: string(gatewayv1.GatewayConditionInsecureFrontendValidationMode), Status: v1.ConditionTrue,
+			Reason:  string(gatewayv1.GatewayReasonConfigurationChanged),
+			Message: fmt.Sprintf("listener %s lets in clients that show no certificate, or a wrong one", g.listeners[i].document.Name),
+		})
+	}
+	status.Conditions = observed(generation, conditions...)
 	return status
 }
 

@@ -146,6 +146,9 @@ func Requires(body proto.Message) []string {
 	var features []string
 	if in, ok := body.(*snapshot.Inbound); ok && hasTLS(in.GetIngress()) {
 		features = append(features, snapshot.FeatureIngressTLS)
+		if hasClients(in.GetIngress()) {
+			features = append(features, snapshot.FeatureIngressClients)
+		}
 	}
 	if in, ok := body.(*snapshot.Inbound); ok && hasTCP(in.GetIngress()) {
 		features = append(features, snapshot.FeatureIngressTCP)

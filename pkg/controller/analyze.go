@@ -73,6 +73,8 @@ func overlaid(in compile.Input, docs []api.Document) (compile.Input, error) {
 			in.Gateways, err = overlay(in.Gateways, d)
 		case api.GatewayClass:
 			in.Classes, err = overlay(in.Classes, d)
+		case api.ConfigMap:
+			in.ConfigMaps, err = overlay(in.ConfigMaps, d)
 		case api.Namespace:
 			in.Namespaces, err = overlay(in.Namespaces, d)
 		}

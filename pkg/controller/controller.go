@@ -86,6 +86,7 @@ type compiled struct {
 	spaces    decoded[corev1.Namespace]
 	grants    decoded[gatewayv1.ReferenceGrant]
 	secrets   decoded[corev1.Secret]
+	configMap decoded[corev1.ConfigMap]
 	resilient decoded[api.ResiliencePolicy]
 	keys      keySealer
 	configs   map[string]bus.Body // of nodes, by subject; never changed,

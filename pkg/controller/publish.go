@@ -164,7 +164,7 @@ func (c *Controller) forget(lost map[string]bool) {
 func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64, err error) {
 	const tries = 8
 	for range tries {
-		var sequences [13]uint64
+		var sequences [14]uint64
 		in = compile.Input{}
 		err := errors.Join(
 			read(ctx, c, api.Service, &c.services, &in.Services, &sequences[0]),
@@ -180,6 +180,7 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 			read(ctx, c, api.GRPCRoute, &c.calls, &in.GRPC, &sequences[10]),
 			read(ctx, c, api.TLSRoute, &c.tlsRoutes, &in.TLS, &sequences[11]),
 			read(ctx, c, api.TCPRoute, &c.tcpRoutes, &in.TCP, &sequences[12]),
+			read(ctx, c, api.ConfigMap, &c.configMap, &in.ConfigMaps, &sequences[13]),
 		)
 		if err != nil {
 			return compile.Input{}, 0, err

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"crypto/ecdh"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"sync/atomic"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/proxy"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
@@ -23,6 +25,15 @@ type certificates struct {
 type gatewayCertificates struct {
 	listeners map[string][]*tls.Certificate
 	problems  map[string]string
+	clients   map[string]proxy.Clients
+}
+
+// clients is proxy.Outbound's.
+func (c *certificates) clients(gateway exchange.ServiceName, listener string) proxy.Clients {
+	if all := c.open.Load(); all != nil {
+		return (*all)[gateway].clients[listener]
+	}
+	return proxy.Clients{}
 }
 
 // of is proxy.Outbound's.
@@ -66,13 +77,21 @@ func (c *certificates) take(bodies map[exchange.ServiceName]*snapshot.Ingress) (
 }
 
 func (c *certificates) openAll(gateway exchange.ServiceName, body *snapshot.Ingress) gatewayCertificates {
-	out := gatewayCertificates{listeners: map[string][]*tls.Certificate{}, problems: map[string]string{}}
+	out := gatewayCertificates{listeners: map[string][]*tls.Certificate{}, problems: map[string]string{}, clients: map[string]proxy.Clients{}}
 	opened := make([]*tls.Certificate, len(body.GetCertificates()))
 	problems := make([]error, len(opened))
 	for i, one := range body.GetCertificates() {
 		opened[i], problems[i] = c.openOne(gateway, one)
 	}
 	for _, l := range body.GetListeners() {
+		if ask := l.GetTls().GetClients(); ask != nil {
+			roots := x509.NewCertPool()
+			if !roots.AppendCertsFromPEM(ask.GetRoots()) && !ask.GetAnybody() {
+				out.problems[l.Name] = "what clients' certificates must chain to is not readable"
+				continue // without certificates of its own it lets in nobody
+			}
+			out.clients[l.Name] = proxy.Clients{Roots: roots, Anybody: ask.GetAnybody()}
+		}
 		for _, at := range l.GetTls().GetCertificates() {
 			if int(at) >= len(opened) {
 				continue // routing has refused it

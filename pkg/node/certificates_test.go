@@ -71,17 +71,28 @@ func TestCertificatesAreOpenedHere(t *testing.T) {
 		Listeners:    []*snapshot.IngressListener{listener("mine", 1, 0), listener("others", 2, 1), listener("another-gateway", 3, 2), {Name: "plain", Port: 4}},
 		Certificates: []*snapshot.IngressCertificate{sealed(key.PublicKey().Bytes(), "shop/edge"), sealed(other.PublicKey().Bytes(), "shop/edge"), sealed(key.PublicKey().Bytes(), "shop/other")},
 	}
+	roots := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	body.Listeners[0].Tls.Clients = &snapshot.IngressClients{Roots: roots}
+	unreadable := listener("unreadable", 5, 0)
+	unreadable.Tls.Clients = &snapshot.IngressClients{Roots: []byte("?")}
+	body.Listeners = append(body.Listeners, unreadable)
 	c := &certificates{key: again}
 	bodies := map[exchange.ServiceName]*snapshot.Ingress{edge: body}
 	if !c.take(bodies) || c.take(bodies) {
 		t.Error("what changed is not told, or what did not")
 	}
-	for port, want := range map[uint16]string{1: "", 2: "not sealed to this node yet", 3: "for another gateway", 4: ""} {
+	for port, want := range map[uint16]string{1: "", 2: "not sealed to this node yet", 3: "for another gateway", 4: "", 5: "not readable"} {
 		if got := c.problem(edge, body, port); want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("port %d: %q", port, got)
 		}
 	}
 	if len(c.of(edge, "mine")) != 1 || len(c.of(edge, "others")) != 0 || len(c.of(edge, "another-gateway")) != 0 {
 		t.Error("it has others' certificates")
+	}
+	if c.clients(edge, "mine").Roots == nil || c.clients(edge, "plain").Roots != nil {
+		t.Error("it asks other clients for certificates")
+	}
+	if len(c.of(edge, "unreadable")) != 0 {
+		t.Error("anybody is let in where it is not known who may")
 	}
 }

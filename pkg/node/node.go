@@ -129,7 +129,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 	n.outbound = &proxy.Outbound{
 		TraceShare: cfg.TraceShare,
 		Table:      n.table, Lanes: n.lanes, Await: n.await, Observe: n.observe, Quota: n.quota, Log: n.log, Limits: http1Limits,
-		Certificates: n.certificates.of,
+		Certificates: n.certificates.of, Clients: n.certificates.clients,
 	}
 	n.capture, err = capture.New(capture.Config{
 		Handle: n.outbound.Serve, Changed: n.registrar.Wake, MaxOfSource: cfg.SourceConnections, Log: n.log,
@@ -227,7 +227,7 @@ func (n *Node) openFollower() error {
 	}
 	n.follower, err = bus.NewFollower(bus.FollowerConfig{
 		Conn: n.conn, Cluster: n.identity.Cluster(), Node: n.identity.Node(), Root: n.identity.RootHash(),
-		Features: []string{quota.Feature, snapshot.FeatureFilters, snapshot.FeatureIngressTLS, snapshot.FeatureIngressTCP}, Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Clock: n.identity.CompareClock, Log: cmp.Or(n.cfg.Log, slog.Default()),
+		Features: []string{quota.Feature, snapshot.FeatureFilters, snapshot.FeatureIngressTLS, snapshot.FeatureIngressClients, snapshot.FeatureIngressTCP}, Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Clock: n.identity.CompareClock, Log: cmp.Or(n.cfg.Log, slog.Default()),
 	})
 	return err
 }

@@ -47,7 +47,9 @@ type Outbound struct {
 	Outside    Patience // with those who come to a gateway
 	// Certificates has those of gateways' listeners. It may be nil where none has TLS.
 	Certificates Certificates
-	Log          *slog.Logger
+	// Clients says whom gateways' listeners with TLS let in. It may be nil where that is anybody.
+	Clients func(gateway exchange.ServiceName, listener string) Clients
+	Log     *slog.Logger
 
 	callers sync.Map     // *caller → nothing: those of HTTP, for Run to look after
 	conns   sync.Map     // *net.TCPConn → nothing: all that are open, for Run to end

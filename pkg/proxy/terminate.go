@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +19,24 @@ import (
 
 // Certificates returns those of a gateway's listener, which must not be changed; none: nobody can be served.
 type Certificates func(gateway exchange.ServiceName, listener string) []*tls.Certificate
+
+// Clients are those that a listener lets in: with Roots, who shows a certificate that chains to them, or, where they are
+// Anybody, whoever comes, who is asked all the same. Without Roots nobody is asked.
+type Clients struct {
+	Roots   *x509.CertPool
+	Anybody bool
+}
+
+// ask has a handshake ask for the client's certificate, as far as the listener wants one.
+func (c Clients) ask(config *tls.Config) {
+	switch {
+	case c.Roots == nil:
+	case c.Anybody:
+		config.ClientAuth = tls.RequestClientCert
+	default:
+		config.ClientAuth, config.ClientCAs = tls.RequireAndVerifyClientCert, c.Roots
+	}
+}
 
 // A duplex is a connection whose directions end one by one: a *net.TCPConn, or TLS over one.
 type duplex interface {
@@ -131,6 +150,9 @@ func (o *Outbound) tlsConfig(l capture.Listener, of routing.IngressListener) *tl
 			}
 			return all[0], nil
 		},
+	}
+	if o.Clients != nil {
+		o.Clients(l.As, of.Name).ask(config)
 	}
 	if !of.TCP { // what is carried otherwise is nobody's to choose here
 		config.NextProtos = []string{"h2", "http/1.1"}

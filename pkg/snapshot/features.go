@@ -8,6 +8,10 @@ const FeatureFilters = "filters"
 // without.
 const FeatureIngressTLS = "ingress-tls"
 
+// FeatureIngressClients is what a reader must know to open listeners that ask clients for certificates: one that did not
+// would let in anybody.
+const FeatureIngressClients = "ingress-clients"
+
 // FeatureIngressTCP is what a reader must know to open listeners for whole connections: one that did not would take them
 // for HTTP.
 const FeatureIngressTCP = "ingress-tcp"
