@@ -48,7 +48,10 @@ func TestConformance(t *testing.T) {
 		options.GatewayClassName = "sennit"
 	}
 	if len(options.ConformanceProfiles) == 0 {
-		options.ConformanceProfiles = []confsuite.ConformanceProfileName{confsuite.GatewayHTTPConformanceProfileName}
+		options.ConformanceProfiles = []confsuite.ConformanceProfileName{
+			confsuite.GatewayHTTPConformanceProfileName, confsuite.GatewayGRPCConformanceProfileName,
+			confsuite.GatewayTLSConformanceProfileName, confsuite.GatewayTCPConformanceProfileName,
+		}
 	}
 	declared := classFeatures(t, options.Client, options.GatewayClassName)
 	if options.RunTest != "" && len(options.SupportedFeatures) == 0 {

@@ -3,6 +3,7 @@ package conformance
 import (
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -34,6 +35,7 @@ func summary(report confv1.ConformanceReport) string {
 			fmt.Fprintf(&b, "  skipped: %s\n", name)
 		}
 	}
+	slices.SortFunc(report.ProfileReports, func(a, b confv1.ProfileReport) int { return strings.Compare(a.Name, b.Name) }) // the suite has them in any order
 	for _, p := range report.ProfileReports {
 		line(p.Name, "core", p.Core)
 		if p.Extended != nil {
