@@ -55,7 +55,11 @@ func TestKillAtAnyPoint(t *testing.T) {
 		if round%2 == 1 {
 			victim = m.Node("web1")
 		}
-		killing := time.AfterFunc(time.Duration(random.IntN(600))*time.Millisecond, func() { _ = victim.Signal(syscall.SIGKILL) })
+		after := time.Duration(random.IntN(600)) * time.Millisecond
+		if round%10 == 9 {
+			after = 20 * time.Second // it renews before
+		}
+		killing := time.AfterFunc(after, func() { _ = victim.Signal(syscall.SIGKILL) })
 		var mu sync.Mutex
 		var writers sync.WaitGroup
 		asked := map[string]string{} // the step that was under way, by name
@@ -153,6 +157,9 @@ func TestKillAtAnyPoint(t *testing.T) {
 		t.Errorf("seed %d: %v, %+v", seed, err, found)
 	}
 	awaitStatus(t, m, "the node is connected and has no trouble", func(s report.Node) bool { return s.Bus.Connected && len(s.Problems) == 0 })
+	if renewing == 0 && kills(t) >= 10 {
+		t.Errorf("seed %d: the node was never killed while it renewed", seed)
+	}
 	t.Logf("%d changes acknowledged up to %s, generation %d, killed while it renewed: %d", len(revisions), last.Metadata.ResourceVersion, generation, renewing)
 }
 
