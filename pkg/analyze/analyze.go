@@ -63,6 +63,10 @@ func Analyze(in compile.Input, out compile.Output) []Finding {
 	for name, conditions := range out.Quotas {
 		f.conditions("quotapolicy", name, "", conditions)
 	}
+	for name, conditions := range out.Faults {
+		f.conditions("faultpolicy", name, "", conditions)
+	}
+	f.faults(in.Faults)
 	for name, conditions := range out.External {
 		f.conditions("externalservice", name, "", conditions)
 	}

@@ -38,6 +38,8 @@ func inputOf(t *testing.T, text string) (in compile.Input) {
 			in.Quotas = append(in.Quotas, decode[api.QuotaPolicy](t, d))
 		case api.ResiliencePolicies:
 			in.Resilience = append(in.Resilience, decode[api.ResiliencePolicy](t, d))
+		case api.FaultPolicies:
+			in.Faults = append(in.Faults, decode[api.FaultPolicy](t, d))
 		case api.Gateway:
 			in.Gateways = append(in.Gateways, decode[gatewayv1.Gateway](t, d))
 		case api.GatewayClass:

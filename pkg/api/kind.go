@@ -110,6 +110,11 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "dev.sennit.v1alpha1.ResiliencePolicy", typ: reflect.TypeFor[ResiliencePolicy](),
 	}
+	FaultPolicies = &Kind{
+		Group: "sennit.dev", Version: "v1alpha1", Name: "FaultPolicy", Plural: "faultpolicies", Singular: "faultpolicy", Short: []string{"fault"},
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "dev.sennit.v1alpha1.FaultPolicy", typ: reflect.TypeFor[FaultPolicy](),
+	}
 	JoinTokens = &Kind{
 		Group: "sennit.dev", Version: "v1alpha1", Name: "JoinToken", Plural: "jointokens", Singular: "jointoken",
 		Derived: true, Verbs: []string{"create", "delete", "get", "list", "watch"},
@@ -124,7 +129,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, FaultPolicies, JoinTokens, Nodes}
 }
 
 // ByResource returns the kind that a URL names, or nil.
@@ -186,6 +191,7 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	gv := schema.GroupVersion{Group: "sennit.dev", Version: "v1alpha1"}
 	s.AddKnownTypes(gv, &JoinToken{}, &JoinTokenList{}, &Node{}, &NodeList{}, &QuotaPolicy{}, &QuotaPolicyList{}, &ExternalService{}, &ExternalServiceList{})
 	s.AddKnownTypes(gv, &ResiliencePolicy{}, &ResiliencePolicyList{})
+	s.AddKnownTypes(gv, &FaultPolicy{}, &FaultPolicyList{})
 	return s
 })
 

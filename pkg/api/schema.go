@@ -60,6 +60,12 @@ func publishedSchema(plural string) *spec.Schema {
 	return &file.Schema
 }
 
+// publishedMatch is the schema of one match of an HTTPRoute, with its defaults and rules.
+func publishedMatch() *spec.Schema {
+	rule := publishedSchema(HTTPRoute.Plural).Properties["spec"].Properties["rules"].Items.Schema
+	return rule.Properties["matches"].Items.Schema
+}
+
 // A builder makes schemas of Go types from their JSON tags and SwaggerDoc texts.
 type builder struct{ defs map[string]*spec.Schema }
 
@@ -127,6 +133,18 @@ var traits = map[string]struct {
 	"RetryBudget.percent":                  {def: int64(20)},
 	"RetryBudget.minPerSecond":             {def: int64(3)},
 	"ResiliencePolicyStatus.conditions":    {keys: []string{"type"}},
+
+	"FaultPolicy.spec":             {need: true},
+	"FaultPolicySpec.targetRefs":   {need: true},
+	"FaultPolicySpec.faults":       {keys: []string{"name"}, need: true},
+	"FaultTarget.kind":             {need: true},
+	"FaultTarget.name":             {need: true},
+	"Fault.name":                   {need: true},
+	"Fault.percentage":             {need: true},
+	"FaultCaller.name":             {need: true},
+	"FaultDelay.fixed":             {need: true},
+	"FaultAbort.httpStatus":        {def: int64(503)},
+	"FaultPolicyStatus.conditions": {keys: []string{"type"}},
 }
 
 // model defines the struct t under a name and returns a reference to it.
@@ -222,6 +240,8 @@ func (b builder) typed(t reflect.Type) *spec.Schema {
 		return s
 	case reflect.TypeFor[resource.Quantity]():
 		return spec.StringProperty()
+	case reflect.TypeFor[gatewayv1.HTTPRouteMatch]():
+		return publishedMatch()
 	case reflect.TypeFor[metav1.FieldsV1]():
 		s := &spec.Schema{SchemaProps: spec.SchemaProps{Type: spec.StringOrArray{"object"}}}
 		s.AddExtension("x-kubernetes-preserve-unknown-fields", true)

@@ -39,6 +39,8 @@ func Check(k *Kind, u *unstructured.Unstructured) []Problem {
 		w.externalService(u)
 	case ResiliencePolicies:
 		w.resiliencePolicy(u)
+	case FaultPolicies:
+		w.faultPolicy(u)
 	}
 	if len(w.problems) == 0 {
 		if err := As(u, k.New()); err != nil {

@@ -145,6 +145,25 @@ var columns = map[*api.Kind][]column{
 		}},
 		{"Accepted", "Whether the policy is in effect.", false, condition("Accepted")},
 	},
+	api.FaultPolicies: {
+		{"Targets", "Whose requests are spoiled.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "spec", "targetRefs"), func(m map[string]any) string {
+				return fmt.Sprintf("%v/%v", strings.ToLower(fmt.Sprint(m["kind"])), m["name"])
+			})
+		}},
+		{"Faults", "What happens to which share of them.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "spec", "faults"), func(m map[string]any) string {
+				var what []string
+				for _, action := range []string{"delay", "abort", "bandwidth", "reset"} {
+					if m[action] != nil {
+						what = append(what, action)
+					}
+				}
+				return fmt.Sprintf("%v=%v%%", strings.Join(what, "+"), m["percentage"])
+			})
+		}},
+		{"Accepted", "Whether the policy is in effect.", false, condition("Accepted")},
+	},
 	api.JoinTokens: {
 		{"Node", "Name that the host will have.", false, text("spec", "node")},
 		{"Services", "Services that the host may run.", false, list("spec", "services")},

@@ -1,13 +1,13 @@
 // Package compile makes snapshots from what operators wrote and what nodes registered.
 //
-// Services, ExternalServices, Gateways, HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes, QuotaPolicies and instances go in; the bodies of the configuration's subjects and the status
+// Services, ExternalServices, Gateways, HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes, QuotaPolicies, ResiliencePolicies, FaultPolicies and instances go in; the bodies of the configuration's subjects and the status
 // of every route and policy come out. It is a pure function: the same input, in whatever order, gives the same bytes, so
 // that a body that did not change need not be published again. What it cannot execute it refuses in the
 // route's status, and such a route is not in effect; what a route refers to and is not there becomes a
 // backend that answers 500. It neither numbers nor signs, and it does no I/O.
 //
 // Start reading at Compile; then route.go, grpcroute.go and connections.go (what the kinds of routes have in common, and what not), attach.go (which route applies to whom), rules.go (what a route says),
-// precedence.go (in which order it is tried), quota.go (what is limited), resilience.go (what is done about failures), external.go (what is outside), and gateway.go and ingress.go (what comes from
+// precedence.go (in which order it is tried), quota.go (what is limited), resilience.go (what is done about failures), fault.go (what is spoiled), external.go (what is outside), and gateway.go and ingress.go (what comes from
 // outside).
 package compile
 
@@ -37,6 +37,7 @@ type Input struct {
 	External []*api.ExternalService
 	// Resilience says how callers deal with instances that fail.
 	Resilience []*api.ResiliencePolicy
+	Faults     []*api.FaultPolicy
 	// Gateways and their classes; Namespaces say by their labels whose routes a Gateway takes.
 	Gateways   []*gatewayv1.Gateway
 	Classes    []*gatewayv1.GatewayClass
@@ -72,6 +73,8 @@ type Output struct {
 	External map[types.NamespacedName][]metav1.Condition
 	// Resilience holds the conditions of every ResiliencePolicy, without the times of transition.
 	Resilience map[types.NamespacedName][]metav1.Condition
+	// Faults holds the conditions of every FaultPolicy, without the times of transition.
+	Faults map[types.NamespacedName][]metav1.Condition
 	// Limits says what each limit of the bodies allows, by its id.
 	Limits map[string]quota.Limit
 }
@@ -89,6 +92,7 @@ func Compile(in Input) Output {
 		Gateways: make(map[types.NamespacedName]gatewayv1.GatewayStatus, len(in.Gateways)),
 		Classes:  make(map[string][]metav1.Condition, len(in.Classes)),
 		External: services.externalConditions(in),
+		Faults:   make(map[types.NamespacedName][]metav1.Condition, len(in.Faults)),
 		Limits:   make(map[string]quota.Limit, len(in.Quotas)),
 	}
 	out.Resilience = attachResilience(in, services)
@@ -99,7 +103,7 @@ func Compile(in Input) Output {
 	for _, route := range routes {
 		out.Routes(route.kind)[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}] = attach(route, services, gateways, attached, taken)
 	}
-	limits := attachQuotas(in, services, &out)
+	limits, faults := attachQuotas(in, services, &out), attachFaults(in, services, &out)
 	consumers := attached.consumers()
 	for _, s := range services.sorted() {
 		for i, shard := range s.shards {
@@ -108,14 +112,14 @@ func Compile(in Input) Output {
 		if len(s.own) > 0 || s.document == nil || len(s.document.Spec.Selector) == 0 {
 			out.Bodies[snapshot.InSubject(s.name.Namespace, s.name.Name)] = s.inbound()
 		}
-		out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, "")] = s.outbound(attached, limits, "")
+		out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, "")] = s.outbound(attached, limits, faults, "")
 		for _, callers := range consumers[s.name] {
-			out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, callers)] = s.outbound(attached, limits, callers)
+			out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, callers)] = s.outbound(attached, limits, faults, callers)
 		}
 	}
 	for _, g := range gateways.sorted() {
 		out.Gateways[types.NamespacedName{Namespace: g.name.Namespace, Name: g.name.Name}] = g.status()
-		if ingress := g.ingress(limits, in.Seal); ingress != nil {
+		if ingress := g.ingress(limits, faults, in.Seal); ingress != nil {
 			subject := snapshot.InSubject(g.name.Namespace, g.name.Name)
 			body, ok := out.Bodies[subject].(*snapshot.Inbound) // of a service of the same name
 			if !ok {
@@ -147,7 +151,7 @@ func (o *Output) Routes(kind *api.Kind) map[types.NamespacedName]gatewayv1.Route
 // that has consumer routes from the callers' namespace takes those and no others; a port without them
 // takes the producers'; one without any routes to the service itself (GEP-1294, "Multiple routes for a
 // Service").
-func (s *service) outbound(attached attachments, limits *quotas, callers string) *snapshot.Outbound {
+func (s *service) outbound(attached attachments, limits *quotas, faults *faults, callers string) *snapshot.Outbound {
 	body := &snapshot.Outbound{}
 	for _, p := range s.ports {
 		entries := attached[attachment{s.name, p.number, callers}]
@@ -164,6 +168,7 @@ func (s *service) outbound(attached attachments, limits *quotas, callers string)
 			port.Rules = inPrecedence(entries)
 		}
 		limits.limit(body, port, s.name, entries)
+		faults.spoil(body, port, s.name)
 		body.Ports = append(body.Ports, port)
 	}
 	return body

@@ -30,6 +30,8 @@ func InputOf(t testing.TB, documents string) (in Input) {
 			in.TCP = append(in.TCP, decode[gatewayv1.TCPRoute](t, text))
 		case "ExternalService":
 			in.External = append(in.External, decode[api.ExternalService](t, text))
+		case "FaultPolicy":
+			in.Faults = append(in.Faults, decode[api.FaultPolicy](t, text))
 		case "QuotaPolicy":
 			in.Quotas = append(in.Quotas, decode[api.QuotaPolicy](t, text))
 		case "ResiliencePolicy":

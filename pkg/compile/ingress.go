@@ -102,7 +102,7 @@ func (gs *gateways) attachTo(route routeAtGateway, ref gatewayv1.ParentReference
 }
 
 // ingress is what the nodes that run a gateway need; nil where it has no listener that can be opened.
-func (g *gateway) ingress(limits *quotas, seal sealer) *snapshot.Ingress {
+func (g *gateway) ingress(limits *quotas, faults *faults, seal sealer) *snapshot.Ingress {
 	if g.refused.Type != "" {
 		return nil
 	}
@@ -125,7 +125,7 @@ func (g *gateway) ingress(limits *quotas, seal sealer) *snapshot.Ingress {
 				if !known {
 					at = uint32(len(body.Rules))
 					positions[rule] = at
-					body.Rules = append(body.Rules, limits.limitIngress(body, rule, routes[rule]))
+					body.Rules = append(body.Rules, faults.spoilRule(limits.limitIngress(body, rule, routes[rule]), exchange.ServiceName{}, &body.Faults))
 				}
 				host.Rules = append(host.Rules, at)
 			}

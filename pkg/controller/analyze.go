@@ -65,6 +65,8 @@ func overlaid(in compile.Input, docs []api.Document) (compile.Input, error) {
 			in.TCP, err = overlay(in.TCP, d)
 		case api.QuotaPolicies:
 			in.Quotas, err = overlay(in.Quotas, d)
+		case api.FaultPolicies:
+			in.Faults, err = overlay(in.Faults, d)
 		case api.ExternalServices:
 			in.External, err = overlay(in.External, d)
 		case api.ResiliencePolicies:

@@ -80,6 +80,7 @@ type compiled struct {
 	tlsRoutes decoded[gatewayv1.TLSRoute]
 	tcpRoutes decoded[gatewayv1.TCPRoute]
 	policies  decoded[api.QuotaPolicy]
+	faults    decoded[api.FaultPolicy]
 	outside   decoded[api.ExternalService]
 	gateways  decoded[gatewayv1.Gateway]
 	classes   decoded[gatewayv1.GatewayClass]

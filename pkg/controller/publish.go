@@ -94,7 +94,7 @@ func (c *Controller) compile(ctx context.Context) error {
 		c.publisher.Publish(set)
 	}
 	return errors.Join(c.writeRouteStatuses(ctx, in, out), c.writeQuotaStatuses(ctx, in.Quotas, out), c.writeGatewayStatuses(ctx, in, out), c.writeExternalStatuses(ctx, in.External, out),
-		c.writeResilienceStatuses(ctx, in.Resilience, out))
+		c.writeResilienceStatuses(ctx, in.Resilience, out), c.writeFaultStatuses(ctx, in.Faults, out))
 }
 
 // encode adds bodies as they are published.
@@ -164,7 +164,7 @@ func (c *Controller) forget(lost map[string]bool) {
 func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64, err error) {
 	const tries = 8
 	for range tries {
-		var sequences [14]uint64
+		var sequences [15]uint64
 		in = compile.Input{}
 		err := errors.Join(
 			read(ctx, c, api.Service, &c.services, &in.Services, &sequences[0]),
@@ -181,6 +181,7 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 			read(ctx, c, api.TLSRoute, &c.tlsRoutes, &in.TLS, &sequences[11]),
 			read(ctx, c, api.TCPRoute, &c.tcpRoutes, &in.TCP, &sequences[12]),
 			read(ctx, c, api.ConfigMap, &c.configMap, &in.ConfigMaps, &sequences[13]),
+			read(ctx, c, api.FaultPolicies, &c.faults, &in.Faults, &sequences[14]),
 		)
 		if err != nil {
 			return compile.Input{}, 0, err

@@ -140,6 +140,7 @@ const (
 	Overloaded        Reason = "overloaded"          // a limit of this node was reached
 	CircuitOpen       Reason = "circuit-open"        // a ResiliencePolicy allows no more to the service at a time
 	QuotaExceeded     Reason = "quota-exceeded"      // a limit of a QuotaPolicy has nothing left
+	FaultInjected     Reason = "fault-injected"      // a FaultPolicy has it so; the service was not asked
 	QuotaUnavailable  Reason = "quota-unavailable"   // a limit applies, and no controller granted anything of it
 	ShuttingDown      Reason = "shutting-down"       // this node is draining
 	InstanceNotServed Reason = "instance-not-served" // the peer no longer runs the chosen instance

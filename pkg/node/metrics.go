@@ -19,7 +19,7 @@ func (n *Node) serveMetrics(ctx context.Context) error {
 		return err
 	}
 	n.log.Info("metrics are served", "address", l.Addr().String())
-	return socket.Serve(ctx, l, telemetry.NewMetrics(n.edges, n.spans, scraped{n}))
+	return socket.Serve(ctx, l, telemetry.NewMetrics(n.edges, n.spans, &n.faults, scraped{n}))
 }
 
 // scraped are the metrics of the node itself, read when somebody scrapes.

@@ -61,6 +61,7 @@ type Node struct {
 	edges     *telemetry.Edges
 	spans     *telemetry.Spans
 	taps      telemetry.Taps
+	faults    telemetry.Faults
 	access    *telemetry.AccessLog // nil: none
 	logFile   io.Closer
 	applied   atomic.Uint64 // snapshots taken into force

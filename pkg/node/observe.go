@@ -1,6 +1,8 @@
 package node
 
 import (
+	"strings"
+
 	"github.com/sennit-mesh/sennit/pkg/proxy"
 	"github.com/sennit-mesh/sennit/pkg/telemetry"
 	"github.com/sennit-mesh/sennit/pkg/transport"
@@ -13,12 +15,13 @@ type observer struct {
 	log      *telemetry.AccessLog // nil: none is written
 	spans    *telemetry.Spans
 	taps     *telemetry.Taps
+	faults   *telemetry.Faults
 	span     telemetry.Span // the access that is logged is part of it
 }
 
 // observe makes the observer of one connection.
 func (n *Node) observe() proxy.Observer {
-	o := &observer{log: n.access, spans: n.spans, taps: &n.taps}
+	o := &observer{log: n.access, spans: n.spans, taps: &n.taps, faults: &n.faults}
 	if !n.cfg.NoEdges {
 		o.recorder.Edges = n.edges
 	}
@@ -27,6 +30,9 @@ func (n *Node) observe() proxy.Observer {
 
 // Ended records one exchange.
 func (o *observer) Ended(seen *proxy.Observation) {
+	for _, f := range seen.Faults {
+		o.faults.Record(f.ID, f.Action)
+	}
 	if o.recorder.Edges == nil && o.log == nil && !seen.Trace.Sampled && o.taps.Len() == 0 {
 		return // nobody wants to know
 	}
@@ -67,10 +73,27 @@ func fill(span *telemetry.Span, seen *proxy.Observation) {
 				Version: seen.Version, Node: seen.Node, Protocol: seen.Kind,
 			},
 			Instance: seen.Instance, Method: seen.Method, Path: seen.Path, Host: seen.Host, Trace: seen.Trace,
-			Rule: seen.Rule, Lane: laneOf(seen.Lane),
+			Rule: seen.Rule, Lane: laneOf(seen.Lane), Fault: faultsOf(seen.Faults),
 		},
 		Parent: seen.Parent, Attempts: seen.Attempts,
 	}
+}
+
+// faultsOf says what faults did, "" where there were none.
+func faultsOf(all []proxy.Fault) string {
+	if len(all) == 0 {
+		return ""
+	}
+	var b strings.Builder
+	for i, f := range all {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		b.WriteString(f.ID)
+		b.WriteByte(':')
+		b.WriteString(f.Action)
+	}
+	return b.String()
 }
 
 // laneOf names what a lane ran over; "" where there was none.

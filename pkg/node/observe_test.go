@@ -1,6 +1,10 @@
 package node
 
 import (
+	"bytes"
+	"context"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,5 +54,25 @@ func TestObservingWhatIsSwitchedOn(t *testing.T) {
 				t.Errorf("%s: the tap sees %v", tt.name, batch)
 			}
 		}
+	}
+}
+
+// What faults did is counted, whatever else is switched off, and stands in the access log.
+func TestObservingFaults(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	access := telemetry.NewAccessLog(telemetry.AccessLogConfig{To: &log, Share: 1})
+	n := &Node{cfg: Config{NoEdges: true}, edges: telemetry.NewEdges(time.Now()), spans: telemetry.NewSpans(), access: access}
+	n.observe().Ended(&proxy.Observation{Start: time.Now(), Faults: []proxy.Fault{{ID: "shop/p/slow", Action: proxy.FaultDelayed}, {ID: "shop/p/no", Action: proxy.FaultAborted}}})
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = access.Run(ctx) // writes what waits
+	if want := `"sennit.fault":"shop/p/slow:delay,shop/p/no:abort"`; !strings.Contains(log.String(), want) {
+		t.Errorf("the access log has %s, want %s", log.String(), want)
+	}
+	w := httptest.NewRecorder()
+	telemetry.NewMetrics(&n.faults).ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
+	if want := `sennit_faults_total{action="abort",fault="shop/p/no"} 1`; !strings.Contains(w.Body.String(), want) {
+		t.Errorf("%s is not told", want)
 	}
 }

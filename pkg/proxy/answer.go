@@ -17,7 +17,7 @@ func statusOf(reason exchange.Reason) int {
 		return http.StatusInternalServerError
 	case exchange.PeerLost, exchange.ServiceBroke, exchange.AddressRefused, exchange.TLSFailed:
 		return http.StatusBadGateway
-	case exchange.Timeout:
+	case exchange.Timeout, exchange.FaultInjected: // a fault that answers says with what
 		return http.StatusGatewayTimeout
 	case exchange.Malformed:
 		return http.StatusBadRequest
@@ -45,7 +45,7 @@ var errLocal = errors.New("local connection")
 // elsewhere reports whether another instance may do better.
 func (f failure) elsewhere() bool {
 	switch f.reason {
-	case exchange.Timeout, exchange.CallerGone, exchange.Malformed, exchange.TooLarge, exchange.CircuitOpen:
+	case exchange.Timeout, exchange.CallerGone, exchange.Malformed, exchange.TooLarge, exchange.CircuitOpen, exchange.FaultInjected:
 		return false
 	}
 	return true

@@ -49,6 +49,9 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	c.call.Now = c.seen.Start
 	c.pick()
 	c.routed = true
+	if c.inject() {
+		return false, false
+	}
 	c.spend(ctx)
 	if c.decision.Status == 0 {
 		c.decision.Count(&c.call)
@@ -136,8 +139,8 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 		}
 		return f, false
 	}
-	if err := request.send(stream, c); err != nil {
-		return failed(err), false
+	if err := request.send(stream, c, c.requestPace); err != nil {
+		return c.blame(failed(err)), false
 	}
 	hedge := c.arm(outer, until, stream, request)
 	f, answered = c.readHead(stream, request)
@@ -249,7 +252,7 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 			return c.gone(stream, err), true
 		}
 	}
-	received, err := copyBody(c.answers(), stream, func(readErr error) error { return c.broke(readErr, request).err })
+	received, err := copyBody(c.paced(), stream, func(readErr error) error { return c.broke(readErr, request).err })
 	c.seen.Received += received
 	if err != nil {
 		return c.gone(stream, err), true
@@ -278,6 +281,7 @@ func (c *caller) broke(err error, request *body) failure {
 			f.reason = exchange.Malformed
 		}
 	}
+	f = c.blame(f)
 	c.seen.Err = f.err
 	if c.seen.Outcome.Status != 0 {
 		c.seen.Outcome.Reason = f.reason

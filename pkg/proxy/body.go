@@ -28,6 +28,7 @@ type body struct {
 type pump struct {
 	done chan struct{}
 	err  atomic.Pointer[error] // why the application's side ended early
+	pace *pace
 
 	kept   *[copyBuffer]byte // what was passed on; nil: it is not kept, or was too large. The pump's until done.
 	length int               // of it
@@ -65,13 +66,13 @@ func (b *body) hold(from exchange.Body, ended bool) error {
 // repeatable reports whether the request can be sent again.
 func (b *body) repeatable() bool { return b.whole || b.pump == nil }
 
-// send writes the held body and ends the request, or starts to pump.
-func (b *body) send(stream *transport.Stream, from interface{ Body() exchange.Body }) error {
+// send writes the held body and ends the request, or starts to pump. It does so at a pace, which may be nil.
+func (b *body) send(stream *transport.Stream, from interface{ Body() exchange.Body }, at *pace) error {
 	if !b.whole {
 		if err := stream.Flush(); err != nil {
 			return err
 		}
-		b.pump = &pump{done: make(chan struct{})}
+		b.pump = &pump{done: make(chan struct{}), pace: at}
 		if b.keep {
 			b.pump.kept = takeBuffer()
 		}
@@ -79,7 +80,7 @@ func (b *body) send(stream *transport.Stream, from interface{ Body() exchange.Bo
 		return nil
 	}
 	if b.length > 0 {
-		if _, err := stream.Write(b.held[:b.length]); err != nil {
+		if err := pass(stream, b.held[:b.length], at); err != nil {
 			return err
 		}
 	}
@@ -101,11 +102,8 @@ func (p *pump) run(stream *transport.Stream, from exchange.Body, mirrors []*mirr
 				m.feed(piece)
 			}
 			p.note(piece)
-			if _, werr := stream.Write(piece); werr != nil {
+			if pass(stream, piece, p.pace) != nil || stream.Flush() != nil {
 				return // whoever reads the response hears of it too
-			}
-			if werr := stream.Flush(); werr != nil {
-				return
 			}
 		}
 		if errors.Is(err, io.EOF) {
@@ -160,6 +158,20 @@ func (b *body) recall() bool {
 	b.held, b.length, b.whole = b.pump.kept, int64(b.pump.length), true
 	b.pump.kept, b.pump = nil, nil
 	return true
+}
+
+// pass writes a piece of a body to a stream. With a pace it is flushed, too.
+func pass(stream *transport.Stream, piece []byte, at *pace) error {
+	if at == nil {
+		_, err := stream.Write(piece)
+		return err
+	}
+	return at.pass(piece, func(part []byte) error {
+		if _, err := stream.Write(part); err != nil {
+			return err
+		}
+		return stream.Flush()
+	})
 }
 
 // failure returns why the application's body ended early, or nil.

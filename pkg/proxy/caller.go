@@ -51,6 +51,7 @@ type caller struct {
 	decision routing.Decision
 	routed   bool             // decision is of this exchange
 	retries  int              // of this exchange, that its rule's retry counts
+	code     int              // of gRPC, with which a fault answers; 0: that of the status
 	spare    *hedge           // that the next exchange can use; nil: none
 	began    time.Time        // the attempt
 	took     time.Duration    // the head of the attempt's response; 0: there is none, or nobody asks
@@ -59,6 +60,8 @@ type caller struct {
 	spot     spot
 	seen     Observation
 	copies   sync.WaitGroup // requests that are mirrored
+
+	requestPace, responsePace *pace // that a fault slows bodies down to; nil: none does
 }
 
 // draining reports whether the exchange that runs is the last.
@@ -188,8 +191,9 @@ func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whol
 
 // begin and end frame what is observed of one exchange.
 func (c *caller) begin() {
-	c.routed, c.advice, c.retries = false, nil, 0
-	c.seen = Observation{Kind: exchange.HTTP, Caller: c.call.Caller, Callee: c.call.Callee, Start: time.Now()}
+	c.routed, c.advice, c.retries, c.code = false, nil, 0, 0
+	c.requestPace, c.responsePace = nil, nil
+	c.seen = Observation{Faults: c.seen.Faults[:0], Kind: exchange.HTTP, Caller: c.call.Caller, Callee: c.call.Callee, Start: time.Now()}
 }
 
 // asSent notes what was asked for, as the application wrote it: what a filter makes of it is the rule's.

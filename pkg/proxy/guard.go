@@ -104,6 +104,13 @@ func (g *guard) follow(stream *transport.Stream) {
 	g.stream, g.hedged = stream, nil
 }
 
+// over reports whether the attempt's time is.
+func (g *guard) over() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.until.IsZero() && !time.Now().Before(g.until)
+}
+
 // look ends the attempt if it has waited for a while and the application has gone.
 func (g *guard) look(now time.Time) {
 	g.mu.Lock()
@@ -112,6 +119,9 @@ func (g *guard) look(now time.Time) {
 		g.reset(exchange.CallerGone)
 	}
 }
+
+// left reports whether the caller has gone. It is asked while no attempt runs.
+func (g *guard) left() bool { return g.gone.Load() || g.conn != nil && departed(g.conn) }
 
 // next begins the watch over another exchange of HTTP/2.
 func (g *guard) next() {

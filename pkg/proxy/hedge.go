@@ -44,7 +44,7 @@ type hedge struct {
 // arm has a hedge begin after the policy's delay, where the request may be sent twice; nil: it may not.
 func (c *caller) arm(ctx context.Context, until time.Time, stream *transport.Stream, request *body) *hedge {
 	delay := c.decision.Hedge
-	if delay == 0 || !request.whole || request.open || !c.request.Idempotent() {
+	if delay == 0 || c.requestPace != nil || !request.whole || request.open || !c.request.Idempotent() {
 		return nil
 	}
 	h := c.spare

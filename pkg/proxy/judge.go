@@ -12,7 +12,7 @@ import (
 // message was the reason for says nothing about the instance.
 func (c *caller) judge(f failure) {
 	d := &c.decision
-	if !d.Judged() {
+	if !d.Judged() || c.requestPace != nil { // what a fault slows down says nothing either
 		return
 	}
 	failed := true
@@ -20,7 +20,7 @@ func (c *caller) judge(f failure) {
 	case f.err == nil || errors.Is(f.err, errEarly) || errors.Is(f.err, errSwitched) || errors.Is(f.err, errUnwanted):
 		failed = c.response.Status >= 500 || c.failed
 	case f.reason == exchange.CallerGone, f.reason == exchange.Malformed,
-		f.reason == exchange.TooLarge, f.reason == exchange.Overloaded, f.reason == exchange.CircuitOpen:
+		f.reason == exchange.TooLarge, f.reason == exchange.Overloaded, f.reason == exchange.CircuitOpen, f.reason == exchange.FaultInjected:
 		return
 	case f.reason == exchange.Timeout && c.deadline > 0 && time.Since(c.seen.Start) >= c.deadline:
 		return // the caller of gRPC gave it so long; whoever gives nothing would have every instance ejected

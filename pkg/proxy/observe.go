@@ -25,7 +25,8 @@ type Observation struct {
 	Host           string // as the caller named the service
 	Outcome        exchange.Outcome
 	Attempts       int
-	Sent, Received int64 // bytes of bodies, or of the connection
+	Faults         []Fault // what faults did to it; often none
+	Sent, Received int64   // bytes of bodies, or of the connection
 	Start          time.Time
 	Duration       time.Duration
 	Err            error // what broke it, for the log

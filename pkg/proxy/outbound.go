@@ -54,6 +54,7 @@ type Outbound struct {
 	callers sync.Map     // *caller → nothing: those of HTTP, for Run to look after
 	conns   sync.Map     // *net.TCPConn → nothing: all that are open, for Run to end
 	ended   atomic.Bool  // Run has
+	delayed atomic.Int64 // exchanges that faults hold back
 	mirrors atomic.Int64 // requests on their way to mirrors
 	vain    sync.Map     // awaited → time.Time: when it was last awaited in vain
 }

@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"time"
 
@@ -141,6 +142,9 @@ func (c *caller) failStream(status int, reason exchange.Reason) error {
 		{Name: "content-type", Value: "application/grpc"},
 		{Name: "sennit-reason", Value: string(reason)},
 	}, gRPCStatus(status, reason)...)
+	if c.code != 0 {
+		fields.Set("grpc-status", strconv.Itoa(c.code))
+	}
 	if err := c.stream.WriteResponse(&exchange.Response{Status: 200, Fields: append(fields, more...)}); err != nil {
 		return err
 	}

@@ -13,27 +13,29 @@ import (
 func crowd(t testing.TB) *Table {
 	table := New()
 	apply(t, table, epSubject("orders", 0), 1, instances("a", "b", "c", "d", "e", "f", "g", "h"))
-	ruleset := func(count int) *snapshot.Outbound {
-		var rules []*snapshot.Rule
-		for i := range count {
-			m := &snapshot.Match{Path: prefix(fmt.Sprintf("/api/v1/thing-%d", i))}
-			switch i % 4 {
-			case 1:
-				m.Path = exact(fmt.Sprintf("/api/v1/thing-%d/list", i))
-			case 2:
-				m.Headers = []*snapshot.FieldMatch{{Name: "x-user", Value: exact("beta")}}
-			case 3:
-				m.Query = []*snapshot.FieldMatch{{Name: "page", Value: exact("7")}}
-			}
-			rules = append(rules, &snapshot.Rule{Origin: fmt.Sprint("r", i), Match: m, Backends: []*snapshot.Backend{to("orders", 90), to("orders", 10)}})
-		}
-		return outboundOf(append(rules, &snapshot.Rule{Origin: "rest", Backends: []*snapshot.Backend{to("orders", 1)}})...)
-	}
 	for i := range 999 {
-		apply(t, table, outSubject(fmt.Sprint("s", i)), 1, ruleset(5))
+		apply(t, table, outSubject(fmt.Sprint("s", i)), 1, crowdRules(5))
 	}
-	apply(t, table, outSubject("orders"), 1, ruleset(5000))
+	apply(t, table, outSubject("orders"), 1, crowdRules(5000))
 	return table
+}
+
+// crowdRules are so many rules with matches, and one of the rest.
+func crowdRules(count int) *snapshot.Outbound {
+	var rules []*snapshot.Rule
+	for i := range count {
+		m := &snapshot.Match{Path: prefix(fmt.Sprintf("/api/v1/thing-%d", i))}
+		switch i % 4 {
+		case 1:
+			m.Path = exact(fmt.Sprintf("/api/v1/thing-%d/list", i))
+		case 2:
+			m.Headers = []*snapshot.FieldMatch{{Name: "x-user", Value: exact("beta")}}
+		case 3:
+			m.Query = []*snapshot.FieldMatch{{Name: "page", Value: exact("7")}}
+		}
+		rules = append(rules, &snapshot.Rule{Origin: fmt.Sprint("r", i), Match: m, Backends: []*snapshot.Backend{to("orders", 90), to("orders", 10)}})
+	}
+	return outboundOf(append(rules, &snapshot.Rule{Origin: "rest", Backends: []*snapshot.Backend{to("orders", 1)}})...)
 }
 
 var crowdRequests = []*exchange.Request{

@@ -48,11 +48,11 @@ type RuleVerdict struct {
 	Why      string `json:"why,omitempty"` // it does not match, or decide
 }
 
-// A PolicyVerdict is a policy that the request is subject to.
+// A PolicyVerdict is a policy of the rule that decides.
 type PolicyVerdict struct {
-	Kind   string `json:"kind"`   // QuotaPolicy or ResiliencePolicy
-	Name   string `json:"name"`   // namespace/name/limit or namespace/name
-	Detail string `json:"detail"` // what it counts or does
+	Kind   string `json:"kind"`   // QuotaPolicy or ResiliencePolicy or FaultPolicy
+	Name   string `json:"name"`   // namespace/name/limit or namespace/name, or …/fault
+	Detail string `json:"detail"` // what it counts or does, or does to the request
 }
 
 // A BackendVerdict is a backend and what becomes of its share.
@@ -107,17 +107,21 @@ func (t *Table) Explain(q *Question, now time.Time) *Explanation {
 			tried = []explainedPort{{port: rules.ports[q.Port]}}
 		}
 	}
-	d.Done() // in flight, it would keep the draws away from its instance
+	t.Proceed(call, &d) // what faults do is told apart
+	d.Done()            // in flight, it would keep the draws away from its instance
 	e.Status, e.Reason, e.Detail, e.Rule = d.Status, d.Reason, d.Detail, d.Rule
 	e.Timeout, e.BackendTimeout = d.Timeout, d.BackendTimeout
 	for _, l := range d.Limits {
 		e.Policies = append(e.Policies, limited(l))
 	}
 	decides := t.verdicts(e, tried, req, d.Rule != "")
+	if decides != nil {
+		e.Policies = append(e.Policies, faulted(decides, call, req)...)
+	}
 	if decides == nil || d.backend == nil { // no rule, or one that answers by itself
 		return e
 	}
-	e.backends(decides, call, req)
+	e.backends(t, decides, call, req)
 	if len(e.Backends) > 1 { // which of them Pick took says nothing of the others
 		e.Status, e.Reason, e.Detail = 0, "", ""
 	}
@@ -278,7 +282,7 @@ func limited(l *snapshot.Limit) PolicyVerdict {
 }
 
 // backends asks each backend of the rule that decides which instances it chooses.
-func (e *Explanation) backends(r *rule, call *Call, req *exchange.Request) {
+func (e *Explanation) backends(t *Table, r *rule, call *Call, req *exchange.Request) {
 	var before uint64
 	for _, b := range r.backends {
 		v := BackendVerdict{Service: b.service, Port: b.port, Share: rounded(float64(b.upTo-before) / float64(r.total)), Instances: []InstanceVerdict{}}
@@ -295,6 +299,7 @@ func (e *Explanation) backends(r *rule, call *Call, req *exchange.Request) {
 		for range draws {
 			d.reset()
 			d.follow(&only, call, req)
+			t.Proceed(call, &d)
 			if d.Instance == nil {
 				v.Status, v.Detail = d.Status, d.Detail
 				break

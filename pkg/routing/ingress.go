@@ -81,7 +81,11 @@ func (h *hosts[T]) each(host string, visit func(T) bool) {
 // compileIngress makes what a gateway lets in ready for reading.
 func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
 	r := &rules{refers: make(map[*pool]uint32), ingress: &ingress{ports: make(map[uint16]*hosts[*ingressListener]), body: body}}
-	all, err := t.compileRules(body.Rules, body.Limits, r.refers)
+	faults, err := compileFaults(body.Faults)
+	if err != nil {
+		return nil, err
+	}
+	all, err := t.compileRules(body.Rules, body.Limits, faults, r.refers)
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,9 @@ type Decision struct {
 	Hedge          time.Duration    // after which an attempt may get a second beside it; 0: never
 	Retry          *Retry           // nil: neither the rule nor a policy has one
 
+	// Faults are those that hit the request. Where there are some, and Status is 0, no instance was chosen: what they do
+	// comes first, and then Proceed. It is to be read only.
+	Faults []*Fault
 	Limits []*snapshot.Limit // that the exchange must be within; to be read only
 	Fields exchange.Fields   // that the rule adds to the answer, whoever gives it; often none
 
@@ -93,7 +96,7 @@ func (d *Decision) Refuse(status int, reason exchange.Reason, detail string) {
 
 func (d *Decision) reset() {
 	d.Done()
-	*d = Decision{Fields: d.Fields[:0], path: d.path, reading: d.reading, value: d.value}
+	*d = Decision{Fields: d.Fields[:0], Faults: d.Faults[:0], path: d.path, reading: d.reading, value: d.value}
 }
 
 func (d *Decision) answer(status int, reason exchange.Reason, detail string) {
@@ -103,8 +106,8 @@ func (d *Decision) answer(status int, reason exchange.Reason, detail string) {
 }
 
 // Pick routes one exchange: of the callee's rules for this caller the first that matches decides; one of
-// its backends is chosen by weight, and one of that backend's instances by its load. req is nil for a
-// connection whose bytes are not looked at. Pick writes only to out; it allocates nothing once out has seen
+// its backends is chosen by weight, and one of that backend's instances by its load, unless faults hit the request
+// before. req is nil for a connection whose bytes are not looked at, and which no fault hits. Pick writes only to out; it allocates nothing once out has seen
 // a path as long, and takes no lock.
 func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
 	out.reset()
@@ -161,7 +164,21 @@ func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 	if b.filters != nil && !d.admits(b.filters, req) {
 		return
 	}
-	if b.answer != 0 {
+	if r.faults != nil || b.faults != nil {
+		if req != nil {
+			d.strike(r.faults, call, req)
+			d.strike(b.faults, call, req)
+		}
+		if len(d.Faults) > 0 {
+			return
+		}
+	}
+	d.arrive(call)
+}
+
+// arrive has the backend that was chosen answer, or one of its instances.
+func (d *Decision) arrive(call *Call) {
+	if b := d.backend; b.answer != 0 {
 		d.answer(b.answer, exchange.NoBackend, b.detail)
 		return
 	}

@@ -36,6 +36,7 @@ type rule struct {
 	filters        *filters
 	retry          *Retry
 	hedge          time.Duration
+	faults         []*Fault
 }
 
 type backend struct {
@@ -47,6 +48,7 @@ type backend struct {
 	balance snapshot.Balance
 	carrier snapshot.Carrier
 	filters *filters
+	faults  []*Fault
 	pool    *pool
 
 	resilience *resilience // nil: no policy is for the service
@@ -77,8 +79,12 @@ func (r *rules) refersTo(p *pool) bool {
 
 func (t *Table) compile(body *snapshot.Outbound) (*rules, error) {
 	r := &rules{ports: make(map[uint16]*port, len(body.Ports)), refers: make(map[*pool]uint32)}
+	faults, err := compileFaults(body.Faults)
+	if err != nil {
+		return nil, err
+	}
 	for _, source := range body.Ports {
-		compiled, err := t.compileRules(source.Rules, body.Limits, r.refers)
+		compiled, err := t.compileRules(source.Rules, body.Limits, faults, r.refers)
 		if err != nil {
 			return nil, err
 		}
@@ -87,13 +93,16 @@ func (t *Table) compile(body *snapshot.Outbound) (*rules, error) {
 	return r, nil
 }
 
-// compileRules makes rules that name some of a body's limits, and notes the shards that they refer to.
-func (t *Table) compileRules(sources []*snapshot.Rule, limits []*snapshot.Limit, refers map[*pool]uint32) ([]rule, error) {
+// compileRules makes rules that name some of a body's limits and faults, and notes the shards that they refer to.
+func (t *Table) compileRules(sources []*snapshot.Rule, limits []*snapshot.Limit, faults []*Fault, refers map[*pool]uint32) ([]rule, error) {
 	all := make([]rule, len(sources))
 	for i, s := range sources {
 		compiled, err := t.compileRule(s, refers)
 		if err == nil {
 			compiled.limits, err = limitsOf(s, limits)
+		}
+		if err == nil {
+			err = compiled.name(s, faults)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("rule %s: %w", s.Origin, err)
@@ -173,6 +182,25 @@ func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]u
 		}
 	}
 	return compiled, nil
+}
+
+// name finds the faults that a rule and its backends name.
+func (r *rule) name(s *snapshot.Rule, all []*Fault) error {
+	var err error
+	if r.faults, err = faultsOf(s.Faults, all); err != nil {
+		return err
+	}
+	i := 0
+	for _, b := range s.Backends {
+		if b.Weight == 0 { // as compileRule has it
+			continue
+		}
+		if r.backends[i].faults, err = faultsOf(b.Faults, all); err != nil {
+			return err
+		}
+		i++
+	}
+	return nil
 }
 
 // limitsOf finds the limits that a rule names. One that is not there must not let everything pass.

@@ -224,7 +224,7 @@ func (x Retry_Condition) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Retry_Condition.Descriptor instead.
 func (Retry_Condition) EnumDescriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{8, 0}
+	return file_snapshot_proto_rawDescGZIP(), []int{9, 0}
 }
 
 type StringMatch_Kind int32
@@ -273,7 +273,7 @@ func (x StringMatch_Kind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use StringMatch_Kind.Descriptor instead.
 func (StringMatch_Kind) EnumDescriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{17, 0}
+	return file_snapshot_proto_rawDescGZIP(), []int{18, 0}
 }
 
 // Message is one message of the configuration stream.
@@ -603,7 +603,8 @@ func (x *Canary) GetBody() []byte {
 type Outbound struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ports         []*OutboundPort        `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
-	Limits        []*Limit               `protobuf:"bytes,2,rep,name=limits,proto3" json:"limits,omitempty"` // that rules name; whoever does not know them (feature "quota") keeps what it had
+	Limits        []*Limit               `protobuf:"bytes,2,rep,name=limits,proto3" json:"limits,omitempty"`   // that rules name; whoever does not know them (feature "quota") keeps what it had
+	Faults        []*Fault               `protobuf:"bytes,110,rep,name=faults,proto3" json:"faults,omitempty"` // that rules and backends name; whoever does not know them spoils nothing, which is safe
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -648,6 +649,13 @@ func (x *Outbound) GetPorts() []*OutboundPort {
 func (x *Outbound) GetLimits() []*Limit {
 	if x != nil {
 		return x.Limits
+	}
+	return nil
+}
+
+func (x *Outbound) GetFaults() []*Fault {
+	if x != nil {
+		return x.Faults
 	}
 	return nil
 }
@@ -714,6 +722,123 @@ func (x *Limit) GetByHeader() string {
 	return ""
 }
 
+// Fault is one fault of a FaultPolicy: what happens to a share of the requests that it is for.
+type Fault struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                          // "<ns>/<policy>/<fault>"
+	Share         uint32                 `protobuf:"varint,2,opt,name=share,proto3" json:"share,omitempty"`                                   // of a million
+	Matches       []*Match               `protobuf:"bytes,3,rep,name=matches,proto3" json:"matches,omitempty"`                                // one of them suffices; none: every request
+	Callers       []string               `protobuf:"bytes,4,rep,name=callers,proto3" json:"callers,omitempty"`                                // "<ns>/<name>"; none: whoever calls
+	DelayMs       uint64                 `protobuf:"varint,5,opt,name=delay_ms,json=delayMs,proto3" json:"delay_ms,omitempty"`                // 0: none
+	Abort         uint32                 `protobuf:"varint,6,opt,name=abort,proto3" json:"abort,omitempty"`                                   // not 0: the request is answered with this status
+	AbortGrpc     uint32                 `protobuf:"varint,7,opt,name=abort_grpc,json=abortGrpc,proto3" json:"abort_grpc,omitempty"`          // the same for calls of gRPC; 0: what the status is in gRPC
+	Reset_        bool                   `protobuf:"varint,8,opt,name=reset,proto3" json:"reset,omitempty"`                                   // the exchange is reset without an answer
+	ResponseRate  uint64                 `protobuf:"varint,9,opt,name=response_rate,json=responseRate,proto3" json:"response_rate,omitempty"` // bytes of the response's body in a second; 0: no limit
+	RequestRate   uint64                 `protobuf:"varint,10,opt,name=request_rate,json=requestRate,proto3" json:"request_rate,omitempty"`   // the same of the request's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fault) Reset() {
+	*x = Fault{}
+	mi := &file_snapshot_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fault) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fault) ProtoMessage() {}
+
+func (x *Fault) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fault.ProtoReflect.Descriptor instead.
+func (*Fault) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Fault) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Fault) GetShare() uint32 {
+	if x != nil {
+		return x.Share
+	}
+	return 0
+}
+
+func (x *Fault) GetMatches() []*Match {
+	if x != nil {
+		return x.Matches
+	}
+	return nil
+}
+
+func (x *Fault) GetCallers() []string {
+	if x != nil {
+		return x.Callers
+	}
+	return nil
+}
+
+func (x *Fault) GetDelayMs() uint64 {
+	if x != nil {
+		return x.DelayMs
+	}
+	return 0
+}
+
+func (x *Fault) GetAbort() uint32 {
+	if x != nil {
+		return x.Abort
+	}
+	return 0
+}
+
+func (x *Fault) GetAbortGrpc() uint32 {
+	if x != nil {
+		return x.AbortGrpc
+	}
+	return 0
+}
+
+func (x *Fault) GetReset_() bool {
+	if x != nil {
+		return x.Reset_
+	}
+	return false
+}
+
+func (x *Fault) GetResponseRate() uint64 {
+	if x != nil {
+		return x.ResponseRate
+	}
+	return 0
+}
+
+func (x *Fault) GetRequestRate() uint64 {
+	if x != nil {
+		return x.RequestRate
+	}
+	return 0
+}
+
 type OutboundPort struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -726,7 +851,7 @@ type OutboundPort struct {
 
 func (x *OutboundPort) Reset() {
 	*x = OutboundPort{}
-	mi := &file_snapshot_proto_msgTypes[6]
+	mi := &file_snapshot_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -738,7 +863,7 @@ func (x *OutboundPort) String() string {
 func (*OutboundPort) ProtoMessage() {}
 
 func (x *OutboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[6]
+	mi := &file_snapshot_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -751,7 +876,7 @@ func (x *OutboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutboundPort.ProtoReflect.Descriptor instead.
 func (*OutboundPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{6}
+	return file_snapshot_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *OutboundPort) GetNumber() uint32 {
@@ -794,6 +919,7 @@ type Rule struct {
 	Limits           []uint32               `protobuf:"varint,8,rep,packed,name=limits,proto3" json:"limits,omitempty"`                                        // positions in Outbound.limits: all of them count a request
 	Filters          *Filters               `protobuf:"bytes,9,opt,name=filters,proto3" json:"filters,omitempty"`
 	HedgeDelayMs     uint64                 `protobuf:"varint,51,opt,name=hedge_delay_ms,json=hedgeDelayMs,proto3" json:"hedge_delay_ms,omitempty"` // after which an idempotent request without a response is sent to a second instance too; 0: never
+	Faults           []uint32               `protobuf:"varint,110,rep,packed,name=faults,proto3" json:"faults,omitempty"`                           // positions in Outbound.faults, or Ingress.faults
 	Retry            *Retry                 `protobuf:"bytes,50,opt,name=retry,proto3" json:"retry,omitempty"`                                      // absent: a request is sent again as routing.md says of rules without one
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
@@ -801,7 +927,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_snapshot_proto_msgTypes[7]
+	mi := &file_snapshot_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +939,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[7]
+	mi := &file_snapshot_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +952,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{7}
+	return file_snapshot_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Rule) GetOrigin() string {
@@ -899,6 +1025,13 @@ func (x *Rule) GetHedgeDelayMs() uint64 {
 	return 0
 }
 
+func (x *Rule) GetFaults() []uint32 {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
 func (x *Rule) GetRetry() *Retry {
 	if x != nil {
 		return x.Retry
@@ -922,7 +1055,7 @@ type Retry struct {
 
 func (x *Retry) Reset() {
 	*x = Retry{}
-	mi := &file_snapshot_proto_msgTypes[8]
+	mi := &file_snapshot_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -934,7 +1067,7 @@ func (x *Retry) String() string {
 func (*Retry) ProtoMessage() {}
 
 func (x *Retry) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[8]
+	mi := &file_snapshot_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -947,7 +1080,7 @@ func (x *Retry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Retry.ProtoReflect.Descriptor instead.
 func (*Retry) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{8}
+	return file_snapshot_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Retry) GetCodes() []uint32 {
@@ -1017,7 +1150,7 @@ type Filters struct {
 
 func (x *Filters) Reset() {
 	*x = Filters{}
-	mi := &file_snapshot_proto_msgTypes[9]
+	mi := &file_snapshot_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1162,7 @@ func (x *Filters) String() string {
 func (*Filters) ProtoMessage() {}
 
 func (x *Filters) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[9]
+	mi := &file_snapshot_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1175,7 @@ func (x *Filters) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Filters.ProtoReflect.Descriptor instead.
 func (*Filters) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{9}
+	return file_snapshot_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Filters) GetRequest() *FieldChanges {
@@ -1106,7 +1239,7 @@ type Mirror struct {
 
 func (x *Mirror) Reset() {
 	*x = Mirror{}
-	mi := &file_snapshot_proto_msgTypes[10]
+	mi := &file_snapshot_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1251,7 @@ func (x *Mirror) String() string {
 func (*Mirror) ProtoMessage() {}
 
 func (x *Mirror) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[10]
+	mi := &file_snapshot_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1264,7 @@ func (x *Mirror) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Mirror.ProtoReflect.Descriptor instead.
 func (*Mirror) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{10}
+	return file_snapshot_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Mirror) GetBackend() *Backend {
@@ -1170,7 +1303,7 @@ type Cors struct {
 
 func (x *Cors) Reset() {
 	*x = Cors{}
-	mi := &file_snapshot_proto_msgTypes[11]
+	mi := &file_snapshot_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1315,7 @@ func (x *Cors) String() string {
 func (*Cors) ProtoMessage() {}
 
 func (x *Cors) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[11]
+	mi := &file_snapshot_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1328,7 @@ func (x *Cors) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cors.ProtoReflect.Descriptor instead.
 func (*Cors) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{11}
+	return file_snapshot_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Cors) GetOrigins() []string {
@@ -1252,7 +1385,7 @@ type FieldChanges struct {
 
 func (x *FieldChanges) Reset() {
 	*x = FieldChanges{}
-	mi := &file_snapshot_proto_msgTypes[12]
+	mi := &file_snapshot_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1264,7 +1397,7 @@ func (x *FieldChanges) String() string {
 func (*FieldChanges) ProtoMessage() {}
 
 func (x *FieldChanges) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[12]
+	mi := &file_snapshot_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1277,7 +1410,7 @@ func (x *FieldChanges) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldChanges.ProtoReflect.Descriptor instead.
 func (*FieldChanges) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{12}
+	return file_snapshot_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *FieldChanges) GetSet() []*Field {
@@ -1311,7 +1444,7 @@ type Field struct {
 
 func (x *Field) Reset() {
 	*x = Field{}
-	mi := &file_snapshot_proto_msgTypes[13]
+	mi := &file_snapshot_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1456,7 @@ func (x *Field) String() string {
 func (*Field) ProtoMessage() {}
 
 func (x *Field) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[13]
+	mi := &file_snapshot_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1469,7 @@ func (x *Field) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Field.ProtoReflect.Descriptor instead.
 func (*Field) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{13}
+	return file_snapshot_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Field) GetName() string {
@@ -1364,7 +1497,7 @@ type PathChange struct {
 
 func (x *PathChange) Reset() {
 	*x = PathChange{}
-	mi := &file_snapshot_proto_msgTypes[14]
+	mi := &file_snapshot_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1376,7 +1509,7 @@ func (x *PathChange) String() string {
 func (*PathChange) ProtoMessage() {}
 
 func (x *PathChange) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[14]
+	mi := &file_snapshot_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1389,7 +1522,7 @@ func (x *PathChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PathChange.ProtoReflect.Descriptor instead.
 func (*PathChange) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{14}
+	return file_snapshot_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PathChange) GetPrefix() bool {
@@ -1420,7 +1553,7 @@ type Redirect struct {
 
 func (x *Redirect) Reset() {
 	*x = Redirect{}
-	mi := &file_snapshot_proto_msgTypes[15]
+	mi := &file_snapshot_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1565,7 @@ func (x *Redirect) String() string {
 func (*Redirect) ProtoMessage() {}
 
 func (x *Redirect) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[15]
+	mi := &file_snapshot_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1578,7 @@ func (x *Redirect) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Redirect.ProtoReflect.Descriptor instead.
 func (*Redirect) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{15}
+	return file_snapshot_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Redirect) GetScheme() string {
@@ -1496,7 +1629,7 @@ type Match struct {
 
 func (x *Match) Reset() {
 	*x = Match{}
-	mi := &file_snapshot_proto_msgTypes[16]
+	mi := &file_snapshot_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1641,7 @@ func (x *Match) String() string {
 func (*Match) ProtoMessage() {}
 
 func (x *Match) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[16]
+	mi := &file_snapshot_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1654,7 @@ func (x *Match) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Match.ProtoReflect.Descriptor instead.
 func (*Match) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{16}
+	return file_snapshot_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Match) GetPath() *StringMatch {
@@ -1562,7 +1695,7 @@ type StringMatch struct {
 
 func (x *StringMatch) Reset() {
 	*x = StringMatch{}
-	mi := &file_snapshot_proto_msgTypes[17]
+	mi := &file_snapshot_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1707,7 @@ func (x *StringMatch) String() string {
 func (*StringMatch) ProtoMessage() {}
 
 func (x *StringMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[17]
+	mi := &file_snapshot_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1720,7 @@ func (x *StringMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StringMatch.ProtoReflect.Descriptor instead.
 func (*StringMatch) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{17}
+	return file_snapshot_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StringMatch) GetKind() StringMatch_Kind {
@@ -1614,7 +1747,7 @@ type FieldMatch struct {
 
 func (x *FieldMatch) Reset() {
 	*x = FieldMatch{}
-	mi := &file_snapshot_proto_msgTypes[18]
+	mi := &file_snapshot_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1626,7 +1759,7 @@ func (x *FieldMatch) String() string {
 func (*FieldMatch) ProtoMessage() {}
 
 func (x *FieldMatch) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[18]
+	mi := &file_snapshot_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1639,7 +1772,7 @@ func (x *FieldMatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FieldMatch.ProtoReflect.Descriptor instead.
 func (*FieldMatch) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{18}
+	return file_snapshot_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *FieldMatch) GetName() string {
@@ -1668,14 +1801,15 @@ type Backend struct {
 	Balance       Balance                `protobuf:"varint,8,opt,name=balance,proto3,enum=sennit.snapshot.v1.Balance" json:"balance,omitempty"`
 	Carrier       Carrier                `protobuf:"varint,9,opt,name=carrier,proto3,enum=sennit.snapshot.v1.Carrier" json:"carrier,omitempty"`
 	Filters       *Filters               `protobuf:"bytes,10,opt,name=filters,proto3" json:"filters,omitempty"`
-	Resilience    *Resilience            `protobuf:"bytes,51,opt,name=resilience,proto3" json:"resilience,omitempty"` // absent: no ResiliencePolicy is for the service
+	Faults        []uint32               `protobuf:"varint,110,rep,packed,name=faults,proto3" json:"faults,omitempty"` // positions as of a rule, of requests that this backend gets
+	Resilience    *Resilience            `protobuf:"bytes,51,opt,name=resilience,proto3" json:"resilience,omitempty"`  // absent: no ResiliencePolicy is for the service
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Backend) Reset() {
 	*x = Backend{}
-	mi := &file_snapshot_proto_msgTypes[19]
+	mi := &file_snapshot_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1687,7 +1821,7 @@ func (x *Backend) String() string {
 func (*Backend) ProtoMessage() {}
 
 func (x *Backend) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[19]
+	mi := &file_snapshot_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1700,7 +1834,7 @@ func (x *Backend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Backend.ProtoReflect.Descriptor instead.
 func (*Backend) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{19}
+	return file_snapshot_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Backend) GetNamespace() string {
@@ -1773,6 +1907,13 @@ func (x *Backend) GetFilters() *Filters {
 	return nil
 }
 
+func (x *Backend) GetFaults() []uint32 {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
 func (x *Backend) GetResilience() *Resilience {
 	if x != nil {
 		return x.Resilience
@@ -1797,7 +1938,7 @@ type Resilience struct {
 
 func (x *Resilience) Reset() {
 	*x = Resilience{}
-	mi := &file_snapshot_proto_msgTypes[20]
+	mi := &file_snapshot_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1809,7 +1950,7 @@ func (x *Resilience) String() string {
 func (*Resilience) ProtoMessage() {}
 
 func (x *Resilience) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[20]
+	mi := &file_snapshot_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1822,7 +1963,7 @@ func (x *Resilience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resilience.ProtoReflect.Descriptor instead.
 func (*Resilience) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{20}
+	return file_snapshot_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Resilience) GetOrigin() string {
@@ -1889,7 +2030,7 @@ type AdaptiveConcurrency struct {
 
 func (x *AdaptiveConcurrency) Reset() {
 	*x = AdaptiveConcurrency{}
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1901,7 +2042,7 @@ func (x *AdaptiveConcurrency) String() string {
 func (*AdaptiveConcurrency) ProtoMessage() {}
 
 func (x *AdaptiveConcurrency) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[21]
+	mi := &file_snapshot_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1914,7 +2055,7 @@ func (x *AdaptiveConcurrency) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdaptiveConcurrency.ProtoReflect.Descriptor instead.
 func (*AdaptiveConcurrency) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{21}
+	return file_snapshot_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AdaptiveConcurrency) GetIntervalMs() uint64 {
@@ -1971,7 +2112,7 @@ type RetryBudget struct {
 
 func (x *RetryBudget) Reset() {
 	*x = RetryBudget{}
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1983,7 +2124,7 @@ func (x *RetryBudget) String() string {
 func (*RetryBudget) ProtoMessage() {}
 
 func (x *RetryBudget) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[22]
+	mi := &file_snapshot_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1996,7 +2137,7 @@ func (x *RetryBudget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RetryBudget.ProtoReflect.Descriptor instead.
 func (*RetryBudget) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{22}
+	return file_snapshot_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RetryBudget) GetPercent() uint32 {
@@ -2025,7 +2166,7 @@ type CircuitBreaker struct {
 
 func (x *CircuitBreaker) Reset() {
 	*x = CircuitBreaker{}
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2037,7 +2178,7 @@ func (x *CircuitBreaker) String() string {
 func (*CircuitBreaker) ProtoMessage() {}
 
 func (x *CircuitBreaker) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[23]
+	mi := &file_snapshot_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2050,7 +2191,7 @@ func (x *CircuitBreaker) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CircuitBreaker.ProtoReflect.Descriptor instead.
 func (*CircuitBreaker) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{23}
+	return file_snapshot_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CircuitBreaker) GetMaxConnections() uint64 {
@@ -2091,7 +2232,7 @@ type Outliers struct {
 
 func (x *Outliers) Reset() {
 	*x = Outliers{}
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2103,7 +2244,7 @@ func (x *Outliers) String() string {
 func (*Outliers) ProtoMessage() {}
 
 func (x *Outliers) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[24]
+	mi := &file_snapshot_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2116,7 +2257,7 @@ func (x *Outliers) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outliers.ProtoReflect.Descriptor instead.
 func (*Outliers) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{24}
+	return file_snapshot_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Outliers) GetConsecutiveErrors() uint32 {
@@ -2187,7 +2328,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2340,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[25]
+	mi := &file_snapshot_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2353,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{25}
+	return file_snapshot_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Inbound) GetPorts() []*InboundPort {
@@ -2252,7 +2393,7 @@ type Outside struct {
 
 func (x *Outside) Reset() {
 	*x = Outside{}
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2405,7 @@ func (x *Outside) String() string {
 func (*Outside) ProtoMessage() {}
 
 func (x *Outside) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2418,7 @@ func (x *Outside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outside.ProtoReflect.Descriptor instead.
 func (*Outside) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Outside) GetHost() string {
@@ -2341,7 +2482,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2353,7 +2494,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2366,7 +2507,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *InboundPort) GetNumber() uint32 {
@@ -2404,6 +2545,7 @@ type Ingress struct {
 	Listeners     []*IngressListener     `protobuf:"bytes,1,rep,name=listeners,proto3" json:"listeners,omitempty"`
 	Rules         []*Rule                `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`                // that hosts name
 	Limits        []*Limit               `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`              // that rules name
+	Faults        []*Fault               `protobuf:"bytes,110,rep,name=faults,proto3" json:"faults,omitempty"`            // that rules and backends name
 	Certificates  []*IngressCertificate  `protobuf:"bytes,70,rep,name=certificates,proto3" json:"certificates,omitempty"` // that listeners name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2411,7 +2553,7 @@ type Ingress struct {
 
 func (x *Ingress) Reset() {
 	*x = Ingress{}
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +2565,7 @@ func (x *Ingress) String() string {
 func (*Ingress) ProtoMessage() {}
 
 func (x *Ingress) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +2578,7 @@ func (x *Ingress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ingress.ProtoReflect.Descriptor instead.
 func (*Ingress) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Ingress) GetListeners() []*IngressListener {
@@ -2460,6 +2602,13 @@ func (x *Ingress) GetLimits() []*Limit {
 	return nil
 }
 
+func (x *Ingress) GetFaults() []*Fault {
+	if x != nil {
+		return x.Faults
+	}
+	return nil
+}
+
 func (x *Ingress) GetCertificates() []*IngressCertificate {
 	if x != nil {
 		return x.Certificates
@@ -2478,7 +2627,7 @@ type IngressCertificate struct {
 
 func (x *IngressCertificate) Reset() {
 	*x = IngressCertificate{}
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2490,7 +2639,7 @@ func (x *IngressCertificate) String() string {
 func (*IngressCertificate) ProtoMessage() {}
 
 func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2503,7 +2652,7 @@ func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressCertificate.ProtoReflect.Descriptor instead.
 func (*IngressCertificate) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *IngressCertificate) GetChain() []byte {
@@ -2531,7 +2680,7 @@ type SealedKey struct {
 
 func (x *SealedKey) Reset() {
 	*x = SealedKey{}
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2543,7 +2692,7 @@ func (x *SealedKey) String() string {
 func (*SealedKey) ProtoMessage() {}
 
 func (x *SealedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2556,7 +2705,7 @@ func (x *SealedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKey.ProtoReflect.Descriptor instead.
 func (*SealedKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{30}
+	return file_snapshot_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SealedKey) GetRecipient() []byte {
@@ -2585,7 +2734,7 @@ type IngressTLS struct {
 
 func (x *IngressTLS) Reset() {
 	*x = IngressTLS{}
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +2746,7 @@ func (x *IngressTLS) String() string {
 func (*IngressTLS) ProtoMessage() {}
 
 func (x *IngressTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +2759,7 @@ func (x *IngressTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressTLS.ProtoReflect.Descriptor instead.
 func (*IngressTLS) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{31}
+	return file_snapshot_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *IngressTLS) GetCertificates() []uint32 {
@@ -2646,7 +2795,7 @@ type IngressClients struct {
 
 func (x *IngressClients) Reset() {
 	*x = IngressClients{}
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2658,7 +2807,7 @@ func (x *IngressClients) String() string {
 func (*IngressClients) ProtoMessage() {}
 
 func (x *IngressClients) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2671,7 +2820,7 @@ func (x *IngressClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressClients.ProtoReflect.Descriptor instead.
 func (*IngressClients) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{32}
+	return file_snapshot_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *IngressClients) GetRoots() []byte {
@@ -2705,7 +2854,7 @@ type IngressListener struct {
 
 func (x *IngressListener) Reset() {
 	*x = IngressListener{}
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2717,7 +2866,7 @@ func (x *IngressListener) String() string {
 func (*IngressListener) ProtoMessage() {}
 
 func (x *IngressListener) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2730,7 +2879,7 @@ func (x *IngressListener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressListener.ProtoReflect.Descriptor instead.
 func (*IngressListener) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{33}
+	return file_snapshot_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *IngressListener) GetName() string {
@@ -2786,7 +2935,7 @@ type IngressHost struct {
 
 func (x *IngressHost) Reset() {
 	*x = IngressHost{}
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2798,7 +2947,7 @@ func (x *IngressHost) String() string {
 func (*IngressHost) ProtoMessage() {}
 
 func (x *IngressHost) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2811,7 +2960,7 @@ func (x *IngressHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressHost.ProtoReflect.Descriptor instead.
 func (*IngressHost) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{34}
+	return file_snapshot_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *IngressHost) GetHostname() string {
@@ -2839,7 +2988,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2851,7 +3000,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2864,7 +3013,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{35}
+	return file_snapshot_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Endpoints) GetEndpoints() []*Endpoint {
@@ -2897,7 +3046,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2909,7 +3058,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2922,7 +3071,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{36}
+	return file_snapshot_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Endpoint) GetNode() string {
@@ -2984,7 +3133,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2996,7 +3145,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3009,7 +3158,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{37}
+	return file_snapshot_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *EndpointPort) GetNumber() uint32 {
@@ -3036,7 +3185,7 @@ type NodeConfig struct {
 
 func (x *NodeConfig) Reset() {
 	*x = NodeConfig{}
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3048,7 +3197,7 @@ func (x *NodeConfig) String() string {
 func (*NodeConfig) ProtoMessage() {}
 
 func (x *NodeConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3061,7 +3210,7 @@ func (x *NodeConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeConfig.ProtoReflect.Descriptor instead.
 func (*NodeConfig) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{38}
+	return file_snapshot_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodeConfig) GetServices() []string {
@@ -3085,7 +3234,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3097,7 +3246,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3110,7 +3259,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{39}
+	return file_snapshot_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Beat) GetNumber() uint64 {
@@ -3160,7 +3309,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3172,7 +3321,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3185,7 +3334,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{40}
+	return file_snapshot_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Stored) GetSubject() string {
@@ -3221,7 +3370,7 @@ type SignedRoster struct {
 
 func (x *SignedRoster) Reset() {
 	*x = SignedRoster{}
-	mi := &file_snapshot_proto_msgTypes[41]
+	mi := &file_snapshot_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3233,7 +3382,7 @@ func (x *SignedRoster) String() string {
 func (*SignedRoster) ProtoMessage() {}
 
 func (x *SignedRoster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[41]
+	mi := &file_snapshot_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3246,7 +3395,7 @@ func (x *SignedRoster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRoster.ProtoReflect.Descriptor instead.
 func (*SignedRoster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{41}
+	return file_snapshot_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SignedRoster) GetRoster() []byte {
@@ -3285,7 +3434,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_snapshot_proto_msgTypes[42]
+	mi := &file_snapshot_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3297,7 +3446,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[42]
+	mi := &file_snapshot_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3310,7 +3459,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{42}
+	return file_snapshot_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Roster) GetCluster() string {
@@ -3372,7 +3521,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_snapshot_proto_msgTypes[43]
+	mi := &file_snapshot_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3384,7 +3533,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[43]
+	mi := &file_snapshot_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3397,7 +3546,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{43}
+	return file_snapshot_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SigningKey) GetId() string {
@@ -3426,7 +3575,7 @@ type Outliers_SuccessRate struct {
 
 func (x *Outliers_SuccessRate) Reset() {
 	*x = Outliers_SuccessRate{}
-	mi := &file_snapshot_proto_msgTypes[44]
+	mi := &file_snapshot_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3438,7 +3587,7 @@ func (x *Outliers_SuccessRate) String() string {
 func (*Outliers_SuccessRate) ProtoMessage() {}
 
 func (x *Outliers_SuccessRate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[44]
+	mi := &file_snapshot_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3451,7 +3600,7 @@ func (x *Outliers_SuccessRate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outliers_SuccessRate.ProtoReflect.Descriptor instead.
 func (*Outliers_SuccessRate) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{24, 0}
+	return file_snapshot_proto_rawDescGZIP(), []int{25, 0}
 }
 
 func (x *Outliers_SuccessRate) GetMinInstances() uint32 {
@@ -3488,7 +3637,7 @@ type Outliers_Latency struct {
 
 func (x *Outliers_Latency) Reset() {
 	*x = Outliers_Latency{}
-	mi := &file_snapshot_proto_msgTypes[45]
+	mi := &file_snapshot_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3500,7 +3649,7 @@ func (x *Outliers_Latency) String() string {
 func (*Outliers_Latency) ProtoMessage() {}
 
 func (x *Outliers_Latency) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[45]
+	mi := &file_snapshot_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3513,7 +3662,7 @@ func (x *Outliers_Latency) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outliers_Latency.ProtoReflect.Descriptor instead.
 func (*Outliers_Latency) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{24, 1}
+	return file_snapshot_proto_rawDescGZIP(), []int{25, 1}
 }
 
 func (x *Outliers_Latency) GetMinInstances() uint32 {
@@ -3576,19 +3725,33 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06Canary\x12\x14\n" +
 	"\x05share\x18\x01 \x01(\rR\x05share\x12\x12\n" +
 	"\x04seed\x18\x02 \x01(\x04R\x04seed\x12\x12\n" +
-	"\x04body\x18\x03 \x01(\fR\x04body\"u\n" +
+	"\x04body\x18\x03 \x01(\fR\x04body\"\xa8\x01\n" +
 	"\bOutbound\x126\n" +
 	"\x05ports\x18\x01 \x03(\v2 .sennit.snapshot.v1.OutboundPortR\x05ports\x121\n" +
-	"\x06limits\x18\x02 \x03(\v2\x19.sennit.snapshot.v1.LimitR\x06limits\"Q\n" +
+	"\x06limits\x18\x02 \x03(\v2\x19.sennit.snapshot.v1.LimitR\x06limits\x121\n" +
+	"\x06faults\x18n \x03(\v2\x19.sennit.snapshot.v1.FaultR\x06faults\"Q\n" +
 	"\x05Limit\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
 	"\tby_caller\x18\x02 \x01(\bR\bbyCaller\x12\x1b\n" +
-	"\tby_header\x18\x03 \x01(\tR\bbyHeader\"\xa4\x01\n" +
+	"\tby_header\x18\x03 \x01(\tR\bbyHeader\"\xaa\x02\n" +
+	"\x05Fault\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
+	"\x05share\x18\x02 \x01(\rR\x05share\x123\n" +
+	"\amatches\x18\x03 \x03(\v2\x19.sennit.snapshot.v1.MatchR\amatches\x12\x18\n" +
+	"\acallers\x18\x04 \x03(\tR\acallers\x12\x19\n" +
+	"\bdelay_ms\x18\x05 \x01(\x04R\adelayMs\x12\x14\n" +
+	"\x05abort\x18\x06 \x01(\rR\x05abort\x12\x1d\n" +
+	"\n" +
+	"abort_grpc\x18\a \x01(\rR\tabortGrpc\x12\x14\n" +
+	"\x05reset\x18\b \x01(\bR\x05reset\x12#\n" +
+	"\rresponse_rate\x18\t \x01(\x04R\fresponseRate\x12!\n" +
+	"\frequest_rate\x18\n" +
+	" \x01(\x04R\vrequestRate\"\xa4\x01\n" +
 	"\fOutboundPort\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x128\n" +
 	"\bprotocol\x18\x03 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\x12.\n" +
-	"\x05rules\x18\x04 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\"\xb8\x03\n" +
+	"\x05rules\x18\x04 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\"\xd0\x03\n" +
 	"\x04Rule\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12/\n" +
 	"\x05match\x18\x02 \x01(\v2\x19.sennit.snapshot.v1.MatchR\x05match\x127\n" +
@@ -3600,7 +3763,8 @@ const file_snapshot_proto_rawDesc = "" +
 	"\ranswer_reason\x18\a \x01(\tR\fanswerReason\x12\x16\n" +
 	"\x06limits\x18\b \x03(\rR\x06limits\x125\n" +
 	"\afilters\x18\t \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12$\n" +
-	"\x0ehedge_delay_ms\x183 \x01(\x04R\fhedgeDelayMs\x12/\n" +
+	"\x0ehedge_delay_ms\x183 \x01(\x04R\fhedgeDelayMs\x12\x16\n" +
+	"\x06faults\x18n \x03(\rR\x06faults\x12/\n" +
 	"\x05retry\x182 \x01(\v2\x19.sennit.snapshot.v1.RetryR\x05retry\"\xc3\x02\n" +
 	"\x05Retry\x12\x14\n" +
 	"\x05codes\x18\x01 \x03(\rR\x05codes\x12\x1a\n" +
@@ -3669,7 +3833,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"FieldMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xa7\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xbf\x03\n" +
 	"\aBackend\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -3681,7 +3845,8 @@ const file_snapshot_proto_rawDesc = "" +
 	"\abalance\x18\b \x01(\x0e2\x1b.sennit.snapshot.v1.BalanceR\abalance\x125\n" +
 	"\acarrier\x18\t \x01(\x0e2\x1b.sennit.snapshot.v1.CarrierR\acarrier\x125\n" +
 	"\afilters\x18\n" +
-	" \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12>\n" +
+	" \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12\x16\n" +
+	"\x06faults\x18n \x03(\rR\x06faults\x12>\n" +
 	"\n" +
 	"resilience\x183 \x01(\v2\x1e.sennit.snapshot.v1.ResilienceR\n" +
 	"resilience\"\xa2\x03\n" +
@@ -3747,11 +3912,12 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06target\x18\x03 \x01(\rR\x06target\x128\n" +
-	"\bprotocol\x18\x04 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\"\xfb\x01\n" +
+	"\bprotocol\x18\x04 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\"\xae\x02\n" +
 	"\aIngress\x12A\n" +
 	"\tlisteners\x18\x01 \x03(\v2#.sennit.snapshot.v1.IngressListenerR\tlisteners\x12.\n" +
 	"\x05rules\x18\x02 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\x121\n" +
-	"\x06limits\x18\x03 \x03(\v2\x19.sennit.snapshot.v1.LimitR\x06limits\x12J\n" +
+	"\x06limits\x18\x03 \x03(\v2\x19.sennit.snapshot.v1.LimitR\x06limits\x121\n" +
+	"\x06faults\x18n \x03(\v2\x19.sennit.snapshot.v1.FaultR\x06faults\x12J\n" +
 	"\fcertificates\x18F \x03(\v2&.sennit.snapshot.v1.IngressCertificateR\fcertificates\"]\n" +
 	"\x12IngressCertificate\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\fR\x05chain\x121\n" +
@@ -3849,7 +4015,7 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
 var file_snapshot_proto_goTypes = []any{
 	(Protocol)(0),                // 0: sennit.snapshot.v1.Protocol
 	(Carrier)(0),                 // 1: sennit.snapshot.v1.Carrier
@@ -3862,109 +4028,113 @@ var file_snapshot_proto_goTypes = []any{
 	(*Canary)(nil),               // 8: sennit.snapshot.v1.Canary
 	(*Outbound)(nil),             // 9: sennit.snapshot.v1.Outbound
 	(*Limit)(nil),                // 10: sennit.snapshot.v1.Limit
-	(*OutboundPort)(nil),         // 11: sennit.snapshot.v1.OutboundPort
-	(*Rule)(nil),                 // 12: sennit.snapshot.v1.Rule
-	(*Retry)(nil),                // 13: sennit.snapshot.v1.Retry
-	(*Filters)(nil),              // 14: sennit.snapshot.v1.Filters
-	(*Mirror)(nil),               // 15: sennit.snapshot.v1.Mirror
-	(*Cors)(nil),                 // 16: sennit.snapshot.v1.Cors
-	(*FieldChanges)(nil),         // 17: sennit.snapshot.v1.FieldChanges
-	(*Field)(nil),                // 18: sennit.snapshot.v1.Field
-	(*PathChange)(nil),           // 19: sennit.snapshot.v1.PathChange
-	(*Redirect)(nil),             // 20: sennit.snapshot.v1.Redirect
-	(*Match)(nil),                // 21: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),          // 22: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),           // 23: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),              // 24: sennit.snapshot.v1.Backend
-	(*Resilience)(nil),           // 25: sennit.snapshot.v1.Resilience
-	(*AdaptiveConcurrency)(nil),  // 26: sennit.snapshot.v1.AdaptiveConcurrency
-	(*RetryBudget)(nil),          // 27: sennit.snapshot.v1.RetryBudget
-	(*CircuitBreaker)(nil),       // 28: sennit.snapshot.v1.CircuitBreaker
-	(*Outliers)(nil),             // 29: sennit.snapshot.v1.Outliers
-	(*Inbound)(nil),              // 30: sennit.snapshot.v1.Inbound
-	(*Outside)(nil),              // 31: sennit.snapshot.v1.Outside
-	(*InboundPort)(nil),          // 32: sennit.snapshot.v1.InboundPort
-	(*Ingress)(nil),              // 33: sennit.snapshot.v1.Ingress
-	(*IngressCertificate)(nil),   // 34: sennit.snapshot.v1.IngressCertificate
-	(*SealedKey)(nil),            // 35: sennit.snapshot.v1.SealedKey
-	(*IngressTLS)(nil),           // 36: sennit.snapshot.v1.IngressTLS
-	(*IngressClients)(nil),       // 37: sennit.snapshot.v1.IngressClients
-	(*IngressListener)(nil),      // 38: sennit.snapshot.v1.IngressListener
-	(*IngressHost)(nil),          // 39: sennit.snapshot.v1.IngressHost
-	(*Endpoints)(nil),            // 40: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),             // 41: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),         // 42: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),           // 43: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),                 // 44: sennit.snapshot.v1.Beat
-	(*Stored)(nil),               // 45: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),         // 46: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),               // 47: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),           // 48: sennit.snapshot.v1.SigningKey
-	(*Outliers_SuccessRate)(nil), // 49: sennit.snapshot.v1.Outliers.SuccessRate
-	(*Outliers_Latency)(nil),     // 50: sennit.snapshot.v1.Outliers.Latency
-	nil,                          // 51: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(*Fault)(nil),                // 11: sennit.snapshot.v1.Fault
+	(*OutboundPort)(nil),         // 12: sennit.snapshot.v1.OutboundPort
+	(*Rule)(nil),                 // 13: sennit.snapshot.v1.Rule
+	(*Retry)(nil),                // 14: sennit.snapshot.v1.Retry
+	(*Filters)(nil),              // 15: sennit.snapshot.v1.Filters
+	(*Mirror)(nil),               // 16: sennit.snapshot.v1.Mirror
+	(*Cors)(nil),                 // 17: sennit.snapshot.v1.Cors
+	(*FieldChanges)(nil),         // 18: sennit.snapshot.v1.FieldChanges
+	(*Field)(nil),                // 19: sennit.snapshot.v1.Field
+	(*PathChange)(nil),           // 20: sennit.snapshot.v1.PathChange
+	(*Redirect)(nil),             // 21: sennit.snapshot.v1.Redirect
+	(*Match)(nil),                // 22: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),          // 23: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),           // 24: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),              // 25: sennit.snapshot.v1.Backend
+	(*Resilience)(nil),           // 26: sennit.snapshot.v1.Resilience
+	(*AdaptiveConcurrency)(nil),  // 27: sennit.snapshot.v1.AdaptiveConcurrency
+	(*RetryBudget)(nil),          // 28: sennit.snapshot.v1.RetryBudget
+	(*CircuitBreaker)(nil),       // 29: sennit.snapshot.v1.CircuitBreaker
+	(*Outliers)(nil),             // 30: sennit.snapshot.v1.Outliers
+	(*Inbound)(nil),              // 31: sennit.snapshot.v1.Inbound
+	(*Outside)(nil),              // 32: sennit.snapshot.v1.Outside
+	(*InboundPort)(nil),          // 33: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),              // 34: sennit.snapshot.v1.Ingress
+	(*IngressCertificate)(nil),   // 35: sennit.snapshot.v1.IngressCertificate
+	(*SealedKey)(nil),            // 36: sennit.snapshot.v1.SealedKey
+	(*IngressTLS)(nil),           // 37: sennit.snapshot.v1.IngressTLS
+	(*IngressClients)(nil),       // 38: sennit.snapshot.v1.IngressClients
+	(*IngressListener)(nil),      // 39: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),          // 40: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),            // 41: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),             // 42: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),         // 43: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),           // 44: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),                 // 45: sennit.snapshot.v1.Beat
+	(*Stored)(nil),               // 46: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),         // 47: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),               // 48: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),           // 49: sennit.snapshot.v1.SigningKey
+	(*Outliers_SuccessRate)(nil), // 50: sennit.snapshot.v1.Outliers.SuccessRate
+	(*Outliers_Latency)(nil),     // 51: sennit.snapshot.v1.Outliers.Latency
+	nil,                          // 52: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
 	7,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
 	8,  // 1: sennit.snapshot.v1.Envelope.canary:type_name -> sennit.snapshot.v1.Canary
-	11, // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
+	12, // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
 	10, // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
-	0,  // 4: sennit.snapshot.v1.OutboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	12, // 5: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
-	21, // 6: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
-	24, // 7: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
-	14, // 8: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
-	13, // 9: sennit.snapshot.v1.Rule.retry:type_name -> sennit.snapshot.v1.Retry
-	3,  // 10: sennit.snapshot.v1.Retry.on:type_name -> sennit.snapshot.v1.Retry.Condition
-	17, // 11: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
-	17, // 12: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
-	19, // 13: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
-	20, // 14: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
-	16, // 15: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
-	15, // 16: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
-	24, // 17: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
-	18, // 18: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
-	18, // 19: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
-	19, // 20: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
-	22, // 21: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
-	23, // 22: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
-	23, // 23: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
-	4,  // 24: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
-	22, // 25: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
-	2,  // 26: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
-	1,  // 27: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
-	14, // 28: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
-	25, // 29: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
-	29, // 30: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
-	28, // 31: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
-	13, // 32: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
-	27, // 33: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
-	26, // 34: sennit.snapshot.v1.Resilience.adaptive_concurrency:type_name -> sennit.snapshot.v1.AdaptiveConcurrency
-	49, // 35: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
-	50, // 36: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
-	32, // 37: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	33, // 38: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
-	31, // 39: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
-	0,  // 40: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
-	0,  // 41: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	38, // 42: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
-	12, // 43: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
-	10, // 44: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
-	34, // 45: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
-	35, // 46: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
-	37, // 47: sennit.snapshot.v1.IngressTLS.clients:type_name -> sennit.snapshot.v1.IngressClients
-	39, // 48: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
-	36, // 49: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
-	41, // 50: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	51, // 51: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	42, // 52: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	45, // 53: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	48, // 54: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	55, // [55:55] is the sub-list for method output_type
-	55, // [55:55] is the sub-list for method input_type
-	55, // [55:55] is the sub-list for extension type_name
-	55, // [55:55] is the sub-list for extension extendee
-	0,  // [0:55] is the sub-list for field type_name
+	11, // 4: sennit.snapshot.v1.Outbound.faults:type_name -> sennit.snapshot.v1.Fault
+	22, // 5: sennit.snapshot.v1.Fault.matches:type_name -> sennit.snapshot.v1.Match
+	0,  // 6: sennit.snapshot.v1.OutboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	13, // 7: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
+	22, // 8: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
+	25, // 9: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
+	15, // 10: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
+	14, // 11: sennit.snapshot.v1.Rule.retry:type_name -> sennit.snapshot.v1.Retry
+	3,  // 12: sennit.snapshot.v1.Retry.on:type_name -> sennit.snapshot.v1.Retry.Condition
+	18, // 13: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
+	18, // 14: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
+	20, // 15: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
+	21, // 16: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
+	17, // 17: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
+	16, // 18: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
+	25, // 19: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
+	19, // 20: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
+	19, // 21: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
+	20, // 22: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
+	23, // 23: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
+	24, // 24: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
+	24, // 25: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
+	4,  // 26: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
+	23, // 27: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
+	2,  // 28: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
+	1,  // 29: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
+	15, // 30: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
+	26, // 31: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
+	30, // 32: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
+	29, // 33: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
+	14, // 34: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
+	28, // 35: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
+	27, // 36: sennit.snapshot.v1.Resilience.adaptive_concurrency:type_name -> sennit.snapshot.v1.AdaptiveConcurrency
+	50, // 37: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
+	51, // 38: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
+	33, // 39: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	34, // 40: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
+	32, // 41: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
+	0,  // 42: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
+	0,  // 43: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	39, // 44: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	13, // 45: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
+	10, // 46: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
+	11, // 47: sennit.snapshot.v1.Ingress.faults:type_name -> sennit.snapshot.v1.Fault
+	35, // 48: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
+	36, // 49: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
+	38, // 50: sennit.snapshot.v1.IngressTLS.clients:type_name -> sennit.snapshot.v1.IngressClients
+	40, // 51: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	37, // 52: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
+	42, // 53: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	52, // 54: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	43, // 55: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	46, // 56: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	49, // 57: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	58, // [58:58] is the sub-list for method output_type
+	58, // [58:58] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -3978,7 +4148,7 @@ func file_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   47,
+			NumMessages:   48,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

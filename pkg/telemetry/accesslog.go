@@ -25,6 +25,7 @@ type Access struct {
 	Path     string // with or without the query, which is never logged: it may hold secrets
 	Host     string // as the caller named it
 	Rule     string // that routing applied
+	Fault    string // what faults did to it, as "shop/slow/delay:delay"; empty: nothing
 	Lane     string // "quic" or "tcp"; empty where no lane was used
 	Trace    exchange.Trace
 }
@@ -134,6 +135,7 @@ func (l *AccessLog) encode(b []byte, a *Access) []byte {
 	b = field(b, "url.path", withoutQuery(a.Path))
 	b = field(b, "sennit.rule", a.Rule)
 	b = field(b, "sennit.lane", a.Lane)
+	b = field(b, "sennit.fault", a.Fault)
 	if status := a.Sample.Outcome.Status; status != 0 {
 		b = number(b, "http.response.status_code", uint64(max(status, 0)))
 	}

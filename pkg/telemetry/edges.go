@@ -30,12 +30,12 @@ type Sample struct {
 }
 
 // Failed reports whether the exchange counts against the callee or the mesh: an answer of 500 or more, or
-// one that the proxy broke off or gave itself, but not for what the caller did.
+// one that the proxy broke off or gave itself, but not for what the caller did, or a FaultPolicy.
 func (s *Sample) Failed() bool {
 	switch s.Outcome.Reason {
 	case exchange.Completed:
 		return s.Outcome.Status >= 500
-	case exchange.CallerGone, exchange.CallerNotAllowed, exchange.Malformed, exchange.TooLarge:
+	case exchange.CallerGone, exchange.CallerNotAllowed, exchange.Malformed, exchange.TooLarge, exchange.FaultInjected:
 		return false
 	}
 	return true
@@ -47,10 +47,10 @@ var reasons = []exchange.Reason{
 	exchange.PeerLost, exchange.ServiceRefused, exchange.ServiceBroke, exchange.Timeout, exchange.CallerGone,
 	exchange.CallerNotAllowed, exchange.Malformed, exchange.TooLarge, exchange.Overloaded,
 	exchange.QuotaExceeded, exchange.QuotaUnavailable, exchange.ShuttingDown, exchange.InstanceNotServed,
-	exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed, exchange.CircuitOpen, "other",
+	exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed, exchange.CircuitOpen, exchange.FaultInjected, "other",
 }
 
-const numReasons = 23
+const numReasons = 24
 
 var reasonIndex = func() map[exchange.Reason]int {
 	index := map[exchange.Reason]int{}

@@ -50,7 +50,7 @@ func TestWhatCountsAsFailed(t *testing.T) {
 	}{
 		{200, exchange.Completed, false}, {404, exchange.Completed, false}, {500, exchange.Completed, true},
 		{404, exchange.NoRoute, true}, {504, exchange.Timeout, true}, {0, exchange.PeerLost, true},
-		{0, exchange.CallerGone, false}, {400, exchange.Malformed, false},
+		{0, exchange.CallerGone, false}, {503, exchange.FaultInjected, false}, {400, exchange.Malformed, false},
 	} {
 		if got := sample(tt.status, tt.reason).Failed(); got != tt.want {
 			t.Errorf("%d %q: %v", tt.status, tt.reason, got)

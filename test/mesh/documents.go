@@ -28,6 +28,7 @@ var collections = map[string]string{
 	"HTTPRoute":        "/apis/gateway.networking.k8s.io/v1/namespaces/%s/httproutes/%s",
 	"ExternalService":  "/apis/sennit.dev/v1alpha1/namespaces/%s/externalservices/%s",
 	"ResiliencePolicy": "/apis/sennit.dev/v1alpha1/namespaces/%s/resiliencepolicies/%s",
+	"FaultPolicy":      "/apis/sennit.dev/v1alpha1/namespaces/%s/faultpolicies/%s",
 	"QuotaPolicy":      "/apis/sennit.dev/v1alpha1/namespaces/%s/quotapolicies/%s",
 }
 
