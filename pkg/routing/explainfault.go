@@ -22,7 +22,7 @@ func faulted(r *rule, call *Call, req *exchange.Request) (all []PolicyVerdict) {
 		add(f, "")
 	}
 	for _, b := range r.backends {
-		for _, f := range b.faults {
+		for _, f := range b.faults[len(r.faults):] {
 			add(f, " at "+b.service.String())
 		}
 	}
@@ -34,18 +34,12 @@ func (f *Fault) spares(call *Call, req *exchange.Request, d *Decision) string {
 	if req == nil {
 		return "the port's bytes are not looked at"
 	}
-	if len(f.callers) > 0 {
+	if !f.isOf(&call.Caller) {
 		var names []string
 		for _, c := range f.callers {
-			if c == call.Caller {
-				names = nil
-				break
-			}
 			names = append(names, c.String())
 		}
-		if names != nil {
-			return "the caller is not " + strings.Join(names, " or ")
-		}
+		return "the caller is not " + strings.Join(names, " or ")
 	}
 	if f.isFor(req, d) {
 		return ""

@@ -2,7 +2,6 @@ package routing
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
@@ -86,10 +85,14 @@ func faultsOf(named []uint32, all []*Fault) ([]*Fault, error) {
 	return faults, nil
 }
 
-// strike draws which of the faults hit the request. The draw comes before the match, which costs more.
-func (d *Decision) strike(faults []*Fault, call *Call, req *exchange.Request) {
+// strike draws which of the faults hit the request, and reports whether one does. The draw comes before the match, which
+// costs more. Connections whose bytes are not looked at meet none.
+func (d *Decision) strike(faults []*Fault, call *Call, req *exchange.Request) bool {
+	if req == nil {
+		return false
+	}
 	for _, f := range faults {
-		if len(f.callers) > 0 && !slices.Contains(f.callers, call.Caller) {
+		if !f.isOf(&call.Caller) {
 			continue
 		}
 		if f.share < faultShares && below(call.Random.Uint64(), faultShares) >= f.share {
@@ -99,6 +102,17 @@ func (d *Decision) strike(faults []*Fault, call *Call, req *exchange.Request) {
 			d.Faults = append(d.Faults, f)
 		}
 	}
+	return len(d.Faults) > 0
+}
+
+// isOf reports whether the fault is for calls of a service.
+func (f *Fault) isOf(caller *exchange.ServiceName) bool {
+	for i := range f.callers {
+		if f.callers[i].Name == caller.Name && f.callers[i].Namespace == caller.Namespace {
+			return true
+		}
+	}
+	return len(f.callers) == 0
 }
 
 // isFor reports whether one of the fault's matches takes the request. A path that can be read in several ways, of which
@@ -107,8 +121,8 @@ func (f *Fault) isFor(req *exchange.Request, d *Decision) bool {
 	if len(f.matches.rules) == 0 {
 		return true
 	}
-	i, oneWay := f.matches.match(req, d)
-	return oneWay && i != none
+	i, _ := f.matches.match(req, d)
+	return i != none
 }
 
 // An Injection is what the faults that hit one request do to it together: the longest delay, the first that answers or

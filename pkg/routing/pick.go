@@ -164,14 +164,8 @@ func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 	if b.filters != nil && !d.admits(b.filters, req) {
 		return
 	}
-	if r.faults != nil || b.faults != nil {
-		if req != nil {
-			d.strike(r.faults, call, req)
-			d.strike(b.faults, call, req)
-		}
-		if len(d.Faults) > 0 {
-			return
-		}
+	if b.faults != nil && d.strike(b.faults, call, req) {
+		return
 	}
 	d.arrive(call)
 }

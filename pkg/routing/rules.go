@@ -36,7 +36,7 @@ type rule struct {
 	filters        *filters
 	retry          *Retry
 	hedge          time.Duration
-	faults         []*Fault
+	faults         []*Fault // of the whole rule
 }
 
 type backend struct {
@@ -48,7 +48,7 @@ type backend struct {
 	balance snapshot.Balance
 	carrier snapshot.Carrier
 	filters *filters
-	faults  []*Fault
+	faults  []*Fault // of its rule and, behind them, its own
 	pool    *pool
 
 	resilience *resilience // nil: no policy is for the service
@@ -195,9 +195,11 @@ func (r *rule) name(s *snapshot.Rule, all []*Fault) error {
 		if b.Weight == 0 { // as compileRule has it
 			continue
 		}
-		if r.backends[i].faults, err = faultsOf(b.Faults, all); err != nil {
+		own, err := faultsOf(b.Faults, all)
+		if err != nil {
 			return err
 		}
+		r.backends[i].faults = append(r.faults[:len(r.faults):len(r.faults)], own...)
 		i++
 	}
 	return nil
