@@ -166,6 +166,9 @@ func (c *ClientConn) readResponse(r *exchange.Response) error {
 // Body returns the body of the final response. It is the connection's own: the next ReadResponse begins it anew.
 func (c *ClientConn) Body() exchange.Body { return &c.body }
 
+// Ready reports whether reading the body need not wait for the service: bytes of it are at hand, or it has ended.
+func (c *ClientConn) Ready() bool { return c.in.buffered() > 0 || c.body.done || c.body.err != nil }
+
 // Drain reads and drops what is left of the response's body, at most limit bytes of it: ErrTooLarge says that there
 // was more.
 func (c *ClientConn) Drain(limit int64) error {

@@ -247,8 +247,9 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 			return c.gone(stream, err), true
 		}
 	}
-	if c.stream != nil && !stream.Ended() && !stream.Buffered() {
-		if err := c.app.Flush(); err != nil { // a call that streams may begin with its head alone
+	bodyless := c.response.BodyLength == 0 || exchange.BodyForbidden(c.request.Method, c.response.Status)
+	if !bodyless && !stream.Ended() && !stream.Buffered() {
+		if err := c.app.Flush(); err != nil { // as in serving.passOn
 			return c.gone(stream, err), true
 		}
 	}

@@ -9,6 +9,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -180,6 +182,57 @@ func TestEventsAreNotHeldBack(t *testing.T) {
 			t.Fatalf("event %d: %q, %v", i, lines.Text(), lines.Err())
 		}
 		next <- struct{}{} // the process writes the next one only when this one has arrived
+	}
+}
+
+// TestHeadsAreNotHeldBack has the process wait with the first byte of a body until the caller has the head, and before
+// that with the head until the caller has what it was told in advance (RFC 8297, RFC 9110 §15.2).
+func TestHeadsAreNotHeldBack(t *testing.T) {
+	hints, heads := make(chan struct{}), make(chan struct{})
+	process := serveBoth(t, func(w http.ResponseWriter, r *http.Request) {
+		for _, status := range []int{http.StatusEarlyHints, 199, http.StatusProcessing} {
+			w.Header().Set("Link", fmt.Sprint("</", status, ">"))
+			w.WriteHeader(status)
+			<-hints
+		}
+		if length := r.URL.Query().Get("length"); length != "" {
+			w.Header().Set("Content-Length", length)
+		}
+		w.WriteHeader(http.StatusOK)
+		http.NewResponseController(w).Flush()
+		<-heads
+		io.WriteString(w, "hello")
+	})
+	for to, processes := range map[string]Places{"HTTP/1.1": oneProcess(process), "HTTP/2": http2Process(process)} {
+		p := startHTTP2(t, nil, processes)
+		for from, client := range map[string]*http.Client{"HTTP/1.1": p.client(), "HTTP/2": p.client2()} {
+			for _, query := range []string{"", "?length=5"} {
+				t.Run(from+" to "+to+query, func(t *testing.T) {
+					var early []string
+					ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(status int, h textproto.MIMEHeader) error {
+						early = append(early, fmt.Sprint(status, h.Get("Link")))
+						hints <- struct{}{}
+						return nil
+					}})
+					r, err := http.NewRequestWithContext(ctx, "GET", "http://orders/"+query, nil)
+					if err != nil {
+						t.Fatal(err)
+					}
+					response, err := client.Do(r)
+					if err != nil {
+						t.Fatal(err)
+					}
+					defer response.Body.Close()
+					heads <- struct{}{}
+					if body, err := io.ReadAll(response.Body); string(body) != "hello" || err != nil {
+						t.Errorf("%q, %v", body, err)
+					}
+					if want := "[103</103> 199</199> 102</102>]"; fmt.Sprint(early) != want {
+						t.Errorf("in advance %v, want %s", early, want)
+					}
+				})
+			}
+		}
 	}
 }
 

@@ -29,6 +29,7 @@ type process interface {
 	WriteRequest(r *exchange.Request) error
 	ReadResponse(r *exchange.Response) error
 	Body() exchange.Body
+	Ready() bool // reading the body need not wait
 }
 
 // send writes the request to the process, or starts to pump its body.
@@ -103,18 +104,18 @@ func (e *serving) passOn(c process, stream *transport.Stream) error {
 		return err
 	}
 	from := c.Body()
-	calls, _ := c.(*http2.ClientStream)
-	if calls != nil && !calls.Ready() { // a call that streams may begin with its head alone
+	if exchange.BodyForbidden(e.request.Method, e.response.Status) || e.response.BodyLength == 0 {
+		return stream.End()
+	}
+	if !c.Ready() { // what comes as it happens, events or a call that streams, may begin with its head alone
 		if err := stream.Flush(); err != nil {
 			return err
 		}
 	}
-	if exchange.BodyForbidden(e.request.Method, e.response.Status) || e.response.BodyLength == 0 {
-		return stream.End()
-	}
 	var window window
 	defer window.release()
 	left := e.response.BodyLength
+	calls, _ := c.(*http2.ClientStream)
 	for {
 		piece, err := window.read(from)
 		if len(piece) > 0 {
