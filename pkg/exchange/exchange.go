@@ -137,7 +137,7 @@ const (
 	CallerNotAllowed  Reason = "caller-not-allowed"  // the local process may not use this listener
 	Malformed         Reason = "malformed"           // the application sent what RFC 9112 forbids
 	TooLarge          Reason = "too-large"           // a head over the limit
-	Overloaded        Reason = "overloaded"          // a limit of this node was reached
+	Overloaded        Reason = "overloaded"          // a limit of this node, or of the process, was reached
 	CircuitOpen       Reason = "circuit-open"        // a ResiliencePolicy allows no more to the service at a time
 	QuotaExceeded     Reason = "quota-exceeded"      // a limit of a QuotaPolicy has nothing left
 	FaultInjected     Reason = "fault-injected"      // a FaultPolicy has it so; the service was not asked

@@ -58,7 +58,7 @@ func (in *Inbound) undialled(service exchange.ServiceName, place Place, err erro
 		return exchange.AddressRefused
 	case errors.Is(err, egress.ErrTLS):
 		return exchange.TLSFailed
-	case errors.Is(err, egress.ErrBusy):
+	case errors.Is(err, egress.ErrBusy), errors.Is(err, errTooManyConns): // neither says that nobody is there
 		return exchange.Overloaded
 	}
 	return exchange.ServiceRefused

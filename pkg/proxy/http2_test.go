@@ -338,3 +338,47 @@ func TestSmallBodiesWithoutLength(t *testing.T) {
 		}
 	}
 }
+
+// TestProcessThatAllowsNoFurtherStreams wants calls beyond what a process allows to be told that it is overloaded, and
+// the process to be asked again.
+func TestProcessThatAllowsNoFurtherStreams(t *testing.T) {
+	began, end := make(chan struct{}), make(chan struct{})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	s := &http.Server{Protocols: &protocols, HTTP2: &http.HTTP2Config{MaxConcurrentStreams: 1}, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/hold" {
+			began <- struct{}{}
+			<-end
+		}
+	})}
+	go s.Serve(l)
+	t.Cleanup(func() { s.Close() })
+	p := startHTTP2(t, nil, http2Process(l.Addr().(*net.TCPAddr).AddrPort()))
+	client := p.client2()
+	var group sync.WaitGroup
+	for range connsPerProcess { // one by one: before a connection's settings came, it takes more streams than one
+		group.Go(func() {
+			if resp, err := client.Get("http://orders/hold"); err != nil || resp.StatusCode != 200 {
+				t.Errorf("%v, %v", resp, err)
+			}
+		})
+		<-began
+	}
+	resp, err := client.Post("http://orders/", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if reason := resp.Header.Get("Sennit-Reason"); resp.StatusCode != 503 || reason != "overloaded" {
+		t.Errorf("%s because of %q", resp.Status, reason)
+	}
+	close(end)
+	group.Wait()
+	if resp, err = client.Get("http://orders/"); err != nil || resp.StatusCode != 200 {
+		t.Errorf("afterwards %v, %v", resp, err)
+	}
+}

@@ -275,6 +275,7 @@ func TestFailures(t *testing.T) {
 		{"broke off", transport.ErrBroken, exchange.PeerLost, false, true},
 		{"a lane that has no stream left says nothing about the peer", fmt.Errorf("%w: %w", transport.ErrNotSent, transport.ErrBusy), exchange.Overloaded, true, false},
 		{"the peer's process does not listen", &transport.ResetError{Reason: exchange.ServiceRefused, Remote: true}, exchange.ServiceRefused, true, true},
+		{"the peer's process allows no more at a time", &transport.ResetError{Reason: exchange.Overloaded, Remote: true}, exchange.Overloaded, false, false},
 		{"the process broke off", &transport.ResetError{Reason: exchange.ServiceBroke, Remote: true}, exchange.ServiceBroke, false, false},
 		{"our own timeout", &transport.ResetError{Reason: exchange.Timeout}, exchange.Timeout, false, false},
 		{"the application's end", errLocal, exchange.CallerGone, false, false},
