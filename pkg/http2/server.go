@@ -240,6 +240,9 @@ func (s *ServerStream) Flush() error { return s.flush() }
 // goroutine until the handler returns.
 func (s *ServerStream) Reset(reason exchange.Reason) { s.giveUp(codeOf(reason), string(reason)) }
 
+// ResetBy is Reset with an error code of HTTP/2 (RFC 9113 §7), as of a service that gave the exchange up itself.
+func (s *ServerStream) ResetBy(code uint32, why string) { s.giveUp(http2.ErrCode(code), why) }
+
 // StopReading says that the rest of the request is not wanted: it wakes whoever reads it. Where the response is whole the
 // client hears that nothing is wrong (RFC 9113 §8.1).
 func (s *ServerStream) StopReading() {

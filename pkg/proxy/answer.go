@@ -36,6 +36,8 @@ type failure struct {
 	reason exchange.Reason
 	unsent bool // the service certainly did not process the request
 
+	process uint32 // the code with which the process reset a stream of HTTP/2; 0: it did not
+
 	granted bool // another attempt is paid for out of the budget
 }
 
@@ -68,7 +70,10 @@ func failed(err error) failure {
 	}
 	var reset *transport.ResetError
 	if errors.As(err, &reset) && reset.Reason != exchange.Completed {
-		f.reason = reset.Reason
+		f.reason, f.process = reset.Reason, reset.Process
+		if f.process == codeRefusedStream { // the process looked at nothing of it (RFC 9113 §8.7)
+			f.unsent = f.unsent || reset.Remote
+		}
 		switch reset.Reason {
 		case exchange.ServiceRefused, exchange.InstanceNotServed, exchange.ShuttingDown,
 			exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed:

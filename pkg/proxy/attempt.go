@@ -75,6 +75,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 		if f.reason == exchange.CallerGone {
 			return c.left(f.err)
 		}
+		c.code = gRPCOfReset(f.process)
 		instance := c.decision.Instance
 		if f.unreachable() {
 			c.Table.MarkUnreachable(instance, time.Now())
@@ -283,6 +284,7 @@ func (c *caller) broke(err error, request *body) failure {
 		}
 	}
 	f = c.blame(f)
+	c.process = f.process
 	c.seen.Err = f.err
 	if c.seen.Outcome.Status != 0 {
 		c.seen.Outcome.Reason = f.reason

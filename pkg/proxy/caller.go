@@ -51,7 +51,8 @@ type caller struct {
 	decision routing.Decision
 	routed   bool             // decision is of this exchange
 	retries  int              // of this exchange, that its rule's retry counts
-	code     int              // of gRPC, with which a fault answers; 0: that of the status
+	code     int              // of gRPC, with which the node answers; 0: that of the status
+	process  uint32           // error code of HTTP/2 with which the process broke off; 0: none
 	spare    *hedge           // that the next exchange can use; nil: none
 	began    time.Time        // the attempt
 	took     time.Duration    // the head of the attempt's response; 0: there is none, or nobody asks
@@ -191,7 +192,7 @@ func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whol
 
 // begin and end frame what is observed of one exchange.
 func (c *caller) begin() {
-	c.routed, c.advice, c.retries, c.code = false, nil, 0, 0
+	c.routed, c.advice, c.retries, c.code, c.process = false, nil, 0, 0, 0
 	c.requestPace, c.responsePace = nil, nil
 	c.seen = Observation{Faults: c.seen.Faults[:0], Kind: exchange.HTTP, Caller: c.call.Caller, Callee: c.call.Callee, Start: time.Now()}
 }

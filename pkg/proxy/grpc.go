@@ -11,13 +11,15 @@ import (
 
 // gRPC's status codes that the proxy itself answers with.
 const (
-	gRPCUnknown          = 2
-	gRPCDeadlineExceeded = 4
-	gRPCPermissionDenied = 7
-	gRPCUnimplemented    = 12
-	gRPCInternal         = 13
-	gRPCUnavailable      = 14
-	gRPCUnauthenticated  = 16
+	gRPCCancelled         = 1
+	gRPCUnknown           = 2
+	gRPCDeadlineExceeded  = 4
+	gRPCPermissionDenied  = 7
+	gRPCResourceExhausted = 8
+	gRPCUnimplemented     = 12
+	gRPCInternal          = 13
+	gRPCUnavailable       = 14
+	gRPCUnauthenticated   = 16
 )
 
 // isGRPC reports whether a request is a call of gRPC (PROTOCOL-HTTP2, "Requests"). gRPC-Web is HTTP like any other.
@@ -69,10 +71,42 @@ func gRPCTimeout(r *exchange.Request) time.Duration {
 	return max(time.Duration(n)*unit, 1) // 0 is a deadline that has passed
 }
 
-// gRPCStatus are the fields that say by gRPC why the proxy itself ended a call. The code is that of the status by which
+// Error codes of HTTP/2 (RFC 9113 §7) of which more is known than that something went wrong.
+const (
+	codeStreamClosed       = 0x5
+	codeRefusedStream      = 0x7
+	codeCancel             = 0x8
+	codeEnhanceYourCalm    = 0xb
+	codeInadequateSecurity = 0xc
+)
+
+// gRPCOfReset is what a client of gRPC makes of a stream that is reset with an error code (PROTOCOL-HTTP2, "Errors"); 0
+// where nothing reset it.
+func gRPCOfReset(code uint32) int {
+	switch code {
+	case 0:
+		return 0
+	case codeStreamClosed:
+		return gRPCUnknown
+	case codeRefusedStream:
+		return gRPCUnavailable
+	case codeCancel:
+		return gRPCCancelled
+	case codeEnhanceYourCalm:
+		return gRPCResourceExhausted
+	case codeInadequateSecurity:
+		return gRPCPermissionDenied
+	}
+	return gRPCInternal
+}
+
+// gRPCStatus are the fields that say by gRPC why the proxy itself ended a call. The code is known, or that of the status by which
 // HTTP would say so (gRPC, "HTTP to gRPC Status Code Mapping"), except that a timeout is one.
-func gRPCStatus(status int, reason exchange.Reason) exchange.Fields {
+func gRPCStatus(known, status int, reason exchange.Reason) exchange.Fields {
 	code := gRPCUnknown
+	if known != 0 {
+		code, status = known, 0
+	}
 	switch status {
 	case http.StatusBadRequest, http.StatusInternalServerError:
 		code = gRPCInternal

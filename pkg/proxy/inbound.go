@@ -85,7 +85,11 @@ func (in *Inbound) Serve(ctx context.Context, stream *transport.Stream) {
 	if err != nil {
 		in.log.Debug("exchange with a process failed", "service", stream.Local().String(), "peer", stream.Peer().String(),
 			"address", place.String(), "reason", string(reason), "err", err)
-		stream.Reset(reason)
+		if code := processCode(err); reason == exchange.ServiceBroke && code != 0 {
+			stream.ResetBy(code)
+		} else {
+			stream.Reset(reason)
+		}
 	}
 }
 

@@ -94,6 +94,15 @@ func (e *serving) expectTrailers(c *http2.ClientStream) {
 	}
 }
 
+// processCode is the code with which a process reset its stream; 0 where it did not.
+func processCode(err error) uint32 {
+	var reset *http2.ResetError
+	if errors.As(err, &reset) && reset.Remote {
+		return uint32(reset.Code)
+	}
+	return 0
+}
+
 // isReset reports whether a stream of HTTP/2 was reset, by either side.
 func isReset(err error) bool {
 	var reset *http2.ResetError

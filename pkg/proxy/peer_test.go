@@ -277,6 +277,7 @@ func TestFailures(t *testing.T) {
 		{"the peer's process does not listen", &transport.ResetError{Reason: exchange.ServiceRefused, Remote: true}, exchange.ServiceRefused, true, true},
 		{"the peer's process allows no more at a time", &transport.ResetError{Reason: exchange.Overloaded, Remote: true}, exchange.Overloaded, false, false},
 		{"the process broke off", &transport.ResetError{Reason: exchange.ServiceBroke, Remote: true}, exchange.ServiceBroke, false, false},
+		{"the process looked at nothing of it", &transport.ResetError{Reason: exchange.ServiceBroke, Remote: true, Process: codeRefusedStream}, exchange.ServiceBroke, true, false},
 		{"our own timeout", &transport.ResetError{Reason: exchange.Timeout}, exchange.Timeout, false, false},
 		{"the application's end", errLocal, exchange.CallerGone, false, false},
 	} {

@@ -3,7 +3,6 @@ package proxy
 import (
 	"context"
 	"math/rand/v2"
-	"strconv"
 	"sync"
 	"time"
 
@@ -119,9 +118,13 @@ func (c *caller) breakOff() {
 	reason := c.seen.Outcome.Reason
 	if c.gRPC && reason != exchange.CallerGone && c.seen.Outcome.Status == 200 {
 		// The head is on its way, so that the status is the last word, as of a service.
-		if c.stream.WriteTrailers(gRPCStatus(statusOf(reason), reason)) == nil {
+		if c.stream.WriteTrailers(gRPCStatus(gRPCOfReset(c.process), statusOf(reason), reason)) == nil {
 			return
 		}
+	}
+	if c.process != 0 && c.process != codeRefusedStream { // which the service cannot mean any more
+		c.stream.ResetBy(c.process, string(reason))
+		return
 	}
 	if reason == exchange.Completed {
 		reason = exchange.PeerLost
@@ -141,10 +144,7 @@ func (c *caller) failStream(status int, reason exchange.Reason) error {
 	fields := append(exchange.Fields{
 		{Name: "content-type", Value: "application/grpc"},
 		{Name: "sennit-reason", Value: string(reason)},
-	}, gRPCStatus(status, reason)...)
-	if c.code != 0 {
-		fields.Set("grpc-status", strconv.Itoa(c.code))
-	}
+	}, gRPCStatus(c.code, status, reason)...)
 	if err := c.stream.WriteResponse(&exchange.Response{Status: 200, Fields: append(fields, more...)}); err != nil {
 		return err
 	}

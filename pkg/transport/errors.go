@@ -31,9 +31,19 @@ var (
 // A ResetError is what reading or writing returns when one side gave the exchange up. It wraps ErrNotSent
 // where the peer refused the stream before it looked at the request, and ErrBroken otherwise.
 type ResetError struct {
-	Reason exchange.Reason // Completed where no reason was given
-	Remote bool            // the peer gave up; otherwise this node did
-	code   quic.StreamErrorCode
+	Reason  exchange.Reason // Completed where no reason was given
+	Remote  bool            // the peer gave up; otherwise this node did
+	Process uint32          // the error code (RFC 9113 §7) with which the process at the peer's reset it, and Reason ServiceBroke; 0: none
+	code    quic.StreamErrorCode
+}
+
+// remoteReset is what a code of the peer's says, or with remote false one of this node's.
+func remoteReset(code quic.StreamErrorCode, remote bool) *ResetError {
+	e := &ResetError{Reason: reasonOf(code), Remote: remote, code: code}
+	if code > codeProcess && code <= codeProcess+maxProcess {
+		e.Reason, e.Process = exchange.ServiceBroke, uint32(code-codeProcess)
+	}
+	return e
 }
 
 // Error names the side and the reason.
@@ -63,6 +73,8 @@ const (
 	codeMalformed quic.StreamErrorCode = 2 // a frame that the format forbids
 	codeUnread    quic.StreamErrorCode = 3 // the rest of the request is not wanted; the response is whole
 	codeReasons   quic.StreamErrorCode = 16
+	codeProcess   quic.StreamErrorCode = 256 // plus the code with which a process reset a stream of HTTP/2
+	maxProcess                         = 255
 )
 
 // reasons have the code 16 plus their index.
@@ -104,7 +116,7 @@ const (
 func broken(err error, unsent bool) error {
 	var reset *quic.StreamError
 	if errors.As(err, &reset) {
-		return &ResetError{Reason: reasonOf(reset.ErrorCode), Remote: reset.Remote, code: reset.ErrorCode}
+		return remoteReset(reset.ErrorCode, reset.Remote)
 	}
 	if unsent {
 		return fmt.Errorf("%w: %w", ErrNotSent, err)

@@ -241,7 +241,7 @@ func (s *Stream) other(t frameType, length int) error {
 		if n != length {
 			return s.refuse(fmt.Errorf("%w: reset", ErrMalformed))
 		}
-		reset := &ResetError{Reason: reasonOf(quic.StreamErrorCode(code)), Remote: true, code: quic.StreamErrorCode(code)}
+		reset := remoteReset(quic.StreamErrorCode(code), true)
 		s.in.err = reset
 		s.reset(codeNone, reset.Reason)
 		return reset

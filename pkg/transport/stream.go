@@ -163,6 +163,16 @@ func (s *Stream) Release() {
 // before is still delivered where the peer reads it; what the caller wrote may be dropped.
 func (s *Stream) Reset(reason exchange.Reason) { s.reset(codeOf(reason), reason) }
 
+// ResetBy is Reset with ServiceBroke, and says with which error code of HTTP/2 the process reset the exchange. A code that
+// is none, or more than 255, is not told.
+func (s *Stream) ResetBy(process uint32) {
+	if process == 0 || process > maxProcess {
+		s.Reset(exchange.ServiceBroke)
+		return
+	}
+	s.reset(codeProcess+quic.StreamErrorCode(process), exchange.ServiceBroke)
+}
+
 func (s *Stream) reset(code quic.StreamErrorCode, reason exchange.Reason) {
 	if s.cause.CompareAndSwap(nil, &ResetError{Reason: reason, code: code}) {
 		s.cancel(code)
