@@ -168,7 +168,7 @@ func (w *walker) fault(path string, f any) {
 		text := str(delay, "fixed")
 		d, err := time.ParseDuration(text)
 		if err != nil || !gatewayDuration.MatchString(text) || d < time.Millisecond || d > maxFaultDelay {
-			w.add(field(path, "delay.fixed"), Invalid, "must be a duration from 1ms to %s, such as 250ms or 1m30s (GEP-2257), is %q", maxFaultDelay, text)
+			w.add(field(field(path, "delay"), "fixed"), Invalid, "must be a duration from 1ms to %s, such as 250ms or 1m30s (GEP-2257), is %q", maxFaultDelay, text)
 		}
 	}
 	if abort != nil {

@@ -34,7 +34,7 @@ func TestFaultPolicies(t *testing.T) {
 		{"an answer and none", target + "[{name: a, percentage: 1, reset: true, abort: {}}]", "a request is either answered or reset"},
 		{"a slow answer of the node's", target + "[{name: a, percentage: 1, abort: {}, bandwidth: {responseBytesPerSecond: 1}}]", "leave nothing to be slowed down"},
 		{"a delay without a unit", target + "[{name: a, percentage: 1, delay: {fixed: '5'}}]", "must be a duration from 1ms to 5m0s, such as 250ms"},
-		{"a delay of nanoseconds", target + "[{name: a, percentage: 1, delay: {fixed: 5ns}}]", "must be a duration"},
+		{"a delay of nanoseconds", target + "[{name: a, percentage: 1, delay: {fixed: 5ns}}]", "spec.faults[0].delay.fixed: must be a duration"},
 		{"a delay of hours", target + "[{name: a, percentage: 1, delay: {fixed: 1h}}]", "must be a duration"},
 		{"an answer that is none", target + "[{name: a, percentage: 1, abort: {httpStatus: 200}}]", "from 400 to 599, is 200"},
 		{"no status of gRPC", target + "[{name: a, percentage: 1, abort: {grpcStatus: OK}}]", "must be one of CANCELLED,"},

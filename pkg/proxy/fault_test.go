@@ -179,6 +179,27 @@ func TestFaultDelayCountsForTheTimeout(t *testing.T) {
 	}
 }
 
+// TestFaultDelayCountsForTheDeadline of a call of gRPC, and says so by its status.
+func TestFaultDelayCountsForTheDeadline(t *testing.T) {
+	var asked atomic.Int64
+	p := startHTTP2(t, nil, counted(t, &asked))
+	p.spoil(nil, &snapshot.Fault{DelayMs: 60_000})
+	r, err := http.NewRequest("POST", "http://orders/shop.Orders/Get", strings.NewReader("\x00\x00\x00\x00\x00"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Content-Type", "application/grpc")
+	r.Header.Set("Grpc-Timeout", "100m")
+	response, err := p.client2().Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.Header.Get("Grpc-Status") != "4" || response.Header.Get("Sennit-Reason") != "fault-injected" || asked.Load() != 0 {
+		t.Errorf("%s %v", response.Status, response.Header)
+	}
+}
+
 // TestFaultDelayEndsWithItsCaller wants a caller that goes away to be held no longer.
 func TestFaultDelayEndsWithItsCaller(t *testing.T) {
 	eachVersion(t, nil, func() []*snapshot.Fault { return []*snapshot.Fault{{DelayMs: 300_000}} }, func(t *testing.T, p *pair, client *http.Client, asked *atomic.Int64) {
