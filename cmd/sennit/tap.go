@@ -166,13 +166,13 @@ func requestOf(e *telemetry.Tapped) string {
 	return strings.TrimSpace(e.Method + " " + e.Path)
 }
 
-// resultOf is the status that the caller saw, and why no service gave it.
+// resultOf is the status that the caller saw, why no service gave it, and what faults did.
 func resultOf(e *telemetry.Tapped) string {
 	status := ""
 	if e.Status > 0 {
 		status = strconv.Itoa(e.Status)
 	}
-	if result := strings.TrimSpace(status + " " + e.Reason); result != "" || e.Protocol == "http" {
+	if result := strings.Join(strings.Fields(status+" "+e.Reason+" "+e.Fault), " "); result != "" || e.Protocol == "http" {
 		return orDash(result)
 	}
 	return "closed"

@@ -101,12 +101,7 @@ func (f *faults) attach(namespace string, t api.FaultTarget, compiled []*snapsho
 		return problem
 	}
 	f.services[name] = append(f.services[name], compiled...)
-	for _, p := range s.ports {
-		if isHTTP(p.protocol) {
-			return ""
-		}
-	}
-	return fmt.Sprintf("%s %s has no port that is known to be HTTP (set %s), and connections are not spoiled", t.Kind, name, s.saysHTTP())
+	return s.needsHTTP(t.Kind, "connections are not spoiled")
 }
 
 func (f *faults) attachRoute(name routeID, section string, compiled []*snapshot.Fault, routes map[routeID]*routeDocument) string {

@@ -71,12 +71,17 @@ func (q *quotas) attach(namespace string, t api.QuotaTarget, limits []*snapshot.
 		return problem
 	}
 	q.services[name] = append(q.services[name], limits...)
+	return s.needsHTTP(t.Kind, "connections are not counted")
+}
+
+// needsHTTP says that no port of a policy's target is HTTP, and what becomes of the others; empty where one is.
+func (s *service) needsHTTP(kind, otherwise string) string {
 	for _, p := range s.ports {
 		if isHTTP(p.protocol) {
 			return ""
 		}
 	}
-	return fmt.Sprintf("%s %s has no port that is known to be HTTP (set %s), and connections are not counted", t.Kind, name, s.saysHTTP())
+	return fmt.Sprintf("%s %s has no port that is known to be HTTP (set %s), and %s", kind, s.name, s.saysHTTP(), otherwise)
 }
 
 func quotaCondition(targets int, missing []string) v1.Condition {

@@ -156,7 +156,7 @@ func tapped(a *Access) *TappedExchange {
 		Version: own(a.Edge.Version), Node: own(a.Edge.Node), Instance: own(a.Instance), Protocol: a.Edge.Protocol.String(),
 		Method: own(a.Method), Host: own(a.Host), Path: own(withoutQuery(a.Path)),
 		Status: uint32(max(a.Sample.Outcome.Status, 0)), Reason: string(a.Sample.Outcome.Reason),
-		BytesSent: a.Sample.BytesSent, BytesReceived: a.Sample.BytesReceived, Rule: own(a.Rule), Lane: a.Lane,
+		BytesSent: a.Sample.BytesSent, BytesReceived: a.Sample.BytesReceived, Rule: own(a.Rule), Lane: a.Lane, Fault: own(a.Fault),
 	}
 	if a.Trace.ID != (exchange.Trace{}).ID {
 		e.TraceId = slices.Clone(a.Trace.ID[:])

@@ -418,6 +418,7 @@ type TappedExchange struct {
 	Rule          string                 `protobuf:"bytes,17,opt,name=rule,proto3" json:"rule,omitempty"`
 	Lane          string                 `protobuf:"bytes,18,opt,name=lane,proto3" json:"lane,omitempty"` // "quic" or "tcp"
 	TraceId       []byte                 `protobuf:"bytes,19,opt,name=trace_id,json=traceId,proto3" json:"trace_id,omitempty"`
+	Fault         string                 `protobuf:"bytes,110,opt,name=fault,proto3" json:"fault,omitempty"` // what faults of FaultPolicies did to it, as in the access log
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -585,6 +586,13 @@ func (x *TappedExchange) GetTraceId() []byte {
 	return nil
 }
 
+func (x *TappedExchange) GetFault() string {
+	if x != nil {
+		return x.Fault
+	}
+	return ""
+}
+
 var File_tap_proto protoreflect.FileDescriptor
 
 const file_tap_proto_rawDesc = "" +
@@ -615,7 +623,7 @@ const file_tap_proto_rawDesc = "" +
 	"\x04taps\x18\x04 \x03(\v2\x1d.sennit.telemetry.v1.TapOrderR\x04taps\"R\n" +
 	"\bTapOrder\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x126\n" +
-	"\x06filter\x18\x02 \x01(\v2\x1e.sennit.telemetry.v1.TapFilterR\x06filter\"\xfe\x03\n" +
+	"\x06filter\x18\x02 \x01(\v2\x1e.sennit.telemetry.v1.TapFilterR\x06filter\"\x94\x04\n" +
 	"\x0eTappedExchange\x12\"\n" +
 	"\rstart_unix_ns\x18\x01 \x01(\x03R\vstartUnixNs\x12\x1f\n" +
 	"\vduration_ns\x18\x02 \x01(\x03R\n" +
@@ -638,7 +646,8 @@ const file_tap_proto_rawDesc = "" +
 	"\x0ebytes_received\x18\x10 \x01(\x04R\rbytesReceived\x12\x12\n" +
 	"\x04rule\x18\x11 \x01(\tR\x04rule\x12\x12\n" +
 	"\x04lane\x18\x12 \x01(\tR\x04lane\x12\x19\n" +
-	"\btrace_id\x18\x13 \x01(\fR\atraceIdB-Z+github.com/sennit-mesh/sennit/pkg/telemetryb\x06proto3"
+	"\btrace_id\x18\x13 \x01(\fR\atraceId\x12\x14\n" +
+	"\x05fault\x18n \x01(\tR\x05faultB-Z+github.com/sennit-mesh/sennit/pkg/telemetryb\x06proto3"
 
 var (
 	file_tap_proto_rawDescOnce sync.Once

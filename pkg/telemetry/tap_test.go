@@ -17,7 +17,7 @@ import (
 
 func tapAccess() *Access {
 	return &Access{
-		Start: time.Unix(1_700_000_000, 0), Method: "GET", Path: "/charge/7?card=4111", Host: "payments", Instance: "p-1", Rule: "default/split/0", Lane: "quic",
+		Start: time.Unix(1_700_000_000, 0), Method: "GET", Path: "/charge/7?card=4111", Host: "payments", Instance: "p-1", Rule: "default/split/0", Lane: "quic", Fault: "default/slow/half:delay",
 		Edge: Edge{
 			Caller: exchange.ServiceName{Namespace: "default", Name: "orders"}, Callee: exchange.ServiceName{Namespace: "default", Name: "payments"},
 			Backend: exchange.ServiceName{Namespace: "default", Name: "payments-v2"}, Version: "v2", Node: "host2",
@@ -104,7 +104,7 @@ func TestTapShowsNoQueryAndNoControlCharacters(t *testing.T) {
 		t.Errorf("the node tells of %q", seen.GetPath())
 	}
 	e := seen.Shown("host1")
-	if e.Path != "/charge/7" || e.Lane != "quic" || e.Rule != "default/split/0" || e.Status != 404 || e.ServedBy != "host2" || e.TraceID == "" || e.Duration != 0.003 {
+	if e.Path != "/charge/7" || e.Lane != "quic" || e.Fault != "default/slow/half:delay" || e.Rule != "default/split/0" || e.Status != 404 || e.ServedBy != "host2" || e.TraceID == "" || e.Duration != 0.003 {
 		t.Errorf("shown: %+v", e)
 	}
 	if strings.ContainsAny(e.Host, "\x1b\u202e") || len(e.Method) > maxValue {

@@ -43,6 +43,7 @@ type Tapped struct {
 	BytesReceived uint64    `json:"bytesReceived"`
 	Rule          string    `json:"rule,omitempty"`
 	Lane          string    `json:"lane,omitempty"`
+	Fault         string    `json:"fault,omitempty"` // what faults of FaultPolicies did to it
 	TraceID       string    `json:"traceID,omitempty"`
 }
 
@@ -54,7 +55,7 @@ func (e *TappedExchange) Shown(node string) *Tapped {
 		Backend: own(e.GetBackend()), Version: own(e.GetVersion()), Instance: own(e.GetInstance()), ServedBy: own(e.GetNode()),
 		Protocol: own(e.GetProtocol()), Method: own(e.GetMethod()), Host: own(e.GetHost()), Path: own(withoutQuery(e.GetPath())),
 		Status: int(min(e.GetStatus(), 999)), Reason: own(e.GetReason()), Duration: time.Duration(e.GetDurationNs()).Seconds(),
-		BytesSent: e.GetBytesSent(), BytesReceived: e.GetBytesReceived(), Rule: own(e.GetRule()), Lane: own(e.GetLane()),
+		BytesSent: e.GetBytesSent(), BytesReceived: e.GetBytesReceived(), Rule: own(e.GetRule()), Lane: own(e.GetLane()), Fault: own(e.GetFault()),
 	}
 	if id := e.GetTraceId(); len(id) == 16 {
 		t.TraceID = hex.EncodeToString(id)
