@@ -75,6 +75,10 @@ func overlaid(in compile.Input, docs []api.Document) (compile.Input, error) {
 			in.Gateways, err = overlay(in.Gateways, d)
 		case api.GatewayClass:
 			in.Classes, err = overlay(in.Classes, d)
+		case api.ReferenceGrant:
+			in.Grants, err = overlay(in.Grants, d)
+		case api.Secret:
+			in.Secrets, err = overlay(in.Secrets, d)
 		case api.ConfigMap:
 			in.ConfigMaps, err = overlay(in.ConfigMaps, d)
 		case api.Namespace:
