@@ -347,3 +347,34 @@ func TestPace(t *testing.T) {
 		}
 	})
 }
+
+// TestFaultsEjectNobody: what runs out of time because a fault slowed it down is no error of its instance's.
+func TestFaultsEjectNobody(t *testing.T) {
+	for name, fault := range map[string]*snapshot.Fault{"response": {ResponseRate: 100}, "request": {RequestRate: 100}} {
+		t.Run(name, func(t *testing.T) {
+			process := startProcess(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
+			p := startPair(t, http11, nil, process, process)
+			rule := &snapshot.Rule{TimeoutMs: 200}
+			p.spoil(rule, fault)
+			rule.Backends[0].Resilience = &snapshot.Resilience{Origin: "shop/r", Outliers: ejectingAfter(1, time.Minute)}
+			body := &snapshot.Outbound{Faults: []*snapshot.Fault{fault}, Ports: []*snapshot.OutboundPort{{Number: 80, Protocol: http11, Rules: []*snapshot.Rule{rule}}}}
+			if _, err := p.table.Apply(snapshot.OutSubject("shop", "orders", ""), snapshot.Version{Revision: 3}, body); err != nil {
+				t.Fatal(err)
+			}
+			client := p.client()
+			for range 3 {
+				if response, err := client.Post("http://orders/", "", strings.NewReader(strings.Repeat("x", 10_000))); err == nil {
+					io.Copy(io.Discard, response.Body)
+					response.Body.Close()
+				}
+			}
+			if o := p.ended(); o.Outcome.Reason != exchange.FaultInjected {
+				t.Errorf("observed as %+v", o.Outcome)
+			}
+			guarded := p.table.Guarded(time.Now())
+			if len(guarded) != 1 || len(guarded[0].Ejected) != 0 {
+				t.Errorf("ejected: %+v", guarded)
+			}
+		})
+	}
+}
