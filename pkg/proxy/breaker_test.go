@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,18 +77,24 @@ func TestTooManyRequestsAreRefused(t *testing.T) {
 	}
 }
 
-// stuckLanes open no stream before they are told to.
-type stuckLanes struct {
+// heldLanes open no stream for as long as they are held.
+type heldLanes struct {
 	Lanes
-	asked chan struct{} // gets one for each that waits
-	open  chan struct{} // closed: they open
+	held atomic.Pointer[hold] // nil: they are not
 }
 
-func (l *stuckLanes) Open(ctx context.Context, key transport.Key, address netip.AddrPort, class transport.Class) (*transport.Stream, error) {
-	select {
-	case <-l.open:
-	case l.asked <- struct{}{}:
-		<-l.open
+type hold struct {
+	waits chan struct{} // gets one for each that waits
+	ends  chan struct{} // closed: they open
+}
+
+func (l *heldLanes) Open(ctx context.Context, key transport.Key, address netip.AddrPort, class transport.Class) (*transport.Stream, error) {
+	if h := l.held.Load(); h != nil {
+		select {
+		case <-h.ends:
+		case h.waits <- struct{}{}:
+			<-h.ends
+		}
 	}
 	return l.Lanes.Open(ctx, key, address, class)
 }
@@ -96,8 +103,8 @@ func (l *stuckLanes) Open(ctx context.Context, key transport.Key, address netip.
 func TestTooManyPendingRequestsAreRefused(t *testing.T) {
 	process := startProcess(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
 	p := startPair(t, http11, withPolicy(nil, &snapshot.Resilience{CircuitBreaker: &snapshot.CircuitBreaker{MaxPending: 1}}), process, process)
-	lanes := &stuckLanes{p.outbound.Lanes, make(chan struct{}), make(chan struct{})}
-	p.outbound.Lanes = lanes
+	held := &hold{make(chan struct{}), make(chan struct{})}
+	p.lanes.held.Store(held)
 	client := p.client()
 	first := make(chan int, 1)
 	go func() {
@@ -110,7 +117,7 @@ func TestTooManyPendingRequestsAreRefused(t *testing.T) {
 		response.Body.Close()
 		first <- response.StatusCode
 	}()
-	<-lanes.asked
+	<-held.waits
 	response, err := client.Get("http://orders/")
 	if err != nil {
 		t.Fatal(err)
@@ -122,7 +129,7 @@ func TestTooManyPendingRequestsAreRefused(t *testing.T) {
 	if o := p.ended(); o.Attempts != 1 {
 		t.Errorf("it was tried at %d instances", o.Attempts)
 	}
-	close(lanes.open)
+	close(held.ends)
 	if status := <-first; status != 200 {
 		t.Errorf("the first: %d", status)
 	}

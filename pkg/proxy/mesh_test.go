@@ -32,10 +32,11 @@ type pair struct {
 	tb       testing.TB
 	table    *routing.Table
 	outbound *Outbound
-	inbound  *observed // of the called services' nodes
-	address  string    // of the caller's listener
-	drain    func()    // what the end of a node is to its callers
-	cutOff   func()    // what it is when they had their time
+	lanes    *heldLanes // of outbound
+	inbound  *observed  // of the called services' nodes
+	address  string     // of the caller's listener
+	drain    func()     // what the end of a node is to its callers
+	cutOff   func()     // what it is when they had their time
 
 	mu    sync.Mutex
 	seen  []Observation
@@ -110,8 +111,8 @@ func startCaller(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule,
 		tb.Fatal(err)
 	}
 
-	lanes := newLanes(tb, authority.Wallet(cart), func(_ context.Context, s *transport.Stream) { s.Reset(exchange.InstanceNotServed) })
-	o := &Outbound{Table: p.table, Lanes: lanes, Observe: func() Observer { return p }, Limits: pairLimits, Log: log, Await: func(context.Context, exchange.ServiceName, exchange.ServiceName) error { return nil }}
+	p.lanes = &heldLanes{Lanes: newLanes(tb, authority.Wallet(cart), func(_ context.Context, s *transport.Stream) { s.Reset(exchange.InstanceNotServed) })}
+	o := &Outbound{Table: p.table, Lanes: p.lanes, Observe: func() Observer { return p }, Limits: pairLimits, Log: log, Await: func(context.Context, exchange.ServiceName, exchange.ServiceName) error { return nil }}
 	p.outbound = o
 	running, cutOff := context.WithCancel(tb.Context())
 	p.cutOff = cutOff
