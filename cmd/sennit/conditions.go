@@ -27,7 +27,7 @@ func (a *apply) warnOfStatus(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	for i, d := range a.docs {
-		if d.Kind != api.HTTPRoute && d.Kind != api.GRPCRoute && d.Kind != api.TLSRoute && d.Kind != api.TCPRoute && d.Kind != api.QuotaPolicies && d.Kind != api.Gateway && d.Kind != api.GatewayClass && d.Kind != api.ExternalServices && d.Kind != api.ResiliencePolicies && d.Kind != api.FaultPolicies {
+		if !d.Kind.HasStatus || d.Kind == api.Service { // of which the controller says nothing
 			continue
 		}
 		status, err := settledStatus(ctx, a.client, d.target(), a.results[i].GetGeneration())

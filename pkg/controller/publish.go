@@ -164,29 +164,29 @@ func (c *Controller) forget(lost map[string]bool) {
 func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64, err error) {
 	const tries = 8
 	for range tries {
-		var sequences [15]uint64
+		var sequences []uint64
 		in = compile.Input{}
 		err := errors.Join(
-			read(ctx, c, api.Service, &c.services, &in.Services, &sequences[0]),
-			read(ctx, c, api.HTTPRoute, &c.routes, &in.Routes, &sequences[1]),
-			read(ctx, c, api.QuotaPolicies, &c.policies, &in.Quotas, &sequences[2]),
-			read(ctx, c, api.Gateway, &c.gateways, &in.Gateways, &sequences[3]),
-			read(ctx, c, api.GatewayClass, &c.classes, &in.Classes, &sequences[4]),
-			read(ctx, c, api.Namespace, &c.spaces, &in.Namespaces, &sequences[5]),
-			read(ctx, c, api.ExternalServices, &c.outside, &in.External, &sequences[6]),
-			read(ctx, c, api.ReferenceGrant, &c.grants, &in.Grants, &sequences[7]),
-			read(ctx, c, api.Secret, &c.secrets, &in.Secrets, &sequences[8]),
-			read(ctx, c, api.ResiliencePolicies, &c.resilient, &in.Resilience, &sequences[9]),
-			read(ctx, c, api.GRPCRoute, &c.calls, &in.GRPC, &sequences[10]),
-			read(ctx, c, api.TLSRoute, &c.tlsRoutes, &in.TLS, &sequences[11]),
-			read(ctx, c, api.TCPRoute, &c.tcpRoutes, &in.TCP, &sequences[12]),
-			read(ctx, c, api.ConfigMap, &c.configMap, &in.ConfigMaps, &sequences[13]),
-			read(ctx, c, api.FaultPolicies, &c.faults, &in.Faults, &sequences[14]),
+			read(ctx, c, api.Service, &c.services, &in.Services, &sequences),
+			read(ctx, c, api.HTTPRoute, &c.routes, &in.Routes, &sequences),
+			read(ctx, c, api.QuotaPolicies, &c.policies, &in.Quotas, &sequences),
+			read(ctx, c, api.Gateway, &c.gateways, &in.Gateways, &sequences),
+			read(ctx, c, api.GatewayClass, &c.classes, &in.Classes, &sequences),
+			read(ctx, c, api.Namespace, &c.spaces, &in.Namespaces, &sequences),
+			read(ctx, c, api.ExternalServices, &c.outside, &in.External, &sequences),
+			read(ctx, c, api.ReferenceGrant, &c.grants, &in.Grants, &sequences),
+			read(ctx, c, api.Secret, &c.secrets, &in.Secrets, &sequences),
+			read(ctx, c, api.ResiliencePolicies, &c.resilient, &in.Resilience, &sequences),
+			read(ctx, c, api.GRPCRoute, &c.calls, &in.GRPC, &sequences),
+			read(ctx, c, api.TLSRoute, &c.tlsRoutes, &in.TLS, &sequences),
+			read(ctx, c, api.TCPRoute, &c.tcpRoutes, &in.TCP, &sequences),
+			read(ctx, c, api.ConfigMap, &c.configMap, &in.ConfigMaps, &sequences),
+			read(ctx, c, api.FaultPolicies, &c.faults, &in.Faults, &sequences),
 		)
 		if err != nil {
 			return compile.Input{}, 0, err
 		}
-		if at = sequences[0]; slices.Max(sequences[:]) == at {
+		if at = sequences[0]; slices.Max(sequences) == at {
 			break
 		}
 	}
@@ -196,9 +196,9 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 // decoded holds documents of a kind by what they were decoded from, which never changes.
 type decoded[T any] map[*unstructured.Unstructured]*T
 
-// read puts all documents of a kind, decoded, into a list, and the sequence that they stand for into at. What has not
+// read puts all documents of a kind, decoded, into a list, and adds the sequence that they stand for to at. What has not
 // changed since the call before is not decoded again, and must not be changed by anybody.
-func read[T any](ctx context.Context, c *Controller, kind *api.Kind, known *decoded[T], into *[]*T, at *uint64) error {
+func read[T any](ctx context.Context, c *Controller, kind *api.Kind, known *decoded[T], into *[]*T, at *[]uint64) error {
 	found, sequence, err := c.api.Documents(ctx, kind)
 	if err != nil {
 		return err
@@ -215,6 +215,6 @@ func read[T any](ctx context.Context, c *Controller, kind *api.Kind, known *deco
 		now[u] = one
 		all = append(all, one)
 	}
-	*known, *into, *at = now, all, sequence
+	*known, *into, *at = now, all, append(*at, sequence)
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -65,16 +66,23 @@ func (p *pair) dial() *net.TCPConn {
 // ended waits until an exchange is observed.
 func (p *pair) ended() Observation {
 	p.tb.Helper()
+	all := p.observed(1)
+	return all[len(all)-1]
+}
+
+// observed waits until at least n exchanges are: an application may have its answer before.
+func (p *pair) observed(n int) []Observation {
+	p.tb.Helper()
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		p.mu.Lock()
-		if len(p.seen) > 0 {
-			defer p.mu.Unlock()
-			return p.seen[len(p.seen)-1]
-		}
+		all := slices.Clone(p.seen)
 		p.mu.Unlock()
+		if len(all) >= n {
+			return all
+		}
 	}
-	p.tb.Fatal("no exchange ended")
-	return Observation{}
+	p.tb.Fatalf("fewer than %d exchanges ended", n)
+	return nil
 }
 
 func TestCallerThatGoesAwayEndsItsExchange(t *testing.T) {

@@ -132,10 +132,8 @@ func TestOutsideHTTP2(t *testing.T) {
 	if got := c.answer(3); got != "PROTOCOL_ERROR" {
 		t.Errorf("two hosts: %s", got)
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.seen) != 1 || p.seen[0].Caller != cart || p.seen[0].Callee != orders {
-		t.Errorf("%+v", p.seen)
+	if seen := p.observed(1); len(seen) != 1 || seen[0].Caller != cart || seen[0].Callee != orders {
+		t.Errorf("%+v", seen)
 	}
 }
 

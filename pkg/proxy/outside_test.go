@@ -121,10 +121,8 @@ func TestOutside(t *testing.T) {
 		}
 	}
 
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if len(p.seen) != 5 || p.seen[0].Caller != cart || p.seen[0].Callee != orders || p.seen[1].Callee != cart || p.seen[1].Outcome.Status != 404 {
-		t.Errorf("%+v", p.seen)
+	if seen := p.observed(5); len(seen) != 5 || seen[0].Caller != cart || seen[0].Callee != orders || seen[1].Callee != cart || seen[1].Outcome.Status != 404 {
+		t.Errorf("%+v", seen)
 	}
 }
 
