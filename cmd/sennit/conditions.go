@@ -13,7 +13,6 @@ import (
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
 	"github.com/sennit-mesh/sennit/cmd/sennit/client"
-	"github.com/sennit-mesh/sennit/pkg/api"
 )
 
 // statusTimeout is how long apply waits for the controller's word on what it applied, for all documents together.
@@ -27,7 +26,7 @@ func (a *apply) warnOfStatus(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, statusTimeout)
 	defer cancel()
 	for i, d := range a.docs {
-		if !d.Kind.HasStatus || d.Kind == api.Service { // of which the controller says nothing
+		if !d.Kind.HasStatus || d.Kind.Core { // the controller says nothing of a Service
 			continue
 		}
 		status, err := settledStatus(ctx, a.client, d.target(), a.results[i].GetGeneration())

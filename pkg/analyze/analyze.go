@@ -73,6 +73,9 @@ func Analyze(in compile.Input, out compile.Output) []Finding {
 	for name, conditions := range out.Resilience {
 		f.conditions("resiliencepolicy", name, "", conditions)
 	}
+	for name, conditions := range out.Balancing {
+		f.conditions("loadbalancingpolicy", name, "", conditions)
+	}
 	for name, conditions := range out.Classes {
 		f.conditions("gatewayclass", types.NamespacedName{Name: name}, "", conditions)
 	}

@@ -126,7 +126,7 @@ func (w *walker) faultPolicy(u *unstructured.Unstructured) {
 	seen := map[string]int{}
 	for i, t := range targets {
 		at := index("spec.targetRefs", i)
-		w.target(at, t)
+		w.target(at, t, Service.Name, HTTPRoute.Name, GRPCRoute.Name, ExternalServices.Name)
 		section := str(t, "sectionName")
 		if section != "" && str(t, "kind") != HTTPRoute.Name && str(t, "kind") != GRPCRoute.Name {
 			w.add(field(at, "sectionName"), Invalid, "must not be given for a %s: it names a rule of a route", str(t, "kind"))

@@ -115,6 +115,11 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "dev.sennit.v1alpha1.FaultPolicy", typ: reflect.TypeFor[FaultPolicy](),
 	}
+	LoadBalancingPolicies = &Kind{
+		Group: "sennit.dev", Version: "v1alpha1", Name: "LoadBalancingPolicy", Plural: "loadbalancingpolicies", Singular: "loadbalancingpolicy", Short: []string{"lbpol"},
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "dev.sennit.v1alpha1.LoadBalancingPolicy", typ: reflect.TypeFor[LoadBalancingPolicy](),
+	}
 	JoinTokens = &Kind{
 		Group: "sennit.dev", Version: "v1alpha1", Name: "JoinToken", Plural: "jointokens", Singular: "jointoken",
 		Derived: true, Verbs: []string{"create", "delete", "get", "list", "watch"},
@@ -129,7 +134,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, FaultPolicies, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, FaultPolicies, LoadBalancingPolicies, JoinTokens, Nodes}
 }
 
 // ByResource returns the kind that a URL names, or nil.
@@ -192,6 +197,7 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	s.AddKnownTypes(gv, &JoinToken{}, &JoinTokenList{}, &Node{}, &NodeList{}, &QuotaPolicy{}, &QuotaPolicyList{}, &ExternalService{}, &ExternalServiceList{})
 	s.AddKnownTypes(gv, &ResiliencePolicy{}, &ResiliencePolicyList{})
 	s.AddKnownTypes(gv, &FaultPolicy{}, &FaultPolicyList{})
+	s.AddKnownTypes(gv, &LoadBalancingPolicy{}, &LoadBalancingPolicyList{})
 	return s
 })
 

@@ -99,16 +99,7 @@ func (w *walker) quotaPolicy(u *unstructured.Unstructured) {
 	targets, limits := items(spec, "targetRefs"), items(spec, "limits")
 	w.between("spec.targetRefs", "items", int64(len(targets)), 1, maxQuotaTargets)
 	w.between("spec.limits", "items", int64(len(limits)), 1, maxQuotaLimits)
-	seen := map[string]int{}
-	for i, t := range targets {
-		at := index("spec.targetRefs", i)
-		w.target(at, t)
-		key := str(t, "kind") + "/" + str(t, "name")
-		if first, have := seen[key]; have {
-			w.add(at, DuplicateValue, "must be unique, but %s is already item %d", key, first)
-		}
-		seen[key] = i
-	}
+	w.targets("spec.targetRefs", targets, Service.Name, HTTPRoute.Name, GRPCRoute.Name, ExternalServices.Name)
 	for i, l := range limits {
 		w.quotaLimit(index("spec.limits", i), l)
 	}
@@ -123,14 +114,28 @@ func (w *walker) between(path, what string, n, least, most int64) {
 	}
 }
 
+// targets checks what a policy names, which is of some kinds, and each once.
+func (w *walker) targets(path string, targets []any, kinds ...string) {
+	seen := map[string]int{}
+	for i, t := range targets {
+		at := index(path, i)
+		w.target(at, t, kinds...)
+		key := str(t, "kind") + "/" + str(t, "name")
+		if first, have := seen[key]; have {
+			w.add(at, DuplicateValue, "must be unique, but %s is already item %d", key, first)
+		}
+		seen[key] = i
+	}
+}
+
 // target checks what a policy names, and sets the group that goes without saying.
-func (w *walker) target(path string, t any) {
+func (w *walker) target(path string, t any, kinds ...string) {
 	groups := map[string]string{Service.Name: Service.Group, HTTPRoute.Name: HTTPRoute.Group, GRPCRoute.Name: GRPCRoute.Group, ExternalServices.Name: ExternalServices.Group}
-	group, known := groups[str(t, "kind")]
-	if !known {
-		w.oneOf(field(path, "kind"), str(t, "kind"), Service.Name, HTTPRoute.Name, GRPCRoute.Name, ExternalServices.Name)
+	if !slices.Contains(kinds, str(t, "kind")) {
+		w.oneOf(field(path, "kind"), str(t, "kind"), kinds...)
 		return
 	}
+	group := groups[str(t, "kind")]
 	m := t.(map[string]any)
 	if !has(m, "group") {
 		m["group"] = group

@@ -145,6 +145,13 @@ var traits = map[string]struct {
 	"FaultDelay.fixed":             {need: true},
 	"FaultAbort.httpStatus":        {def: int64(503)},
 	"FaultPolicyStatus.conditions": {keys: []string{"type"}},
+
+	"LoadBalancingPolicy.spec":             {need: true},
+	"LoadBalancingPolicySpec.targetRefs":   {need: true},
+	"LoadBalancingPolicySpec.algorithm":    {def: LeastRequest},
+	"LoadBalancingTarget.kind":             {need: true},
+	"LoadBalancingTarget.name":             {need: true},
+	"LoadBalancingPolicyStatus.conditions": {keys: []string{"type"}},
 }
 
 // model defines the struct t under a name and returns a reference to it.

@@ -41,6 +41,8 @@ func Check(k *Kind, u *unstructured.Unstructured) []Problem {
 		w.resiliencePolicy(u)
 	case FaultPolicies:
 		w.faultPolicy(u)
+	case LoadBalancingPolicies:
+		w.loadBalancingPolicy(u)
 	}
 	if len(w.problems) == 0 {
 		if err := As(u, k.New()); err != nil {
@@ -90,10 +92,13 @@ func prune(v any, at, path string) {
 
 // Warnings names what a valid document asks for and this mesh does not do.
 func Warnings(k *Kind, u *unstructured.Unstructured) []string {
-	if k != Service {
+	if k != Service && k != ExternalServices {
 		return nil
 	}
 	var out []string
+	if _, given := u.GetAnnotations()[balanceAnnotation]; given {
+		out = append(out, fmt.Sprintf("%s has no effect: a LoadBalancingPolicy says how instances share requests", field("metadata.annotations", balanceAnnotation)))
+	}
 	spec := u.Object["spec"]
 	if t := str(spec, "type"); t == "NodePort" || t == "LoadBalancer" {
 		out = append(out, fmt.Sprintf("spec.type: %s is treated as ClusterIP: the service is reached through the mesh only", t))
@@ -169,6 +174,9 @@ func (w *walker) meta(k *Kind, u *unstructured.Unstructured) {
 		w.add("metadata.finalizers", NotSupported, "finalizers are not served: a deletion takes effect at once")
 	}
 }
+
+// balanceAnnotation on a Service chose an algorithm in the first versions. Ignored in silence it would be missed.
+const balanceAnnotation = "sennit.dev/balance"
 
 // laneAnnotation on a Service says what the lanes to its instances run over.
 const laneAnnotation = "sennit.dev/lane"

@@ -164,6 +164,15 @@ var columns = map[*api.Kind][]column{
 		}},
 		{"Accepted", "Whether the policy is in effect.", false, condition("Accepted")},
 	},
+	api.LoadBalancingPolicies: {
+		{"Targets", "Whose instances are meant.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "spec", "targetRefs"), func(m map[string]any) string {
+				return fmt.Sprintf("%v/%v", strings.ToLower(fmt.Sprint(m["kind"])), m["name"])
+			})
+		}},
+		{"Algorithm", "How they share the requests.", false, text("spec", "algorithm")},
+		{"Accepted", "Whether the policy is in effect.", false, condition("Accepted")},
+	},
 	api.JoinTokens: {
 		{"Node", "Name that the host will have.", false, text("spec", "node")},
 		{"Services", "Services that the host may run.", false, list("spec", "services")},

@@ -2,7 +2,6 @@ package compile
 
 import (
 	"cmp"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -19,8 +18,6 @@ const (
 	// ServiceLabel is the label that every instance has beside its own: the name of its service. A Service
 	// selects with it, and no registration can set it to something else.
 	ServiceLabel = "sennit.dev/service"
-	// BalanceAnnotation on a Service chooses how its instances share its requests.
-	BalanceAnnotation = "sennit.dev/balance"
 	// LaneAnnotation on a Service says what the lanes to its instances run over. What it may say is in pkg/api.
 	LaneAnnotation = "sennit.dev/lane"
 )
@@ -34,10 +31,11 @@ type service struct {
 	reachable []servicePort        // ports, and what its own instances registered; by number
 	own       []*snapshot.Instance
 	shards    []*snapshot.Endpoints // at least one
-	balance   snapshot.Balance
 	carrier   snapshot.Carrier
 
-	resilience *snapshot.Resilience // nil: no policy is for it
+	resilience *snapshot.Resilience     // nil: no policy is for it
+	balancing  *api.LoadBalancingPolicy // in effect here; nil: none
+	algorithm  snapshot.Balance         // as it says
 }
 
 type servicePort struct {
@@ -94,7 +92,6 @@ func newCatalog(in Input) *catalog {
 			continue
 		}
 		s := &service{name: name, document: document}
-		s.balance, _ = ParseBalance(document.Annotations[BalanceAnnotation])
 		s.carrier = carriers[document.Annotations[LaneAnnotation]]
 		c.byName[name] = s
 	}
@@ -241,20 +238,6 @@ func both(a, b snapshot.Protocol) snapshot.Protocol {
 		return snapshot.Protocol_PROTOCOL_HTTP
 	}
 	return snapshot.Protocol_PROTOCOL_TCP
-}
-
-// ParseBalance reads a BalanceAnnotation: "least-request", which the empty string means too,
-// "round-robin" or "random".
-func ParseBalance(value string) (snapshot.Balance, error) {
-	switch value {
-	case "", "least-request":
-		return snapshot.Balance_BALANCE_LEAST_REQUEST, nil
-	case "round-robin":
-		return snapshot.Balance_BALANCE_ROUND_ROBIN, nil
-	case "random":
-		return snapshot.Balance_BALANCE_RANDOM, nil
-	}
-	return 0, fmt.Errorf("%s: must be least-request, round-robin or random, is %q", BalanceAnnotation, value)
 }
 
 // carriers are what a LaneAnnotation says; everything else is as if it were absent.

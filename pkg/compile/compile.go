@@ -1,13 +1,14 @@
 // Package compile makes snapshots from what operators wrote and what nodes registered.
 //
-// Services, ExternalServices, Gateways, HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes, QuotaPolicies, ResiliencePolicies, FaultPolicies and instances go in; the bodies of the configuration's subjects and the status
+// Services, ExternalServices, Gateways, HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes, policies and instances go in; the bodies of the configuration's subjects and the status
 // of every route and policy come out. It is a pure function: the same input, in whatever order, gives the same bytes, so
 // that a body that did not change need not be published again. What it cannot execute it refuses in the
 // route's status, and such a route is not in effect; what a route refers to and is not there becomes a
 // backend that answers 500. It neither numbers nor signs, and it does no I/O.
 //
 // Start reading at Compile; then route.go, grpcroute.go and connections.go (what the kinds of routes have in common, and what not), attach.go (which route applies to whom), rules.go (what a route says),
-// precedence.go (in which order it is tried), quota.go (what is limited), resilience.go (what is done about failures), fault.go (what is spoiled), external.go (what is outside), and gateway.go and ingress.go (what comes from
+// precedence.go (in which order it is tried), quota.go (what is limited), resilience.go (what is done about failures), fault.go (what is spoiled), loadbalancing.go (how instances are
+// chosen), external.go (what is outside), and gateway.go and ingress.go (what comes from
 // outside).
 package compile
 
@@ -28,13 +29,14 @@ import (
 
 // Input is one state of the mesh. Compile reads it and keeps parts of it in what it returns.
 type Input struct {
-	Services []*corev1.Service
-	Routes   []*gatewayv1.HTTPRoute
-	GRPC     []*gatewayv1.GRPCRoute
-	TLS      []*gatewayv1.TLSRoute
-	TCP      []*gatewayv1.TCPRoute
-	Quotas   []*api.QuotaPolicy
-	External []*api.ExternalService
+	Services  []*corev1.Service
+	Routes    []*gatewayv1.HTTPRoute
+	GRPC      []*gatewayv1.GRPCRoute
+	TLS       []*gatewayv1.TLSRoute
+	TCP       []*gatewayv1.TCPRoute
+	Quotas    []*api.QuotaPolicy
+	External  []*api.ExternalService
+	Balancing []*api.LoadBalancingPolicy
 	// Resilience says how callers deal with instances that fail.
 	Resilience []*api.ResiliencePolicy
 	Faults     []*api.FaultPolicy
@@ -75,6 +77,8 @@ type Output struct {
 	Resilience map[types.NamespacedName][]metav1.Condition
 	// Faults holds the conditions of every FaultPolicy, without the times of transition.
 	Faults map[types.NamespacedName][]metav1.Condition
+	// Balancing holds the conditions of every LoadBalancingPolicy, without the times of transition.
+	Balancing map[types.NamespacedName][]metav1.Condition
 	// Limits says what each limit of the bodies allows, by its id.
 	Limits map[string]quota.Limit
 }
@@ -83,17 +87,18 @@ type Output struct {
 func Compile(in Input) Output {
 	services := newCatalog(in)
 	out := Output{
-		Bodies:   make(map[string]proto.Message, 4*len(services.byName)),
-		Statuses: make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.Routes)),
-		GRPC:     make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.GRPC)),
-		TLS:      make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.TLS)),
-		TCP:      make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.TCP)),
-		Quotas:   make(map[types.NamespacedName][]metav1.Condition, len(in.Quotas)),
-		Gateways: make(map[types.NamespacedName]gatewayv1.GatewayStatus, len(in.Gateways)),
-		Classes:  make(map[string][]metav1.Condition, len(in.Classes)),
-		External: services.externalConditions(in),
-		Faults:   make(map[types.NamespacedName][]metav1.Condition, len(in.Faults)),
-		Limits:   make(map[string]quota.Limit, len(in.Quotas)),
+		Bodies:    make(map[string]proto.Message, 4*len(services.byName)),
+		Statuses:  make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.Routes)),
+		GRPC:      make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.GRPC)),
+		TLS:       make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.TLS)),
+		TCP:       make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.TCP)),
+		Quotas:    make(map[types.NamespacedName][]metav1.Condition, len(in.Quotas)),
+		Gateways:  make(map[types.NamespacedName]gatewayv1.GatewayStatus, len(in.Gateways)),
+		Classes:   make(map[string][]metav1.Condition, len(in.Classes)),
+		External:  services.externalConditions(in),
+		Faults:    make(map[types.NamespacedName][]metav1.Condition, len(in.Faults)),
+		Limits:    make(map[string]quota.Limit, len(in.Quotas)),
+		Balancing: services.balance(in.Balancing),
 	}
 	out.Resilience = attachResilience(in, services)
 	gateways := newGateways(in, services, &out)
@@ -189,16 +194,21 @@ func (s *service) inbound() *snapshot.Inbound {
 
 // backend is the service as the target of a rule.
 func (s *service) backend(port, weight uint32) *snapshot.Backend {
+	policy := ""
+	if s.balancing != nil {
+		policy = s.balancing.Namespace + "/" + s.balancing.Name
+	}
 	return &snapshot.Backend{
 		Namespace: s.name.Namespace,
 		Service:   s.name.Name,
 		Port:      port,
 		Weight:    weight,
 		Shards:    uint32(len(s.shards)),
-		Balance:   s.balance,
+		Balance:   s.algorithm,
 		Carrier:   s.carrier,
 
-		Resilience: s.resilience,
+		Resilience:      s.resilience,
+		BalancingPolicy: policy,
 	}
 }
 

@@ -36,6 +36,8 @@ func InputOf(t testing.TB, documents string) (in Input) {
 			in.Quotas = append(in.Quotas, decode[api.QuotaPolicy](t, text))
 		case "ResiliencePolicy":
 			in.Resilience = append(in.Resilience, decode[api.ResiliencePolicy](t, text))
+		case "LoadBalancingPolicy":
+			in.Balancing = append(in.Balancing, decode[api.LoadBalancingPolicy](t, text))
 		case "Gateway":
 			in.Gateways = append(in.Gateways, decode[gatewayv1.Gateway](t, text))
 		case "GatewayClass":

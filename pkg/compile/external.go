@@ -33,7 +33,6 @@ func (c *catalog) addExternal(in Input) (displacing map[exchange.ServiceName]boo
 			displacing[name] = true
 		}
 		s := &service{name: name, outside: document}
-		s.balance, _ = ParseBalance(document.Annotations[BalanceAnnotation])
 		s.carrier = carriers[document.Annotations[LaneAnnotation]]
 		s.ports = []servicePort{{number: uint32(document.Spec.Port), protocol: outsideProtocol(document), declared: true}}
 		s.reachable = s.ports

@@ -71,6 +71,8 @@ func overlaid(in compile.Input, docs []api.Document) (compile.Input, error) {
 			in.External, err = overlay(in.External, d)
 		case api.ResiliencePolicies:
 			in.Resilience, err = overlay(in.Resilience, d)
+		case api.LoadBalancingPolicies:
+			in.Balancing, err = overlay(in.Balancing, d)
 		case api.Gateway:
 			in.Gateways, err = overlay(in.Gateways, d)
 		case api.GatewayClass:

@@ -82,6 +82,7 @@ type compiled struct {
 	policies  decoded[api.QuotaPolicy]
 	faults    decoded[api.FaultPolicy]
 	outside   decoded[api.ExternalService]
+	balancing decoded[api.LoadBalancingPolicy]
 	gateways  decoded[gatewayv1.Gateway]
 	classes   decoded[gatewayv1.GatewayClass]
 	spaces    decoded[corev1.Namespace]

@@ -50,9 +50,9 @@ type RuleVerdict struct {
 
 // A PolicyVerdict is a policy of the rule that decides.
 type PolicyVerdict struct {
-	Kind   string `json:"kind"`   // QuotaPolicy or ResiliencePolicy or FaultPolicy
-	Name   string `json:"name"`   // namespace/name/limit or namespace/name, or …/fault
-	Detail string `json:"detail"` // what it counts or does, or does to the request
+	Kind   string `json:"kind"`   // QuotaPolicy, ResiliencePolicy, FaultPolicy or LoadBalancingPolicy
+	Name   string `json:"name"`   // namespace/name, and /limit of a quota or /fault
+	Detail string `json:"detail"` // what it counts, does, does to the request, or says of which backend
 }
 
 // A BackendVerdict is a backend and what becomes of its share.
@@ -62,6 +62,7 @@ type BackendVerdict struct {
 	Share     float64              `json:"share"`            // of the rule's requests, by weight
 	Status    int                  `json:"status,omitempty"` // not 0: its share is answered with that
 	Detail    string               `json:"detail,omitempty"`
+	Balance   string               `json:"balance"`   // how its instances share requests
 	Instances []InstanceVerdict    `json:"instances"` // that may get it
 }
 
@@ -285,12 +286,15 @@ func limited(l *snapshot.Limit) PolicyVerdict {
 func (e *Explanation) backends(t *Table, r *rule, call *Call, req *exchange.Request) {
 	var before uint64
 	for _, b := range r.backends {
-		v := BackendVerdict{Service: b.service, Port: b.port, Share: rounded(float64(b.upTo-before) / float64(r.total)), Instances: []InstanceVerdict{}}
+		v := BackendVerdict{Service: b.service, Port: b.port, Share: rounded(float64(b.upTo-before) / float64(r.total)), Balance: b.balanced(), Instances: []InstanceVerdict{}}
 		before = b.upTo
 		if b.resilience != nil {
 			if verdict := b.resilience.verdict(); !slices.Contains(e.Policies, verdict) {
 				e.Policies = append(e.Policies, verdict)
 			}
+		}
+		if b.policy != "" {
+			e.Policies = append(e.Policies, PolicyVerdict{Kind: "LoadBalancingPolicy", Name: b.policy, Detail: fmt.Sprintf("says of %s: %s", b.service, v.Balance)})
 		}
 		only := *r // the rule, if all of its weight were this backend's
 		only.backends = []*backend{b}
@@ -317,6 +321,17 @@ func (e *Explanation) backends(t *Table, r *rule, call *Call, req *exchange.Requ
 		})
 		e.Backends = append(e.Backends, v)
 	}
+}
+
+// balanced says how the instances of a backend are chosen.
+func (b *backend) balanced() string {
+	switch b.balance {
+	case snapshot.Balance_BALANCE_ROUND_ROBIN:
+		return "round robin"
+	case snapshot.Balance_BALANCE_RANDOM:
+		return "random"
+	}
+	return "least request"
 }
 
 // rounded has as many digits as draws can tell.

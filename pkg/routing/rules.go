@@ -46,6 +46,7 @@ type backend struct {
 	answer  int
 	detail  string
 	balance snapshot.Balance
+	policy  string // that balance is of; empty: none
 	carrier snapshot.Carrier
 	filters *filters
 	faults  []*Fault // of its rule and, behind them, its own
@@ -165,6 +166,7 @@ func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]u
 		answer:  int(b.GetAnswer()),
 		detail:  b.GetAnswerReason(),
 		balance: b.GetBalance(),
+		policy:  b.GetBalancingPolicy(),
 		carrier: b.GetCarrier(),
 	}
 	var err error
@@ -174,6 +176,8 @@ func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]u
 	if b.GetShards() > maxShards {
 		return nil, fmt.Errorf("backend %s has %d shards; at most %d are possible", compiled.service, b.Shards, maxShards)
 	}
+	// Nodes that begin alike would all be at the first instance together.
+	compiled.next.Store(uint32(score(t.Node, compiled.service.String())))
 	if compiled.answer == 0 {
 		compiled.pool = t.pool(compiled.service)
 		refers[compiled.pool] = max(refers[compiled.pool], b.GetShards())

@@ -1790,21 +1790,22 @@ func (x *FieldMatch) GetValue() *StringMatch {
 }
 
 type Backend struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Namespace     string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
-	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
-	Port          uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`     // the service's port number
-	Weight        uint32                 `protobuf:"varint,4,opt,name=weight,proto3" json:"weight,omitempty"` // share of the sum; 0: none
-	Shards        uint32                 `protobuf:"varint,5,opt,name=shards,proto3" json:"shards,omitempty"` // of sennit.config.endpoints.<ns>.<service>: all must be held before the rule is used
-	Answer        uint32                 `protobuf:"varint,6,opt,name=answer,proto3" json:"answer,omitempty"` // not 0: this backend's share is answered with this status
-	AnswerReason  string                 `protobuf:"bytes,7,opt,name=answer_reason,json=answerReason,proto3" json:"answer_reason,omitempty"`
-	Balance       Balance                `protobuf:"varint,8,opt,name=balance,proto3,enum=sennit.snapshot.v1.Balance" json:"balance,omitempty"`
-	Carrier       Carrier                `protobuf:"varint,9,opt,name=carrier,proto3,enum=sennit.snapshot.v1.Carrier" json:"carrier,omitempty"`
-	Filters       *Filters               `protobuf:"bytes,10,opt,name=filters,proto3" json:"filters,omitempty"`
-	Faults        []uint32               `protobuf:"varint,110,rep,packed,name=faults,proto3" json:"faults,omitempty"` // positions as of a rule, of requests that this backend gets
-	Resilience    *Resilience            `protobuf:"bytes,51,opt,name=resilience,proto3" json:"resilience,omitempty"`  // absent: no ResiliencePolicy is for the service
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Namespace       string                 `protobuf:"bytes,1,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	Service         string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Port            uint32                 `protobuf:"varint,3,opt,name=port,proto3" json:"port,omitempty"`     // the service's port number
+	Weight          uint32                 `protobuf:"varint,4,opt,name=weight,proto3" json:"weight,omitempty"` // share of the sum; 0: none
+	Shards          uint32                 `protobuf:"varint,5,opt,name=shards,proto3" json:"shards,omitempty"` // of sennit.config.endpoints.<ns>.<service>: all must be held before the rule is used
+	Answer          uint32                 `protobuf:"varint,6,opt,name=answer,proto3" json:"answer,omitempty"` // not 0: this backend's share is answered with this status
+	AnswerReason    string                 `protobuf:"bytes,7,opt,name=answer_reason,json=answerReason,proto3" json:"answer_reason,omitempty"`
+	Balance         Balance                `protobuf:"varint,8,opt,name=balance,proto3,enum=sennit.snapshot.v1.Balance" json:"balance,omitempty"`
+	Carrier         Carrier                `protobuf:"varint,9,opt,name=carrier,proto3,enum=sennit.snapshot.v1.Carrier" json:"carrier,omitempty"`
+	Filters         *Filters               `protobuf:"bytes,10,opt,name=filters,proto3" json:"filters,omitempty"`
+	Faults          []uint32               `protobuf:"varint,110,rep,packed,name=faults,proto3" json:"faults,omitempty"`                                 // positions as of a rule, of requests that this backend gets
+	Resilience      *Resilience            `protobuf:"bytes,51,opt,name=resilience,proto3" json:"resilience,omitempty"`                                  // absent: no ResiliencePolicy is for the service
+	BalancingPolicy string                 `protobuf:"bytes,60,opt,name=balancing_policy,json=balancingPolicy,proto3" json:"balancing_policy,omitempty"` // "<ns>/<name>" of the LoadBalancingPolicy that balance is of, for explain; empty: none
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Backend) Reset() {
@@ -1919,6 +1920,13 @@ func (x *Backend) GetResilience() *Resilience {
 		return x.Resilience
 	}
 	return nil
+}
+
+func (x *Backend) GetBalancingPolicy() string {
+	if x != nil {
+		return x.BalancingPolicy
+	}
+	return ""
 }
 
 // Resilience is what a ResiliencePolicy says of a service. Whoever does not know a part of it does without: it then
@@ -3833,7 +3841,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"FieldMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xbf\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xea\x03\n" +
 	"\aBackend\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -3849,7 +3857,8 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06faults\x18n \x03(\rR\x06faults\x12>\n" +
 	"\n" +
 	"resilience\x183 \x01(\v2\x1e.sennit.snapshot.v1.ResilienceR\n" +
-	"resilience\"\xa2\x03\n" +
+	"resilience\x12)\n" +
+	"\x10balancing_policy\x18< \x01(\tR\x0fbalancingPolicy\"\xa2\x03\n" +
 	"\n" +
 	"Resilience\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x128\n" +

@@ -19,17 +19,18 @@ import (
 
 // collections are the API's paths of the kinds that tests apply.
 var collections = map[string]string{
-	"Service":          "/api/v1/namespaces/%s/services/%s",
-	"Secret":           "/api/v1/namespaces/%s/secrets/%s",
-	"Gateway":          "/apis/gateway.networking.k8s.io/v1/namespaces/%s/gateways/%s",
-	"GRPCRoute":        "/apis/gateway.networking.k8s.io/v1/namespaces/%s/grpcroutes/%s",
-	"TLSRoute":         "/apis/gateway.networking.k8s.io/v1/namespaces/%s/tlsroutes/%s",
-	"TCPRoute":         "/apis/gateway.networking.k8s.io/v1/namespaces/%s/tcproutes/%s",
-	"HTTPRoute":        "/apis/gateway.networking.k8s.io/v1/namespaces/%s/httproutes/%s",
-	"ExternalService":  "/apis/sennit.dev/v1alpha1/namespaces/%s/externalservices/%s",
-	"ResiliencePolicy": "/apis/sennit.dev/v1alpha1/namespaces/%s/resiliencepolicies/%s",
-	"FaultPolicy":      "/apis/sennit.dev/v1alpha1/namespaces/%s/faultpolicies/%s",
-	"QuotaPolicy":      "/apis/sennit.dev/v1alpha1/namespaces/%s/quotapolicies/%s",
+	"Service":             "/api/v1/namespaces/%s/services/%s",
+	"Secret":              "/api/v1/namespaces/%s/secrets/%s",
+	"Gateway":             "/apis/gateway.networking.k8s.io/v1/namespaces/%s/gateways/%s",
+	"GRPCRoute":           "/apis/gateway.networking.k8s.io/v1/namespaces/%s/grpcroutes/%s",
+	"TLSRoute":            "/apis/gateway.networking.k8s.io/v1/namespaces/%s/tlsroutes/%s",
+	"TCPRoute":            "/apis/gateway.networking.k8s.io/v1/namespaces/%s/tcproutes/%s",
+	"HTTPRoute":           "/apis/gateway.networking.k8s.io/v1/namespaces/%s/httproutes/%s",
+	"ExternalService":     "/apis/sennit.dev/v1alpha1/namespaces/%s/externalservices/%s",
+	"ResiliencePolicy":    "/apis/sennit.dev/v1alpha1/namespaces/%s/resiliencepolicies/%s",
+	"FaultPolicy":         "/apis/sennit.dev/v1alpha1/namespaces/%s/faultpolicies/%s",
+	"QuotaPolicy":         "/apis/sennit.dev/v1alpha1/namespaces/%s/quotapolicies/%s",
+	"LoadBalancingPolicy": "/apis/sennit.dev/v1alpha1/namespaces/%s/loadbalancingpolicies/%s",
 }
 
 // Documents stores YAML documents, separated by "---", and waits for each until every node that uses it has

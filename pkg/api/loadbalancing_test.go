@@ -1,0 +1,46 @@
+package api
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestLoadBalancingPolicies(t *testing.T) {
+	const head = "apiVersion: sennit.dev/v1alpha1\nkind: LoadBalancingPolicy\nmetadata: {name: l}\nspec:\n  targetRefs: [{kind: Service, name: a}]\n"
+	for _, tt := range []struct {
+		name, text string
+		want       []string
+	}{
+		{"the least", head, nil},
+		{"an algorithm that is misspelt", head + "  algorithm: round-robin\n", []string{
+			`f.yaml:6:14: spec.algorithm: must be one of LeastRequest, RoundRobin, Random, is "round-robin"`}},
+		{"a route, a group, one twice", strings.Replace(head, "[{kind: Service, name: a}]",
+			"[{kind: HTTPRoute, name: a}, {kind: Service, name: b, group: c}, {kind: ExternalService, name: d}, {kind: ExternalService, name: d}]", 1), []string{
+			`f.yaml:5:23: spec.targetRefs[0].kind: must be one of Service, ExternalService, is "HTTPRoute"`,
+			`f.yaml:5:76: spec.targetRefs[1].group: must be "" for a Service, is "c"`,
+			`f.yaml:5:114: spec.targetRefs[3]: must be unique, but ExternalService/d is already item 2`}},
+		{"nothing", strings.Replace(head, "[{kind: Service, name: a}]", "[]", 1), []string{
+			"f.yaml:5:15: spec.targetRefs: must have at least 1 items, has 0"}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if _, got := decode(t, tt.text); strings.Join(got, "\n") != strings.Join(tt.want, "\n") {
+				t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(tt.want, "\n"))
+			}
+		})
+	}
+	docs, errs := decode(t, head)
+	if errs != nil || str(docs[0].Object.Object["spec"], "algorithm") != LeastRequest {
+		t.Errorf("%v of %q", docs, errs)
+	}
+}
+
+// TestFormerAnnotation wants to be told who still has the annotation that chose an algorithm.
+func TestFormerAnnotation(t *testing.T) {
+	docs, errs := decode(t, "apiVersion: v1\nkind: Service\nmetadata: {name: a, annotations: {sennit.dev/balance: random}}\nspec: {ports: [{port: 80}]}\n")
+	if errs != nil {
+		t.Fatal(errs)
+	}
+	if got := Warnings(docs[0].Kind, docs[0].Object); len(got) != 1 || !strings.Contains(got[0], "sennit.dev/balance") || !strings.Contains(got[0], "LoadBalancingPolicy") {
+		t.Errorf("warnings %q", got)
+	}
+}

@@ -1,0 +1,76 @@
+package compile
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
+
+	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// balances are the algorithms by the names that policies have for them. One without a name is the first.
+var balances = map[string]snapshot.Balance{
+	"":               snapshot.Balance_BALANCE_LEAST_REQUEST,
+	api.LeastRequest: snapshot.Balance_BALANCE_LEAST_REQUEST,
+	api.RoundRobin:   snapshot.Balance_BALANCE_ROUND_ROBIN,
+	api.Random:       snapshot.Balance_BALANCE_RANDOM,
+}
+
+// balance has the services of the catalogue follow their LoadBalancingPolicies, and returns the conditions of each
+// policy. Of several that name one service the oldest is in effect there (GEP-713, "Conflict Resolution"), and of equally
+// old ones the first by name.
+func (c *catalog) balance(policies []*api.LoadBalancingPolicy) map[types.NamespacedName][]v1.Condition {
+	all := make(map[types.NamespacedName][]v1.Condition, len(policies))
+	policies = slices.Clone(policies)
+	slices.SortStableFunc(policies, func(a, b *api.LoadBalancingPolicy) int {
+		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
+	})
+	for _, p := range policies {
+		condition := v1.Condition{
+			Type: string(gatewayv1.PolicyConditionAccepted), Status: v1.ConditionTrue, Reason: string(gatewayv1.PolicyReasonAccepted),
+			Message: "the policy is in effect",
+		}
+		if algorithm, known := balances[p.Spec.Algorithm]; !known {
+			condition.Status, condition.Reason = v1.ConditionFalse, string(gatewayv1.PolicyReasonInvalid)
+			condition.Message = fmt.Sprintf("spec.algorithm: this version knows none of the name %q", p.Spec.Algorithm)
+		} else {
+			condition = c.balanceTargets(p, algorithm, condition)
+		}
+		all[types.NamespacedName{Namespace: p.Namespace, Name: p.Name}] = observed(p.Generation, cut(condition))
+	}
+	return all
+}
+
+// balanceTargets applies a policy where nothing stands against it, and says in the condition where something does.
+func (c *catalog) balanceTargets(p *api.LoadBalancingPolicy, algorithm snapshot.Balance, condition v1.Condition) v1.Condition {
+	var problems []string
+	for _, t := range p.Spec.TargetRefs {
+		s, problem := c.find(t.Kind, exchange.ServiceName{Namespace: p.Namespace, Name: t.Name})
+		reason := gatewayv1.PolicyReasonTargetNotFound
+		if problem == "" && s.balancing != nil {
+			problem, reason = fmt.Sprintf("the older policy %s is in effect at %s %s", s.balancing.Name, t.Kind, s.name), gatewayv1.PolicyReasonConflicted
+		}
+		if problem == "" {
+			s.balancing, s.algorithm = p, algorithm
+			continue
+		}
+		if len(problems) == 0 {
+			condition.Status, condition.Reason = v1.ConditionFalse, string(reason)
+		}
+		problems = append(problems, problem)
+	}
+	if len(problems) > 0 {
+		condition.Message = strings.Join(problems, "; ")
+		if len(problems) < len(p.Spec.TargetRefs) {
+			condition.Message += "; the policy is in effect at its other targets"
+		}
+	}
+	return condition
+}
