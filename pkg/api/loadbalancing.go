@@ -21,7 +21,21 @@ type LoadBalancingPolicy struct {
 type LoadBalancingPolicySpec struct {
 	TargetRefs []LoadBalancingTarget `json:"targetRefs"`
 	Algorithm  string                `json:"algorithm,omitempty"`
+	HashOn     []LoadBalancingKey    `json:"hashOn,omitempty"` // the first that a request has
 }
+
+// A LoadBalancingKey is a part of a request by whose hash an instance is chosen.
+type LoadBalancingKey struct {
+	Type string `json:"type"`
+	Name string `json:"name,omitempty"`
+}
+
+// What a LoadBalancingKey can be. ByHeader can be one, too.
+const (
+	ByCookie         = "Cookie"
+	ByQueryParameter = "QueryParameter"
+	BySource         = "Source"
+)
 
 // A LoadBalancingTarget is a Service or an ExternalService of the policy's namespace.
 type LoadBalancingTarget struct {
@@ -35,6 +49,8 @@ const (
 	LeastRequest = "LeastRequest"
 	RoundRobin   = "RoundRobin"
 	Random       = "Random"
+	RingHash     = "RingHash"
+	Maglev       = "Maglev"
 )
 
 // LoadBalancingPolicyStatus is what became of the policy.
@@ -50,7 +66,10 @@ type LoadBalancingPolicyList struct {
 	Items []LoadBalancingPolicy `json:"items"`
 }
 
-const maxLoadBalancingTargets = 16
+const (
+	maxLoadBalancingTargets = 16
+	maxLoadBalancingKeys    = 4
+)
 
 // loadBalancingPolicy checks what the schema cannot say.
 func (w *walker) loadBalancingPolicy(u *unstructured.Unstructured) {
@@ -58,7 +77,34 @@ func (w *walker) loadBalancingPolicy(u *unstructured.Unstructured) {
 	targets := items(spec, "targetRefs")
 	w.between("spec.targetRefs", "items", int64(len(targets)), 1, maxLoadBalancingTargets)
 	w.targets("spec.targetRefs", targets, Service.Name, ExternalServices.Name)
-	w.oneOf("spec.algorithm", str(spec, "algorithm"), LeastRequest, RoundRobin, Random)
+	algorithm := str(spec, "algorithm")
+	w.oneOf("spec.algorithm", algorithm, LeastRequest, RoundRobin, Random, RingHash, Maglev)
+	keys := items(spec, "hashOn")
+	switch hashes := algorithm == RingHash || algorithm == Maglev; {
+	case hashes && len(keys) == 0:
+		w.add("spec.hashOn", Required, "is required for %s: what of a request is hashed", algorithm)
+	case !hashes && len(keys) > 0:
+		w.add("spec.hashOn", Invalid, "must not be given for %s, which hashes nothing", algorithm)
+	}
+	w.between("spec.hashOn", "items", int64(len(keys)), 0, maxLoadBalancingKeys)
+	for i, k := range keys {
+		w.loadBalancingKey(index("spec.hashOn", i), str(k, "type"), str(k, "name"))
+	}
+}
+
+func (w *walker) loadBalancingKey(path, kind, name string) {
+	w.oneOf(field(path, "type"), kind, ByHeader, ByCookie, ByQueryParameter, BySource)
+	at := field(path, "name")
+	switch {
+	case kind == BySource && name != "":
+		w.add(at, Invalid, "must not be given for %s, is %q", kind, name)
+	case kind != BySource && name == "":
+		w.add(at, Required, "is required: what to hash")
+	case kind == ByQueryParameter && len(name) > 256:
+		w.add(at, Invalid, "must have at most 256 bytes, has %d", len(name))
+	case (kind == ByHeader || kind == ByCookie) && !headerName.MatchString(name):
+		w.add(at, Invalid, "must be a token (RFC 9110 §5.6.2), is %q", name)
+	}
 }
 
 // SwaggerDoc says what the fields mean, for `kubectl explain`.
@@ -75,7 +121,17 @@ func (LoadBalancingPolicySpec) SwaggerDoc() map[string]string {
 	return map[string]string{
 		"":           "LoadBalancingPolicySpec says of which services, and how.",
 		"targetRefs": "Services and ExternalServices of the policy's namespace whose instances are meant.",
-		"algorithm":  "LeastRequest (of two random instances the one with fewer requests of the calling node), RoundRobin (each in turn) or Random.",
+		"algorithm":  "LeastRequest (of two random instances the one with fewer requests of the calling node), RoundRobin (each in turn), Random, RingHash or Maglev (requests with one key at one instance).",
+		"hashOn":     "What RingHash and Maglev hash: the first that a request has. A request that has none goes where LeastRequest sends it.",
+	}
+}
+
+// SwaggerDoc says what the fields mean.
+func (LoadBalancingKey) SwaggerDoc() map[string]string {
+	return map[string]string{
+		"":     "LoadBalancingKey is a part of a request by whose hash an instance is chosen.",
+		"type": "Header, Cookie, QueryParameter or Source (at a Gateway the client's address, else the caller's host and service).",
+		"name": "Name of the header, cookie or parameter.",
 	}
 }
 
@@ -102,6 +158,7 @@ func (p *LoadBalancingPolicy) DeepCopyObject() runtime.Object {
 	c := *p
 	p.ObjectMeta.DeepCopyInto(&c.ObjectMeta)
 	c.Spec.TargetRefs = slices.Clone(p.Spec.TargetRefs)
+	c.Spec.HashOn = slices.Clone(p.Spec.HashOn)
 	c.Status.Conditions = slices.Clone(p.Status.Conditions)
 	return &c
 }

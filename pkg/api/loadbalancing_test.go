@@ -13,12 +13,23 @@ func TestLoadBalancingPolicies(t *testing.T) {
 	}{
 		{"the least", head, nil},
 		{"an algorithm that is misspelt", head + "  algorithm: round-robin\n", []string{
-			`f.yaml:6:14: spec.algorithm: must be one of LeastRequest, RoundRobin, Random, is "round-robin"`}},
+			`f.yaml:6:14: spec.algorithm: must be one of LeastRequest, RoundRobin, Random, RingHash, Maglev, is "round-robin"`}},
 		{"a route, a group, one twice", strings.Replace(head, "[{kind: Service, name: a}]",
 			"[{kind: HTTPRoute, name: a}, {kind: Service, name: b, group: c}, {kind: ExternalService, name: d}, {kind: ExternalService, name: d}]", 1), []string{
 			`f.yaml:5:23: spec.targetRefs[0].kind: must be one of Service, ExternalService, is "HTTPRoute"`,
 			`f.yaml:5:76: spec.targetRefs[1].group: must be "" for a Service, is "c"`,
 			`f.yaml:5:114: spec.targetRefs[3]: must be unique, but ExternalService/d is already item 2`}},
+		{"a hash of nothing", head + "  algorithm: Maglev\n", []string{
+			"f.yaml:4:1: spec.hashOn: is required for Maglev: what of a request is hashed"}},
+		{"a hash that nobody asks for", head + "  hashOn: [{type: Source}]\n", []string{
+			"f.yaml:6:11: spec.hashOn: must not be given for LeastRequest, which hashes nothing"}},
+		{"keys", head + "  algorithm: RingHash\n  hashOn: [{type: Header}, {type: Cookie, name: a b}, {type: Source, name: x}, {type: IP}]\n", []string{
+			"f.yaml:7:12: spec.hashOn[0].name: is required: what to hash",
+			`f.yaml:7:49: spec.hashOn[1].name: must be a token (RFC 9110 §5.6.2), is "a b"`,
+			`f.yaml:7:76: spec.hashOn[2].name: must not be given for Source, is "x"`,
+			"f.yaml:7:80: spec.hashOn[3].name: is required: what to hash",
+			`f.yaml:7:87: spec.hashOn[3].type: must be one of Header, Cookie, QueryParameter, Source, is "IP"`}},
+		{"all keys", head + "  algorithm: Maglev\n  hashOn: [{type: Header, name: X-User}, {type: Cookie, name: u}, {type: QueryParameter, name: user id}, {type: Source}]\n", nil},
 		{"nothing", strings.Replace(head, "[{kind: Service, name: a}]", "[]", 1), []string{
 			"f.yaml:5:15: spec.targetRefs: must have at least 1 items, has 0"}},
 	} {

@@ -33,9 +33,8 @@ type service struct {
 	shards    []*snapshot.Endpoints // at least one
 	carrier   snapshot.Carrier
 
-	resilience *snapshot.Resilience     // nil: no policy is for it
-	balancing  *api.LoadBalancingPolicy // in effect here; nil: none
-	algorithm  snapshot.Balance         // as it says
+	resilience *snapshot.Resilience // nil: no policy is for it
+	balancing  *balancing           // nil: no policy is in effect here
 }
 
 type servicePort struct {

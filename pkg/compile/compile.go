@@ -194,22 +194,18 @@ func (s *service) inbound() *snapshot.Inbound {
 
 // backend is the service as the target of a rule.
 func (s *service) backend(port, weight uint32) *snapshot.Backend {
-	policy := ""
-	if s.balancing != nil {
-		policy = s.balancing.Namespace + "/" + s.balancing.Name
-	}
-	return &snapshot.Backend{
+	b := &snapshot.Backend{
 		Namespace: s.name.Namespace,
 		Service:   s.name.Name,
 		Port:      port,
 		Weight:    weight,
 		Shards:    uint32(len(s.shards)),
-		Balance:   s.algorithm,
 		Carrier:   s.carrier,
 
-		Resilience:      s.resilience,
-		BalancingPolicy: policy,
+		Resilience: s.resilience,
 	}
+	s.balancing.say(b)
+	return b
 }
 
 func compareNames(a, b exchange.ServiceName) int {

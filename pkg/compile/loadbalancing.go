@@ -21,6 +21,46 @@ var balances = map[string]snapshot.Balance{
 	api.LeastRequest: snapshot.Balance_BALANCE_LEAST_REQUEST,
 	api.RoundRobin:   snapshot.Balance_BALANCE_ROUND_ROBIN,
 	api.Random:       snapshot.Balance_BALANCE_RANDOM,
+	api.RingHash:     snapshot.Balance_BALANCE_RING_HASH,
+	api.Maglev:       snapshot.Balance_BALANCE_MAGLEV,
+}
+
+var hashKeyTypes = map[string]snapshot.HashKey_Type{
+	api.ByHeader:         snapshot.HashKey_HEADER,
+	api.ByCookie:         snapshot.HashKey_COOKIE,
+	api.ByQueryParameter: snapshot.HashKey_QUERY,
+	api.BySource:         snapshot.HashKey_SOURCE,
+}
+
+// balancing is how the instances of a service are chosen, as a policy says.
+type balancing struct {
+	policy    string // "<ns>/<name>"
+	algorithm snapshot.Balance
+	keys      []*snapshot.HashKey
+}
+
+// compileBalancing reads a policy, or names the first field that this version does not know.
+func compileBalancing(p *api.LoadBalancingPolicy) (how *balancing, problem string) {
+	algorithm, known := balances[p.Spec.Algorithm]
+	if !known {
+		return nil, fmt.Sprintf("spec.algorithm: this version knows none of the name %q", p.Spec.Algorithm)
+	}
+	how = &balancing{policy: p.Namespace + "/" + p.Name, algorithm: algorithm}
+	for i, k := range p.Spec.HashOn {
+		kind, known := hashKeyTypes[k.Type]
+		if !known {
+			return nil, fmt.Sprintf("spec.hashOn[%d].type: this version knows none of the name %q", i, k.Type)
+		}
+		how.keys = append(how.keys, &snapshot.HashKey{Type: kind, Name: k.Name})
+	}
+	return how, ""
+}
+
+// say has a backend say what nodes are to do.
+func (how *balancing) say(b *snapshot.Backend) {
+	if how != nil {
+		b.BalancingPolicy, b.Balance, b.HashKeys = how.policy, how.algorithm, how.keys
+	}
 }
 
 // balance has the services of the catalogue follow their LoadBalancingPolicies, and returns the conditions of each
@@ -37,11 +77,10 @@ func (c *catalog) balance(policies []*api.LoadBalancingPolicy) map[types.Namespa
 			Type: string(gatewayv1.PolicyConditionAccepted), Status: v1.ConditionTrue, Reason: string(gatewayv1.PolicyReasonAccepted),
 			Message: "the policy is in effect",
 		}
-		if algorithm, known := balances[p.Spec.Algorithm]; !known {
-			condition.Status, condition.Reason = v1.ConditionFalse, string(gatewayv1.PolicyReasonInvalid)
-			condition.Message = fmt.Sprintf("spec.algorithm: this version knows none of the name %q", p.Spec.Algorithm)
+		if how, problem := compileBalancing(p); problem != "" {
+			condition.Status, condition.Reason, condition.Message = v1.ConditionFalse, string(gatewayv1.PolicyReasonInvalid), problem
 		} else {
-			condition = c.balanceTargets(p, algorithm, condition)
+			condition = c.balanceTargets(p, how, condition)
 		}
 		all[types.NamespacedName{Namespace: p.Namespace, Name: p.Name}] = observed(p.Generation, cut(condition))
 	}
@@ -49,16 +88,16 @@ func (c *catalog) balance(policies []*api.LoadBalancingPolicy) map[types.Namespa
 }
 
 // balanceTargets applies a policy where nothing stands against it, and says in the condition where something does.
-func (c *catalog) balanceTargets(p *api.LoadBalancingPolicy, algorithm snapshot.Balance, condition v1.Condition) v1.Condition {
+func (c *catalog) balanceTargets(p *api.LoadBalancingPolicy, how *balancing, condition v1.Condition) v1.Condition {
 	var problems []string
 	for _, t := range p.Spec.TargetRefs {
 		s, problem := c.find(t.Kind, exchange.ServiceName{Namespace: p.Namespace, Name: t.Name})
 		reason := gatewayv1.PolicyReasonTargetNotFound
 		if problem == "" && s.balancing != nil {
-			problem, reason = fmt.Sprintf("the older policy %s is in effect at %s %s", s.balancing.Name, t.Kind, s.name), gatewayv1.PolicyReasonConflicted
+			problem, reason = fmt.Sprintf("the older policy %s is in effect at %s %s", s.balancing.policy, t.Kind, s.name), gatewayv1.PolicyReasonConflicted
 		}
 		if problem == "" {
-			s.balancing, s.algorithm = p, algorithm
+			s.balancing = how
 			continue
 		}
 		if len(problems) == 0 {

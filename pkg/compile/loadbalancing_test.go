@@ -76,7 +76,7 @@ func TestLoadBalancingPoliciesAreAttached(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"shop/a":  "Accepted True Accepted 7 the policy is in effect",
-		"shop/b":  "Accepted False Conflicted 0 the older policy a is in effect at Service shop/orders; there is no Service shop/gone; the policy is in effect at its other targets",
+		"shop/b":  "Accepted False Conflicted 0 the older policy shop/a is in effect at Service shop/orders; there is no Service shop/gone; the policy is in effect at its other targets",
 		"other/c": `Accepted False Invalid 0 spec.algorithm: this version knows none of the name "Sorted"`,
 	} {
 		namespace, name, _ := strings.Cut(name, "/")
@@ -87,6 +87,29 @@ func TestLoadBalancingPoliciesAreAttached(t *testing.T) {
 		if strings.Join(got, "\n") != want {
 			t.Errorf("%s/%s: %s\nwant %s", namespace, name, got, want)
 		}
+	}
+}
+
+func TestHashKeysAreCompiled(t *testing.T) {
+	in := compile.InputOf(t, `{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{name: http, port: 80}]}}
+---
+apiVersion: sennit.dev/v1alpha1
+kind: LoadBalancingPolicy
+metadata: {namespace: shop, name: a}
+spec:
+  targetRefs: [{kind: Service, name: orders}]
+  algorithm: Maglev
+  hashOn: [{type: Header, name: X-User}, {type: Cookie, name: c}, {type: QueryParameter, name: q}, {type: Source}]
+`)
+	body := compile.Compile(in).Bodies[snapshot.OutSubject("shop", "orders", "")].(*snapshot.Outbound)
+	b := body.Ports[0].Rules[0].Backends[0]
+	if got := fmt.Sprint(b.Balance, b.HashKeys); !strings.Contains(got, "MAGLEV") || len(b.HashKeys) != 4 || b.HashKeys[0].Type != snapshot.HashKey_HEADER || b.HashKeys[0].Name != "X-User" ||
+		b.HashKeys[1].Type != snapshot.HashKey_COOKIE || b.HashKeys[2].Type != snapshot.HashKey_QUERY || b.HashKeys[3].Type != snapshot.HashKey_SOURCE {
+		t.Error(got)
+	}
+	in.Balancing[0].Spec.HashOn[1].Type = "Weather"
+	if c := compile.Compile(in).Balancing[types.NamespacedName{Namespace: "shop", Name: "a"}]; c[0].Reason != "Invalid" || !strings.HasPrefix(c[0].Message, "spec.hashOn[1].type: ") {
+		t.Errorf("%+v", c)
 	}
 }
 

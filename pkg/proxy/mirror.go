@@ -39,7 +39,7 @@ func (c *caller) mirror(ctx context.Context, request *body) {
 			return
 		}
 		m := &mirrored{call: c.call}
-		if request.open || !c.decision.PickMirror(i, &m.call, &m.decision) {
+		if request.open || !c.decision.PickMirror(i, &m.call, &c.request, &m.decision) {
 			c.mirrors.Add(-1)
 			continue
 		}

@@ -69,7 +69,7 @@ func (o *Outbound) serveOutside(ctx context.Context, conn *net.TCPConn, l captur
 	}
 	limits, patience := o.Limits, o.Outside.withDefaults()
 	limits.HeadTimeout = patience.Head
-	call := routing.Call{Caller: l.As, Callee: l.As, Port: l.Port, Random: rand.NewPCG(rand.Uint64(), rand.Uint64())}
+	call := routing.Call{Caller: l.As, Callee: l.As, Port: l.Port, Source: far.AddrPort().Addr().Unmap(), Random: rand.NewPCG(rand.Uint64(), rand.Uint64())}
 	var plain net.Conn = conn
 	var both duplex = conn
 	agreed := http2.Unsure // without TLS the first bytes say it

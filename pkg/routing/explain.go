@@ -330,8 +330,28 @@ func (b *backend) balanced() string {
 		return "round robin"
 	case snapshot.Balance_BALANCE_RANDOM:
 		return "random"
+	case snapshot.Balance_BALANCE_RING_HASH:
+		return "ring hash of " + b.keys.said()
+	case snapshot.Balance_BALANCE_MAGLEV:
+		return "Maglev hash of " + b.keys.said()
 	}
 	return "least request"
+}
+
+// said names what is hashed.
+func (k *hashKeys) said() string {
+	if k == nil {
+		return "nothing"
+	}
+	var all []string
+	for _, key := range k.keys {
+		said := strings.ToLower(key.Type.String())
+		if key.Name != "" {
+			said += " " + key.Name
+		}
+		all = append(all, said)
+	}
+	return strings.Join(all, ", else of ")
 }
 
 // rounded has as many digits as draws can tell.

@@ -10,7 +10,7 @@ import (
 // and a handshake.
 const maxNodes = 32
 
-// few keeps the members on maxNodes nodes. Which ones depends on this node's name, so that the nodes of many
+// few returns the members on maxNodes nodes. Which ones depends on this node's name, so that the nodes of many
 // callers use all of a callee's alike; and on nothing else, so that a node that goes makes place for one other and
 // moves none (rendezvous hashing). Members of one node stay together: they share its lane.
 func (t *Table) few(members []member) []member {
@@ -33,10 +33,13 @@ func (t *Table) few(members []member) []member {
 	for _, node := range nodes[maxNodes:] {
 		delete(scores, node)
 	}
-	return slices.DeleteFunc(members, func(m member) bool {
-		_, kept := scores[m.instance.Node]
-		return !kept
-	})
+	var kept []member
+	for _, m := range members {
+		if _, keep := scores[m.instance.Node]; keep {
+			kept = append(kept, m)
+		}
+	}
+	return kept
 }
 
 // score is how much a caller's node likes a callee's.
@@ -46,8 +49,5 @@ func score(caller, callee string) uint64 {
 	_, _ = h.Write([]byte{0})
 	_, _ = h.Write([]byte(callee))
 	// The high bits of FNV hardly know of the last byte: names often differ by that alone.
-	x := h.Sum64()
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
+	return mixed(h.Sum64())
 }

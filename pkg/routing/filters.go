@@ -255,14 +255,15 @@ func (d *Decision) Mirrors() int {
 }
 
 // PickMirror decides whether a request that d was decided for goes to the i-th mirror of its rule too. Where it
-// does, and the mirror has an instance, out is as of Pick.
-func (d *Decision) PickMirror(i int, call *Call, out *Decision) bool {
+// does, and the mirror has an instance, out is as of Pick; where that is chosen by hash, of the request as it is by now.
+func (d *Decision) PickMirror(i int, call *Call, req *exchange.Request, out *Decision) bool {
 	out.reset()
 	m := &d.rule.mirrors[i]
 	if m.backend.answer != 0 || below(call.Random.Uint64(), m.denominator) >= m.numerator {
 		return false
 	}
 	out.Rule, out.Service, out.Port, out.backend = d.Rule, m.backend.service, m.backend.port, m.backend
+	out.key(call, req)
 	out.take(call)
 	return out.Instance != nil
 }

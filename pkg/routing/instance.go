@@ -25,12 +25,17 @@ type Instance struct {
 	load      *load
 	key       instanceKey
 	standing  *standing // in the service whose endpoints these are
+	hash      uint64    // of key, the same on all nodes
 	unhealthy bool      // as the endpoints say
 }
 
 type instanceKey struct {
 	identity exchange.ServiceName
 	node, id string
+}
+
+func (k *instanceKey) hash() uint64 {
+	return hashed(hashed(hashed(hashed(0, k.identity.Namespace), k.identity.Name), k.node), k.id)
 }
 
 // A load is what this node knows by itself of an instance, for as long as some snapshot names it.
@@ -74,7 +79,7 @@ func (t *Table) instance(e *snapshot.Endpoint) *Instance {
 	l.sets++
 	return &Instance{
 		Node: e.Node, Address: address, Identity: identity, ID: e.Instance, Labels: e.Labels, Version: e.Labels["version"],
-		load: l, key: key, unhealthy: e.Unhealthy,
+		load: l, key: key, hash: key.hash(), unhealthy: e.Unhealthy,
 	}
 }
 

@@ -2,6 +2,7 @@ package routing
 
 import (
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,7 @@ type Call struct {
 	// Secure and ServerName are of a connection from outside: whether it came by TLS, and whom it asked for, in lower case.
 	Secure     bool
 	ServerName string
+	Source     netip.Addr  // of that connection; not valid: it is of an application of this host
 	Random     rand.Source // of one goroutine, or safe for several
 }
 
@@ -54,6 +56,8 @@ type Decision struct {
 	backend *backend
 	budget  *budget // of retries; nil: it was not counted
 	raw     bool    // of a connection whose bytes are not looked at
+	hash    uint64  // of the request, where hashed
+	hashed  bool
 
 	held  *atomic.Int64 // in which the exchange counts until Done; nil: in none
 	waits *atomic.Int64 // in which it counts until Waited; nil: in none
@@ -164,6 +168,7 @@ func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 	if b.filters != nil && !d.admits(b.filters, req) {
 		return
 	}
+	d.key(call, req)
 	if b.faults != nil && d.strike(b.faults, call, req) {
 		return
 	}
@@ -177,6 +182,13 @@ func (d *Decision) arrive(call *Call) {
 		return
 	}
 	d.take(call)
+}
+
+// key hashes what the decision's backend says of a request.
+func (d *Decision) key(call *Call, req *exchange.Request) {
+	if d.backend.keys != nil {
+		d.hash, d.hashed = d.backend.keys.hash(call, req)
+	}
 }
 
 // PickAgain gives the exchange to another instance of the same backend, after an attempt at the one in out
@@ -203,7 +215,7 @@ func (d *Decision) take(call *Call) {
 		return
 	}
 	g := d.backend.pool.set.Load().group(d.backend.port)
-	m, ok := selectMember(g, d.backend.balance, d.backend, d.tries[:d.tried], call.Now.UnixNano(), call.Random)
+	m, ok := d.choose(g, call)
 	if !ok {
 		d.answer(503, exchange.NoInstance, "no instance of the backend is left to ask")
 		return
@@ -214,6 +226,17 @@ func (d *Decision) take(call *Call) {
 	if m.target == 0 {
 		d.Target.Port = d.Port
 	}
+}
+
+// choose takes a member of the group as the backend's algorithm says.
+func (d *Decision) choose(g *group, call *Call) (member, bool) {
+	tried, now := d.tries[:d.tried], call.Now.UnixNano()
+	if d.hashed {
+		if m, ok := hashedMember(g, d.backend, d.hash, tried, now); ok {
+			return m, true
+		}
+	}
+	return selectMember(g, d.backend.balance, d.backend, tried, now, call.Random)
 }
 
 // match finds the first rule that matches. It reports false where the path has readings that different

@@ -30,7 +30,8 @@ type pool struct {
 
 	budgets atomic.Pointer[map[exchange.ServiceName]*budget] // by caller; replaced where one is new
 
-	shards map[uint32]*shard // the writer's
+	shards  map[uint32]*shard // the writer's
+	circled map[circled]bool  // that backends asked for; the writer's
 }
 
 type shard struct {
@@ -52,11 +53,16 @@ type set struct {
 type group struct {
 	healthy []member
 	all     []member
+
+	whole  []member                   // on all nodes
+	ring   atomic.Pointer[consistent] // of whole; nil where no backend hashes so
+	maglev atomic.Pointer[consistent]
 }
 
 type member struct {
 	instance *Instance
 	target   uint16 // the port to ask of the instance's node
+	healthy  bool
 }
 
 func (s *set) group(port uint16) *group {
@@ -89,8 +95,9 @@ func (t *Table) applyEndpoints(name exchange.ServiceName, number uint32, subject
 	p.shards[number] = &shard{subject, version, body, true}
 	var applied []Applied
 	if p.complete() {
-		old := p.set.Load()
-		p.set.Store(t.assemble(p))
+		old, next := p.set.Load(), t.assemble(p)
+		p.round(next)
+		p.set.Store(next)
 		t.release(old)
 		p.recount()
 		for _, i := range slices.Sorted(maps.Keys(p.shards)) {
@@ -186,13 +193,13 @@ func (t *Table) assemble(p *pool) *set {
 			p.standings[instance.key] = instance.standing
 			s.instances = append(s.instances, instance)
 			if len(e.Ports) == 0 {
-				s.rest.add(member{instance, 0}, e.Unhealthy)
+				s.rest.add(member{instance, 0, !e.Unhealthy})
 				for number, g := range s.ports {
-					g.add(member{instance, number}, e.Unhealthy)
+					g.add(member{instance, number, !e.Unhealthy})
 				}
 			}
 			for _, port := range e.Ports {
-				s.ports[uint16(port.Number)].add(member{instance, uint16(port.Target)}, e.Unhealthy)
+				s.ports[uint16(port.Number)].add(member{instance, uint16(port.Target), !e.Unhealthy})
 			}
 		}
 	}
@@ -227,11 +234,14 @@ func (s *set) noteCalled() {
 }
 
 // thin leaves few of each list: those that are not healthy take no place from those that are.
-func (t *Table) thin(g *group) { g.healthy, g.all = t.few(g.healthy), t.few(g.all) }
+func (t *Table) thin(g *group) {
+	g.whole = g.all
+	g.healthy, g.all = t.few(g.healthy), t.few(g.all)
+}
 
-func (g *group) add(m member, unhealthy bool) {
+func (g *group) add(m member) {
 	g.all = append(g.all, m)
-	if !unhealthy {
+	if m.healthy {
 		g.healthy = append(g.healthy, m)
 	}
 }

@@ -49,7 +49,8 @@ type backend struct {
 	policy  string // that balance is of; empty: none
 	carrier snapshot.Carrier
 	filters *filters
-	faults  []*Fault // of its rule and, behind them, its own
+	faults  []*Fault  // of its rule and, behind them, its own
+	keys    *hashKeys // nil: nothing of a request is hashed
 	pool    *pool
 
 	resilience *resilience // nil: no policy is for the service
@@ -169,6 +170,9 @@ func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]u
 		policy:  b.GetBalancingPolicy(),
 		carrier: b.GetCarrier(),
 	}
+	if len(b.GetHashKeys()) > 0 {
+		compiled.keys = &hashKeys{t.Node, b.GetHashKeys()}
+	}
 	var err error
 	if compiled.filters, err = compileFilters(b.GetFilters(), m); err != nil {
 		return nil, fmt.Errorf("backend %s: %w", compiled.service, err)
@@ -180,6 +184,7 @@ func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]u
 	compiled.next.Store(uint32(score(t.Node, compiled.service.String())))
 	if compiled.answer == 0 {
 		compiled.pool = t.pool(compiled.service)
+		compiled.pool.circles(compiled)
 		refers[compiled.pool] = max(refers[compiled.pool], b.GetShards())
 		if compiled.resilience, err = t.resilient(compiled.pool, b.GetResilience()); err != nil {
 			return nil, fmt.Errorf("backend %s: %w", compiled.service, err)

@@ -131,20 +131,26 @@ type Balance int32
 const (
 	Balance_BALANCE_LEAST_REQUEST Balance = 0 // the better of two random choices
 	Balance_BALANCE_ROUND_ROBIN   Balance = 1
-	Balance_BALANCE_RANDOM        Balance = 2 // nodes that do not know it take the default
+	Balance_BALANCE_RANDOM        Balance = 2 // nodes that do not know it, or one below, take the default
+	Balance_BALANCE_RING_HASH     Balance = 61
+	Balance_BALANCE_MAGLEV        Balance = 62
 )
 
 // Enum value maps for Balance.
 var (
 	Balance_name = map[int32]string{
-		0: "BALANCE_LEAST_REQUEST",
-		1: "BALANCE_ROUND_ROBIN",
-		2: "BALANCE_RANDOM",
+		0:  "BALANCE_LEAST_REQUEST",
+		1:  "BALANCE_ROUND_ROBIN",
+		2:  "BALANCE_RANDOM",
+		61: "BALANCE_RING_HASH",
+		62: "BALANCE_MAGLEV",
 	}
 	Balance_value = map[string]int32{
 		"BALANCE_LEAST_REQUEST": 0,
 		"BALANCE_ROUND_ROBIN":   1,
 		"BALANCE_RANDOM":        2,
+		"BALANCE_RING_HASH":     61,
+		"BALANCE_MAGLEV":        62,
 	}
 )
 
@@ -274,6 +280,58 @@ func (x StringMatch_Kind) Number() protoreflect.EnumNumber {
 // Deprecated: Use StringMatch_Kind.Descriptor instead.
 func (StringMatch_Kind) EnumDescriptor() ([]byte, []int) {
 	return file_snapshot_proto_rawDescGZIP(), []int{18, 0}
+}
+
+type HashKey_Type int32
+
+const (
+	HashKey_HEADER HashKey_Type = 0
+	HashKey_COOKIE HashKey_Type = 1
+	HashKey_QUERY  HashKey_Type = 2 // a parameter
+	HashKey_SOURCE HashKey_Type = 3 // the client's address at a gateway, else the caller's node and service
+)
+
+// Enum value maps for HashKey_Type.
+var (
+	HashKey_Type_name = map[int32]string{
+		0: "HEADER",
+		1: "COOKIE",
+		2: "QUERY",
+		3: "SOURCE",
+	}
+	HashKey_Type_value = map[string]int32{
+		"HEADER": 0,
+		"COOKIE": 1,
+		"QUERY":  2,
+		"SOURCE": 3,
+	}
+)
+
+func (x HashKey_Type) Enum() *HashKey_Type {
+	p := new(HashKey_Type)
+	*p = x
+	return p
+}
+
+func (x HashKey_Type) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (HashKey_Type) Descriptor() protoreflect.EnumDescriptor {
+	return file_snapshot_proto_enumTypes[5].Descriptor()
+}
+
+func (HashKey_Type) Type() protoreflect.EnumType {
+	return &file_snapshot_proto_enumTypes[5]
+}
+
+func (x HashKey_Type) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use HashKey_Type.Descriptor instead.
+func (HashKey_Type) EnumDescriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{26, 0}
 }
 
 // Message is one message of the configuration stream.
@@ -1804,6 +1862,7 @@ type Backend struct {
 	Faults          []uint32               `protobuf:"varint,110,rep,packed,name=faults,proto3" json:"faults,omitempty"`                                 // positions as of a rule, of requests that this backend gets
 	Resilience      *Resilience            `protobuf:"bytes,51,opt,name=resilience,proto3" json:"resilience,omitempty"`                                  // absent: no ResiliencePolicy is for the service
 	BalancingPolicy string                 `protobuf:"bytes,60,opt,name=balancing_policy,json=balancingPolicy,proto3" json:"balancing_policy,omitempty"` // "<ns>/<name>" of the LoadBalancingPolicy that balance is of, for explain; empty: none
+	HashKeys        []*HashKey             `protobuf:"bytes,61,rep,name=hash_keys,json=hashKeys,proto3" json:"hash_keys,omitempty"`                      // of balances that hash: the first that a request has
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1927,6 +1986,13 @@ func (x *Backend) GetBalancingPolicy() string {
 		return x.BalancingPolicy
 	}
 	return ""
+}
+
+func (x *Backend) GetHashKeys() []*HashKey {
+	if x != nil {
+		return x.HashKeys
+	}
+	return nil
 }
 
 // Resilience is what a ResiliencePolicy says of a service. Whoever does not know a part of it does without: it then
@@ -2324,6 +2390,59 @@ func (x *Outliers) GetLatency() *Outliers_Latency {
 	return nil
 }
 
+// HashKey is a part of a request that is hashed.
+type HashKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          HashKey_Type           `protobuf:"varint,1,opt,name=type,proto3,enum=sennit.snapshot.v1.HashKey_Type" json:"type,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HashKey) Reset() {
+	*x = HashKey{}
+	mi := &file_snapshot_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HashKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HashKey) ProtoMessage() {}
+
+func (x *HashKey) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HashKey.ProtoReflect.Descriptor instead.
+func (*HashKey) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *HashKey) GetType() HashKey_Type {
+	if x != nil {
+		return x.Type
+	}
+	return HashKey_HEADER
+}
+
+func (x *HashKey) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
 // Inbound (sennit.config.in.<ns>.<service>): what the nodes that run a service, or the Gateway of that name, need.
 type Inbound struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2336,7 +2455,7 @@ type Inbound struct {
 
 func (x *Inbound) Reset() {
 	*x = Inbound{}
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2348,7 +2467,7 @@ func (x *Inbound) String() string {
 func (*Inbound) ProtoMessage() {}
 
 func (x *Inbound) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[26]
+	mi := &file_snapshot_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2361,7 +2480,7 @@ func (x *Inbound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Inbound.ProtoReflect.Descriptor instead.
 func (*Inbound) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{26}
+	return file_snapshot_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Inbound) GetPorts() []*InboundPort {
@@ -2401,7 +2520,7 @@ type Outside struct {
 
 func (x *Outside) Reset() {
 	*x = Outside{}
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2413,7 +2532,7 @@ func (x *Outside) String() string {
 func (*Outside) ProtoMessage() {}
 
 func (x *Outside) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[27]
+	mi := &file_snapshot_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2426,7 +2545,7 @@ func (x *Outside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outside.ProtoReflect.Descriptor instead.
 func (*Outside) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{27}
+	return file_snapshot_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Outside) GetHost() string {
@@ -2490,7 +2609,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2621,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[28]
+	mi := &file_snapshot_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2634,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{28}
+	return file_snapshot_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *InboundPort) GetNumber() uint32 {
@@ -2561,7 +2680,7 @@ type Ingress struct {
 
 func (x *Ingress) Reset() {
 	*x = Ingress{}
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2573,7 +2692,7 @@ func (x *Ingress) String() string {
 func (*Ingress) ProtoMessage() {}
 
 func (x *Ingress) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2586,7 +2705,7 @@ func (x *Ingress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ingress.ProtoReflect.Descriptor instead.
 func (*Ingress) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_snapshot_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Ingress) GetListeners() []*IngressListener {
@@ -2635,7 +2754,7 @@ type IngressCertificate struct {
 
 func (x *IngressCertificate) Reset() {
 	*x = IngressCertificate{}
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2647,7 +2766,7 @@ func (x *IngressCertificate) String() string {
 func (*IngressCertificate) ProtoMessage() {}
 
 func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2660,7 +2779,7 @@ func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressCertificate.ProtoReflect.Descriptor instead.
 func (*IngressCertificate) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{30}
+	return file_snapshot_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *IngressCertificate) GetChain() []byte {
@@ -2688,7 +2807,7 @@ type SealedKey struct {
 
 func (x *SealedKey) Reset() {
 	*x = SealedKey{}
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2700,7 +2819,7 @@ func (x *SealedKey) String() string {
 func (*SealedKey) ProtoMessage() {}
 
 func (x *SealedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2713,7 +2832,7 @@ func (x *SealedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKey.ProtoReflect.Descriptor instead.
 func (*SealedKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{31}
+	return file_snapshot_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SealedKey) GetRecipient() []byte {
@@ -2742,7 +2861,7 @@ type IngressTLS struct {
 
 func (x *IngressTLS) Reset() {
 	*x = IngressTLS{}
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +2873,7 @@ func (x *IngressTLS) String() string {
 func (*IngressTLS) ProtoMessage() {}
 
 func (x *IngressTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +2886,7 @@ func (x *IngressTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressTLS.ProtoReflect.Descriptor instead.
 func (*IngressTLS) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{32}
+	return file_snapshot_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *IngressTLS) GetCertificates() []uint32 {
@@ -2803,7 +2922,7 @@ type IngressClients struct {
 
 func (x *IngressClients) Reset() {
 	*x = IngressClients{}
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +2934,7 @@ func (x *IngressClients) String() string {
 func (*IngressClients) ProtoMessage() {}
 
 func (x *IngressClients) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +2947,7 @@ func (x *IngressClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressClients.ProtoReflect.Descriptor instead.
 func (*IngressClients) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{33}
+	return file_snapshot_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *IngressClients) GetRoots() []byte {
@@ -2862,7 +2981,7 @@ type IngressListener struct {
 
 func (x *IngressListener) Reset() {
 	*x = IngressListener{}
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2874,7 +2993,7 @@ func (x *IngressListener) String() string {
 func (*IngressListener) ProtoMessage() {}
 
 func (x *IngressListener) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2887,7 +3006,7 @@ func (x *IngressListener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressListener.ProtoReflect.Descriptor instead.
 func (*IngressListener) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{34}
+	return file_snapshot_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *IngressListener) GetName() string {
@@ -2943,7 +3062,7 @@ type IngressHost struct {
 
 func (x *IngressHost) Reset() {
 	*x = IngressHost{}
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2955,7 +3074,7 @@ func (x *IngressHost) String() string {
 func (*IngressHost) ProtoMessage() {}
 
 func (x *IngressHost) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2968,7 +3087,7 @@ func (x *IngressHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressHost.ProtoReflect.Descriptor instead.
 func (*IngressHost) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{35}
+	return file_snapshot_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *IngressHost) GetHostname() string {
@@ -2996,7 +3115,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3008,7 +3127,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3021,7 +3140,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{36}
+	return file_snapshot_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Endpoints) GetEndpoints() []*Endpoint {
@@ -3054,7 +3173,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3066,7 +3185,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3079,7 +3198,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{37}
+	return file_snapshot_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *Endpoint) GetNode() string {
@@ -3141,7 +3260,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3153,7 +3272,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3166,7 +3285,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{38}
+	return file_snapshot_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *EndpointPort) GetNumber() uint32 {
@@ -3193,7 +3312,7 @@ type NodeConfig struct {
 
 func (x *NodeConfig) Reset() {
 	*x = NodeConfig{}
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3205,7 +3324,7 @@ func (x *NodeConfig) String() string {
 func (*NodeConfig) ProtoMessage() {}
 
 func (x *NodeConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3218,7 +3337,7 @@ func (x *NodeConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeConfig.ProtoReflect.Descriptor instead.
 func (*NodeConfig) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{39}
+	return file_snapshot_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NodeConfig) GetServices() []string {
@@ -3242,7 +3361,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3254,7 +3373,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3267,7 +3386,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{40}
+	return file_snapshot_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Beat) GetNumber() uint64 {
@@ -3317,7 +3436,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_snapshot_proto_msgTypes[41]
+	mi := &file_snapshot_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3329,7 +3448,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[41]
+	mi := &file_snapshot_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3342,7 +3461,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{41}
+	return file_snapshot_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Stored) GetSubject() string {
@@ -3378,7 +3497,7 @@ type SignedRoster struct {
 
 func (x *SignedRoster) Reset() {
 	*x = SignedRoster{}
-	mi := &file_snapshot_proto_msgTypes[42]
+	mi := &file_snapshot_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3390,7 +3509,7 @@ func (x *SignedRoster) String() string {
 func (*SignedRoster) ProtoMessage() {}
 
 func (x *SignedRoster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[42]
+	mi := &file_snapshot_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3403,7 +3522,7 @@ func (x *SignedRoster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRoster.ProtoReflect.Descriptor instead.
 func (*SignedRoster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{42}
+	return file_snapshot_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SignedRoster) GetRoster() []byte {
@@ -3442,7 +3561,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_snapshot_proto_msgTypes[43]
+	mi := &file_snapshot_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3454,7 +3573,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[43]
+	mi := &file_snapshot_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3467,7 +3586,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{43}
+	return file_snapshot_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Roster) GetCluster() string {
@@ -3529,7 +3648,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_snapshot_proto_msgTypes[44]
+	mi := &file_snapshot_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3541,7 +3660,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[44]
+	mi := &file_snapshot_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3554,7 +3673,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{44}
+	return file_snapshot_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SigningKey) GetId() string {
@@ -3583,7 +3702,7 @@ type Outliers_SuccessRate struct {
 
 func (x *Outliers_SuccessRate) Reset() {
 	*x = Outliers_SuccessRate{}
-	mi := &file_snapshot_proto_msgTypes[45]
+	mi := &file_snapshot_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3595,7 +3714,7 @@ func (x *Outliers_SuccessRate) String() string {
 func (*Outliers_SuccessRate) ProtoMessage() {}
 
 func (x *Outliers_SuccessRate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[45]
+	mi := &file_snapshot_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3645,7 +3764,7 @@ type Outliers_Latency struct {
 
 func (x *Outliers_Latency) Reset() {
 	*x = Outliers_Latency{}
-	mi := &file_snapshot_proto_msgTypes[46]
+	mi := &file_snapshot_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3657,7 +3776,7 @@ func (x *Outliers_Latency) String() string {
 func (*Outliers_Latency) ProtoMessage() {}
 
 func (x *Outliers_Latency) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[46]
+	mi := &file_snapshot_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3841,7 +3960,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"FieldMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xea\x03\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xa4\x04\n" +
 	"\aBackend\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -3858,7 +3977,8 @@ const file_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"resilience\x183 \x01(\v2\x1e.sennit.snapshot.v1.ResilienceR\n" +
 	"resilience\x12)\n" +
-	"\x10balancing_policy\x18< \x01(\tR\x0fbalancingPolicy\"\xa2\x03\n" +
+	"\x10balancing_policy\x18< \x01(\tR\x0fbalancingPolicy\x128\n" +
+	"\thash_keys\x18= \x03(\v2\x1b.sennit.snapshot.v1.HashKeyR\bhashKeys\"\xa2\x03\n" +
 	"\n" +
 	"Resilience\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x128\n" +
@@ -3903,7 +4023,18 @@ const file_snapshot_proto_rawDesc = "" +
 	"\rmin_instances\x18\x01 \x01(\rR\fminInstances\x12!\n" +
 	"\fmin_requests\x18\x02 \x01(\rR\vminRequests\x12-\n" +
 	"\x12factor_thousandths\x18\x03 \x01(\rR\x11factorThousandths\x12*\n" +
-	"\x11min_difference_ms\x18\x04 \x01(\x04R\x0fminDifferenceMs\"\xae\x01\n" +
+	"\x11min_difference_ms\x18\x04 \x01(\x04R\x0fminDifferenceMs\"\x8a\x01\n" +
+	"\aHashKey\x124\n" +
+	"\x04type\x18\x01 \x01(\x0e2 .sennit.snapshot.v1.HashKey.TypeR\x04type\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"5\n" +
+	"\x04Type\x12\n" +
+	"\n" +
+	"\x06HEADER\x10\x00\x12\n" +
+	"\n" +
+	"\x06COOKIE\x10\x01\x12\t\n" +
+	"\x05QUERY\x10\x02\x12\n" +
+	"\n" +
+	"\x06SOURCE\x10\x03\"\xae\x01\n" +
 	"\aInbound\x125\n" +
 	"\x05ports\x18\x01 \x03(\v2\x1f.sennit.snapshot.v1.InboundPortR\x05ports\x125\n" +
 	"\aingress\x18\x02 \x01(\v2\x1b.sennit.snapshot.v1.IngressR\aingress\x125\n" +
@@ -4005,11 +4136,13 @@ const file_snapshot_proto_rawDesc = "" +
 	"\aCarrier\x12\x10\n" +
 	"\fCARRIER_AUTO\x10\x00\x12\x10\n" +
 	"\fCARRIER_QUIC\x10\x01\x12\x0f\n" +
-	"\vCARRIER_TCP\x10\x02*Q\n" +
+	"\vCARRIER_TCP\x10\x02*|\n" +
 	"\aBalance\x12\x19\n" +
 	"\x15BALANCE_LEAST_REQUEST\x10\x00\x12\x17\n" +
 	"\x13BALANCE_ROUND_ROBIN\x10\x01\x12\x12\n" +
-	"\x0eBALANCE_RANDOM\x10\x02B,Z*github.com/sennit-mesh/sennit/pkg/snapshotb\x06proto3"
+	"\x0eBALANCE_RANDOM\x10\x02\x12\x15\n" +
+	"\x11BALANCE_RING_HASH\x10=\x12\x12\n" +
+	"\x0eBALANCE_MAGLEV\x10>B,Z*github.com/sennit-mesh/sennit/pkg/snapshotb\x06proto3"
 
 var (
 	file_snapshot_proto_rawDescOnce sync.Once
@@ -4023,127 +4156,131 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 	return file_snapshot_proto_rawDescData
 }
 
-var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 48)
+var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_snapshot_proto_goTypes = []any{
 	(Protocol)(0),                // 0: sennit.snapshot.v1.Protocol
 	(Carrier)(0),                 // 1: sennit.snapshot.v1.Carrier
 	(Balance)(0),                 // 2: sennit.snapshot.v1.Balance
 	(Retry_Condition)(0),         // 3: sennit.snapshot.v1.Retry.Condition
 	(StringMatch_Kind)(0),        // 4: sennit.snapshot.v1.StringMatch.Kind
-	(*Message)(nil),              // 5: sennit.snapshot.v1.Message
-	(*Envelope)(nil),             // 6: sennit.snapshot.v1.Envelope
-	(*BuiltFrom)(nil),            // 7: sennit.snapshot.v1.BuiltFrom
-	(*Canary)(nil),               // 8: sennit.snapshot.v1.Canary
-	(*Outbound)(nil),             // 9: sennit.snapshot.v1.Outbound
-	(*Limit)(nil),                // 10: sennit.snapshot.v1.Limit
-	(*Fault)(nil),                // 11: sennit.snapshot.v1.Fault
-	(*OutboundPort)(nil),         // 12: sennit.snapshot.v1.OutboundPort
-	(*Rule)(nil),                 // 13: sennit.snapshot.v1.Rule
-	(*Retry)(nil),                // 14: sennit.snapshot.v1.Retry
-	(*Filters)(nil),              // 15: sennit.snapshot.v1.Filters
-	(*Mirror)(nil),               // 16: sennit.snapshot.v1.Mirror
-	(*Cors)(nil),                 // 17: sennit.snapshot.v1.Cors
-	(*FieldChanges)(nil),         // 18: sennit.snapshot.v1.FieldChanges
-	(*Field)(nil),                // 19: sennit.snapshot.v1.Field
-	(*PathChange)(nil),           // 20: sennit.snapshot.v1.PathChange
-	(*Redirect)(nil),             // 21: sennit.snapshot.v1.Redirect
-	(*Match)(nil),                // 22: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),          // 23: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),           // 24: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),              // 25: sennit.snapshot.v1.Backend
-	(*Resilience)(nil),           // 26: sennit.snapshot.v1.Resilience
-	(*AdaptiveConcurrency)(nil),  // 27: sennit.snapshot.v1.AdaptiveConcurrency
-	(*RetryBudget)(nil),          // 28: sennit.snapshot.v1.RetryBudget
-	(*CircuitBreaker)(nil),       // 29: sennit.snapshot.v1.CircuitBreaker
-	(*Outliers)(nil),             // 30: sennit.snapshot.v1.Outliers
-	(*Inbound)(nil),              // 31: sennit.snapshot.v1.Inbound
-	(*Outside)(nil),              // 32: sennit.snapshot.v1.Outside
-	(*InboundPort)(nil),          // 33: sennit.snapshot.v1.InboundPort
-	(*Ingress)(nil),              // 34: sennit.snapshot.v1.Ingress
-	(*IngressCertificate)(nil),   // 35: sennit.snapshot.v1.IngressCertificate
-	(*SealedKey)(nil),            // 36: sennit.snapshot.v1.SealedKey
-	(*IngressTLS)(nil),           // 37: sennit.snapshot.v1.IngressTLS
-	(*IngressClients)(nil),       // 38: sennit.snapshot.v1.IngressClients
-	(*IngressListener)(nil),      // 39: sennit.snapshot.v1.IngressListener
-	(*IngressHost)(nil),          // 40: sennit.snapshot.v1.IngressHost
-	(*Endpoints)(nil),            // 41: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),             // 42: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),         // 43: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),           // 44: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),                 // 45: sennit.snapshot.v1.Beat
-	(*Stored)(nil),               // 46: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),         // 47: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),               // 48: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),           // 49: sennit.snapshot.v1.SigningKey
-	(*Outliers_SuccessRate)(nil), // 50: sennit.snapshot.v1.Outliers.SuccessRate
-	(*Outliers_Latency)(nil),     // 51: sennit.snapshot.v1.Outliers.Latency
-	nil,                          // 52: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(HashKey_Type)(0),            // 5: sennit.snapshot.v1.HashKey.Type
+	(*Message)(nil),              // 6: sennit.snapshot.v1.Message
+	(*Envelope)(nil),             // 7: sennit.snapshot.v1.Envelope
+	(*BuiltFrom)(nil),            // 8: sennit.snapshot.v1.BuiltFrom
+	(*Canary)(nil),               // 9: sennit.snapshot.v1.Canary
+	(*Outbound)(nil),             // 10: sennit.snapshot.v1.Outbound
+	(*Limit)(nil),                // 11: sennit.snapshot.v1.Limit
+	(*Fault)(nil),                // 12: sennit.snapshot.v1.Fault
+	(*OutboundPort)(nil),         // 13: sennit.snapshot.v1.OutboundPort
+	(*Rule)(nil),                 // 14: sennit.snapshot.v1.Rule
+	(*Retry)(nil),                // 15: sennit.snapshot.v1.Retry
+	(*Filters)(nil),              // 16: sennit.snapshot.v1.Filters
+	(*Mirror)(nil),               // 17: sennit.snapshot.v1.Mirror
+	(*Cors)(nil),                 // 18: sennit.snapshot.v1.Cors
+	(*FieldChanges)(nil),         // 19: sennit.snapshot.v1.FieldChanges
+	(*Field)(nil),                // 20: sennit.snapshot.v1.Field
+	(*PathChange)(nil),           // 21: sennit.snapshot.v1.PathChange
+	(*Redirect)(nil),             // 22: sennit.snapshot.v1.Redirect
+	(*Match)(nil),                // 23: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),          // 24: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),           // 25: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),              // 26: sennit.snapshot.v1.Backend
+	(*Resilience)(nil),           // 27: sennit.snapshot.v1.Resilience
+	(*AdaptiveConcurrency)(nil),  // 28: sennit.snapshot.v1.AdaptiveConcurrency
+	(*RetryBudget)(nil),          // 29: sennit.snapshot.v1.RetryBudget
+	(*CircuitBreaker)(nil),       // 30: sennit.snapshot.v1.CircuitBreaker
+	(*Outliers)(nil),             // 31: sennit.snapshot.v1.Outliers
+	(*HashKey)(nil),              // 32: sennit.snapshot.v1.HashKey
+	(*Inbound)(nil),              // 33: sennit.snapshot.v1.Inbound
+	(*Outside)(nil),              // 34: sennit.snapshot.v1.Outside
+	(*InboundPort)(nil),          // 35: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),              // 36: sennit.snapshot.v1.Ingress
+	(*IngressCertificate)(nil),   // 37: sennit.snapshot.v1.IngressCertificate
+	(*SealedKey)(nil),            // 38: sennit.snapshot.v1.SealedKey
+	(*IngressTLS)(nil),           // 39: sennit.snapshot.v1.IngressTLS
+	(*IngressClients)(nil),       // 40: sennit.snapshot.v1.IngressClients
+	(*IngressListener)(nil),      // 41: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),          // 42: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),            // 43: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),             // 44: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),         // 45: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),           // 46: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),                 // 47: sennit.snapshot.v1.Beat
+	(*Stored)(nil),               // 48: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),         // 49: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),               // 50: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),           // 51: sennit.snapshot.v1.SigningKey
+	(*Outliers_SuccessRate)(nil), // 52: sennit.snapshot.v1.Outliers.SuccessRate
+	(*Outliers_Latency)(nil),     // 53: sennit.snapshot.v1.Outliers.Latency
+	nil,                          // 54: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
-	7,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
-	8,  // 1: sennit.snapshot.v1.Envelope.canary:type_name -> sennit.snapshot.v1.Canary
-	12, // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
-	10, // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
-	11, // 4: sennit.snapshot.v1.Outbound.faults:type_name -> sennit.snapshot.v1.Fault
-	22, // 5: sennit.snapshot.v1.Fault.matches:type_name -> sennit.snapshot.v1.Match
+	8,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
+	9,  // 1: sennit.snapshot.v1.Envelope.canary:type_name -> sennit.snapshot.v1.Canary
+	13, // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
+	11, // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
+	12, // 4: sennit.snapshot.v1.Outbound.faults:type_name -> sennit.snapshot.v1.Fault
+	23, // 5: sennit.snapshot.v1.Fault.matches:type_name -> sennit.snapshot.v1.Match
 	0,  // 6: sennit.snapshot.v1.OutboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	13, // 7: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
-	22, // 8: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
-	25, // 9: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
-	15, // 10: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
-	14, // 11: sennit.snapshot.v1.Rule.retry:type_name -> sennit.snapshot.v1.Retry
+	14, // 7: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
+	23, // 8: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
+	26, // 9: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
+	16, // 10: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
+	15, // 11: sennit.snapshot.v1.Rule.retry:type_name -> sennit.snapshot.v1.Retry
 	3,  // 12: sennit.snapshot.v1.Retry.on:type_name -> sennit.snapshot.v1.Retry.Condition
-	18, // 13: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
-	18, // 14: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
-	20, // 15: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
-	21, // 16: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
-	17, // 17: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
-	16, // 18: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
-	25, // 19: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
-	19, // 20: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
-	19, // 21: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
-	20, // 22: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
-	23, // 23: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
-	24, // 24: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
-	24, // 25: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
+	19, // 13: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
+	19, // 14: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
+	21, // 15: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
+	22, // 16: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
+	18, // 17: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
+	17, // 18: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
+	26, // 19: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
+	20, // 20: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
+	20, // 21: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
+	21, // 22: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
+	24, // 23: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
+	25, // 24: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
+	25, // 25: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
 	4,  // 26: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
-	23, // 27: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
+	24, // 27: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
 	2,  // 28: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
 	1,  // 29: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
-	15, // 30: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
-	26, // 31: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
-	30, // 32: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
-	29, // 33: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
-	14, // 34: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
-	28, // 35: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
-	27, // 36: sennit.snapshot.v1.Resilience.adaptive_concurrency:type_name -> sennit.snapshot.v1.AdaptiveConcurrency
-	50, // 37: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
-	51, // 38: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
-	33, // 39: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	34, // 40: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
-	32, // 41: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
-	0,  // 42: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
-	0,  // 43: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	39, // 44: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
-	13, // 45: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
-	10, // 46: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
-	11, // 47: sennit.snapshot.v1.Ingress.faults:type_name -> sennit.snapshot.v1.Fault
-	35, // 48: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
-	36, // 49: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
-	38, // 50: sennit.snapshot.v1.IngressTLS.clients:type_name -> sennit.snapshot.v1.IngressClients
-	40, // 51: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
-	37, // 52: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
-	42, // 53: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	52, // 54: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	43, // 55: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	46, // 56: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	49, // 57: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	58, // [58:58] is the sub-list for method output_type
-	58, // [58:58] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	16, // 30: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
+	27, // 31: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
+	32, // 32: sennit.snapshot.v1.Backend.hash_keys:type_name -> sennit.snapshot.v1.HashKey
+	31, // 33: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
+	30, // 34: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
+	15, // 35: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
+	29, // 36: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
+	28, // 37: sennit.snapshot.v1.Resilience.adaptive_concurrency:type_name -> sennit.snapshot.v1.AdaptiveConcurrency
+	52, // 38: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
+	53, // 39: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
+	5,  // 40: sennit.snapshot.v1.HashKey.type:type_name -> sennit.snapshot.v1.HashKey.Type
+	35, // 41: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	36, // 42: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
+	34, // 43: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
+	0,  // 44: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
+	0,  // 45: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	41, // 46: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	14, // 47: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
+	11, // 48: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
+	12, // 49: sennit.snapshot.v1.Ingress.faults:type_name -> sennit.snapshot.v1.Fault
+	37, // 50: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
+	38, // 51: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
+	40, // 52: sennit.snapshot.v1.IngressTLS.clients:type_name -> sennit.snapshot.v1.IngressClients
+	42, // 53: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	39, // 54: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
+	44, // 55: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	54, // 56: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	45, // 57: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	48, // 58: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	51, // 59: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	60, // [60:60] is the sub-list for method output_type
+	60, // [60:60] is the sub-list for method input_type
+	60, // [60:60] is the sub-list for extension type_name
+	60, // [60:60] is the sub-list for extension extendee
+	0,  // [0:60] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -4156,8 +4293,8 @@ func file_snapshot_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
-			NumEnums:      5,
-			NumMessages:   48,
+			NumEnums:      6,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
