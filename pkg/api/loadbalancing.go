@@ -49,6 +49,7 @@ const (
 	LeastRequest = "LeastRequest"
 	RoundRobin   = "RoundRobin"
 	Random       = "Random"
+	PeakEWMA     = "PeakEWMA"
 	RingHash     = "RingHash"
 	Maglev       = "Maglev"
 )
@@ -78,7 +79,7 @@ func (w *walker) loadBalancingPolicy(u *unstructured.Unstructured) {
 	w.between("spec.targetRefs", "items", int64(len(targets)), 1, maxLoadBalancingTargets)
 	w.targets("spec.targetRefs", targets, Service.Name, ExternalServices.Name)
 	algorithm := str(spec, "algorithm")
-	w.oneOf("spec.algorithm", algorithm, LeastRequest, RoundRobin, Random, RingHash, Maglev)
+	w.oneOf("spec.algorithm", algorithm, LeastRequest, RoundRobin, Random, PeakEWMA, RingHash, Maglev)
 	keys := items(spec, "hashOn")
 	switch hashes := algorithm == RingHash || algorithm == Maglev; {
 	case hashes && len(keys) == 0:
@@ -121,7 +122,7 @@ func (LoadBalancingPolicySpec) SwaggerDoc() map[string]string {
 	return map[string]string{
 		"":           "LoadBalancingPolicySpec says of which services, and how.",
 		"targetRefs": "Services and ExternalServices of the policy's namespace whose instances are meant.",
-		"algorithm":  "LeastRequest (of two random instances the one with fewer requests of the calling node), RoundRobin (each in turn), Random, RingHash or Maglev (requests with one key at one instance).",
+		"algorithm":  "LeastRequest (of two random instances the one with fewer requests of the calling node), RoundRobin (each in turn), Random, PeakEWMA (of two random instances the one whose answers come sooner), RingHash or Maglev (requests with one key at one instance).",
 		"hashOn":     "What RingHash and Maglev hash: the first that a request has. A request that has none goes where LeastRequest sends it.",
 	}
 }

@@ -13,7 +13,7 @@ func TestLoadBalancingPolicies(t *testing.T) {
 	}{
 		{"the least", head, nil},
 		{"an algorithm that is misspelt", head + "  algorithm: round-robin\n", []string{
-			`f.yaml:6:14: spec.algorithm: must be one of LeastRequest, RoundRobin, Random, RingHash, Maglev, is "round-robin"`}},
+			`f.yaml:6:14: spec.algorithm: must be one of LeastRequest, RoundRobin, Random, PeakEWMA, RingHash, Maglev, is "round-robin"`}},
 		{"a route, a group, one twice", strings.Replace(head, "[{kind: Service, name: a}]",
 			"[{kind: HTTPRoute, name: a}, {kind: Service, name: b, group: c}, {kind: ExternalService, name: d}, {kind: ExternalService, name: d}]", 1), []string{
 			`f.yaml:5:23: spec.targetRefs[0].kind: must be one of Service, ExternalService, is "HTTPRoute"`,

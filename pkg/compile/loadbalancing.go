@@ -21,6 +21,7 @@ var balances = map[string]snapshot.Balance{
 	api.LeastRequest: snapshot.Balance_BALANCE_LEAST_REQUEST,
 	api.RoundRobin:   snapshot.Balance_BALANCE_ROUND_ROBIN,
 	api.Random:       snapshot.Balance_BALANCE_RANDOM,
+	api.PeakEWMA:     snapshot.Balance_BALANCE_PEAK_EWMA,
 	api.RingHash:     snapshot.Balance_BALANCE_RING_HASH,
 	api.Maglev:       snapshot.Balance_BALANCE_MAGLEV,
 }

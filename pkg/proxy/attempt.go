@@ -77,6 +77,9 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 		}
 		c.code = gRPCOfReset(f.process)
 		instance := c.decision.Instance
+		if (f.elsewhere() || f.reason == exchange.Timeout) && f.reason != exchange.CircuitOpen && f.reason != exchange.Overloaded {
+			c.decision.Answered(true, time.Now())
+		}
 		if f.unreachable() {
 			c.Table.MarkUnreachable(instance, time.Now())
 		}
@@ -215,6 +218,7 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 	if c.decision.Judged() {
 		c.took = max(time.Since(c.began), 1)
 	}
+	c.decision.Answered(c.response.Status >= 500, time.Now())
 	if c.unwanted(request) {
 		if !stream.Ended() {
 			stream.Reset(exchange.CallerGone)

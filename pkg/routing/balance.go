@@ -22,6 +22,7 @@ type selection struct {
 	tried []*load
 	now   int64 // Unix nanoseconds; 0: those that are skipped may be taken too
 	heeds bool  // those that are ejected are skipped
+	at    int64 // Unix nanoseconds
 }
 
 func (s *selection) usable(i int) bool {
@@ -35,7 +36,7 @@ func (s *selection) usable(i int) bool {
 // selectMember chooses among the healthy that this node can reach and did not try. Where none is healthy,
 // all are taken as if they were; where none can be reached, those are tried that could not.
 func selectMember(g *group, balance snapshot.Balance, b *backend, tried []*load, now int64, random rand.Source) (member, bool) {
-	s := selection{from: g.healthy, tried: tried, now: now, heeds: b.heeds(now)}
+	s := selection{from: g.healthy, tried: tried, now: now, at: now, heeds: b.heeds(now)}
 	if len(s.from) == 0 {
 		s.from = g.all
 	}
@@ -49,6 +50,8 @@ func selectMember(g *group, balance snapshot.Balance, b *backend, tried []*load,
 			chosen = s.inTurn(&b.next)
 		case snapshot.Balance_BALANCE_RANDOM:
 			chosen = s.sample(random, -1)
+		case snapshot.Balance_BALANCE_PEAK_EWMA:
+			chosen = s.cheaper(random)
 		default:
 			chosen = s.lessBusy(random)
 		}

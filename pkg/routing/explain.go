@@ -330,6 +330,8 @@ func (b *backend) balanced() string {
 		return "round robin"
 	case snapshot.Balance_BALANCE_RANDOM:
 		return "random"
+	case snapshot.Balance_BALANCE_PEAK_EWMA:
+		return "peak EWMA"
 	case snapshot.Balance_BALANCE_RING_HASH:
 		return "ring hash of " + b.keys.said()
 	case snapshot.Balance_BALANCE_MAGLEV:

@@ -42,6 +42,7 @@ func (k *instanceKey) hash() uint64 {
 type load struct {
 	inFlight    atomic.Int64
 	unreachable atomic.Int64 // Unix nanoseconds until which it is skipped; 0: it is not
+	peak        peak         // of the exchanges whose backend asks for it
 
 	sets int // that name the instance; the writer's
 }

@@ -58,6 +58,7 @@ type Decision struct {
 	raw     bool    // of a connection whose bytes are not looked at
 	hash    uint64  // of the request, where hashed
 	hashed  bool
+	taken   int64 // when the instance was chosen, in Unix nanoseconds; 0: it has answered
 
 	held  *atomic.Int64 // in which the exchange counts until Done; nil: in none
 	waits *atomic.Int64 // in which it counts until Waited; nil: in none
@@ -222,6 +223,7 @@ func (d *Decision) take(call *Call) {
 	}
 	m.instance.load.inFlight.Add(1)
 	d.counted, d.Instance, d.Carrier = m.instance, m.instance, d.backend.carrier
+	d.taken = call.Now.UnixNano()
 	d.Target = exchange.Target{Port: m.target, Instance: m.instance.ID}
 	if m.target == 0 {
 		d.Target.Port = d.Port

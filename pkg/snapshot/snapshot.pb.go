@@ -132,6 +132,7 @@ const (
 	Balance_BALANCE_LEAST_REQUEST Balance = 0 // the better of two random choices
 	Balance_BALANCE_ROUND_ROBIN   Balance = 1
 	Balance_BALANCE_RANDOM        Balance = 2 // nodes that do not know it, or one below, take the default
+	Balance_BALANCE_PEAK_EWMA     Balance = 60
 	Balance_BALANCE_RING_HASH     Balance = 61
 	Balance_BALANCE_MAGLEV        Balance = 62
 )
@@ -142,6 +143,7 @@ var (
 		0:  "BALANCE_LEAST_REQUEST",
 		1:  "BALANCE_ROUND_ROBIN",
 		2:  "BALANCE_RANDOM",
+		60: "BALANCE_PEAK_EWMA",
 		61: "BALANCE_RING_HASH",
 		62: "BALANCE_MAGLEV",
 	}
@@ -149,6 +151,7 @@ var (
 		"BALANCE_LEAST_REQUEST": 0,
 		"BALANCE_ROUND_ROBIN":   1,
 		"BALANCE_RANDOM":        2,
+		"BALANCE_PEAK_EWMA":     60,
 		"BALANCE_RING_HASH":     61,
 		"BALANCE_MAGLEV":        62,
 	}
@@ -4136,11 +4139,12 @@ const file_snapshot_proto_rawDesc = "" +
 	"\aCarrier\x12\x10\n" +
 	"\fCARRIER_AUTO\x10\x00\x12\x10\n" +
 	"\fCARRIER_QUIC\x10\x01\x12\x0f\n" +
-	"\vCARRIER_TCP\x10\x02*|\n" +
+	"\vCARRIER_TCP\x10\x02*\x93\x01\n" +
 	"\aBalance\x12\x19\n" +
 	"\x15BALANCE_LEAST_REQUEST\x10\x00\x12\x17\n" +
 	"\x13BALANCE_ROUND_ROBIN\x10\x01\x12\x12\n" +
 	"\x0eBALANCE_RANDOM\x10\x02\x12\x15\n" +
+	"\x11BALANCE_PEAK_EWMA\x10<\x12\x15\n" +
 	"\x11BALANCE_RING_HASH\x10=\x12\x12\n" +
 	"\x0eBALANCE_MAGLEV\x10>B,Z*github.com/sennit-mesh/sennit/pkg/snapshotb\x06proto3"
 
