@@ -24,8 +24,8 @@ func unsupported(route *gatewayv1.HTTPRoute) string {
 		if problem := unsupportedRetry(rule.Retry); problem != "" {
 			return at + ".retry" + problem
 		}
-		if rule.SessionPersistence != nil {
-			return at + ".sessionPersistence is not supported in this version"
+		if problem := unsupportedSession(rule.SessionPersistence); problem != "" {
+			return at + ".sessionPersistence" + problem
 		}
 		for j := range rule.BackendRefs {
 			ref := &rule.BackendRefs[j]

@@ -27,7 +27,7 @@ func compileRules(route *routeDocument, services *catalog) ([]*entry, *refProble
 			e.rule.Backends = compiled.Backends
 			e.rule.TimeoutMs, e.rule.BackendTimeoutMs = compiled.TimeoutMs, compiled.BackendTimeoutMs
 			e.rule.Answer, e.rule.AnswerReason, e.rule.Filters = compiled.Answer, compiled.AnswerReason, compiled.Filters
-			e.rule.Retry, e.rule.HedgeDelayMs = compiled.Retry, compiled.HedgeDelayMs
+			e.rule.Retry, e.rule.HedgeDelayMs, e.rule.Session = compiled.Retry, compiled.HedgeDelayMs, compiled.Session
 			e.route, e.position = route, len(entries)
 			entries = append(entries, e)
 		}
@@ -42,6 +42,8 @@ func compileActions(route *routeDocument, index int, rule *gatewayv1.HTTPRouteRu
 	if compiled.HedgeDelayMs = policy.GetHedgeDelayMs(); compiled.Retry == nil {
 		compiled.Retry = policy.GetRetry()
 	}
+	compiled.Session = compileSession(rule.SessionPersistence, route, sessionRule(rule, index))
+	total := uint64(0)
 	compileMirrors(route, index, rule, services, problems, compiled.Filters)
 	if rule.Timeouts != nil {
 		// What cannot be read was refused, and the rule is not used.
@@ -61,12 +63,13 @@ func compileActions(route *routeDocument, index int, rule *gatewayv1.HTTPRouteRu
 			problems.add(reason, problem)
 			backend.Answer, backend.AnswerReason = route.unresolved(), problem
 		}
-		if weight > 0 {
+		total += uint64(weight)
+		if weight > 0 || compiled.Session != nil { // sessions go on where no new ones begin
 			backend.Weight, backend.Filters = weight, compileFilters(ref.Filters)
 			compiled.Backends = append(compiled.Backends, backend)
 		}
 	}
-	if len(compiled.Backends) == 0 && compiled.Filters.GetRedirect() == nil {
+	if total == 0 && compiled.Filters.GetRedirect() == nil {
 		compiled.Answer, compiled.AnswerReason = route.unresolved(), "the rule has no backendRefs"
 		if len(rule.BackendRefs) > 0 {
 			compiled.AnswerReason = "the weights of all backendRefs are 0"

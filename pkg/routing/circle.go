@@ -6,8 +6,6 @@ import (
 	"math"
 	"math/bits"
 	"slices"
-
-	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 const (
@@ -41,17 +39,15 @@ type circle struct {
 	bits       int         // how many bits those are
 }
 
-// newCircle makes the circle of an algorithm; nil where it has none. candidates are in order.
-func newCircle(balance snapshot.Balance, candidates []candidate) *circle {
+// newCircle makes a circle, a ring or Maglev's table. candidates are in order.
+func newCircle(kind int, candidates []candidate) *circle {
 	c := &circle{candidates: candidates[:min(len(candidates), mostCandidates)]}
 	switch {
 	case len(candidates) == 0:
-	case balance == snapshot.Balance_BALANCE_RING_HASH:
+	case kind == ringOf:
 		c.ring()
-	case balance == snapshot.Balance_BALANCE_MAGLEV:
-		c.maglev(maglevSlots)
 	default:
-		return nil
+		c.maglev(maglevSlots)
 	}
 	return c
 }

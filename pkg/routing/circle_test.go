@@ -12,6 +12,14 @@ import (
 
 var hashing = []snapshot.Balance{snapshot.Balance_BALANCE_RING_HASH, snapshot.Balance_BALANCE_MAGLEV}
 
+// kindOf is the circle of an algorithm.
+func kindOf(balance snapshot.Balance) int {
+	if balance == snapshot.Balance_BALANCE_RING_HASH {
+		return ringOf
+	}
+	return maglevOf
+}
+
 // candidatesOf are so many instances of weight 1, in order.
 func candidatesOf(count int) []candidate {
 	all := make([]candidate, count)
@@ -56,7 +64,7 @@ func TestCirclesDistribute(t *testing.T) {
 		{snapshot.Balance_BALANCE_MAGLEV, 0.02},                         // figure 12 of the paper
 	} {
 		for _, count := range []int{1, 2, 7, 100, 600} {
-			c := newCircle(tt.balance, candidatesOf(count))
+			c := newCircle(kindOf(tt.balance), candidatesOf(count))
 			shares := c.shares()
 			for i, share := range shares {
 				if off := math.Abs(share*float64(count) - 1); off > tt.uneven {
@@ -93,7 +101,7 @@ func TestOneThatGoesMovesItsOwn(t *testing.T) {
 			before := candidatesOf(count)
 			gone := count / 2
 			after := slices.Delete(slices.Clone(before), gone, gone+1)
-			was, is := newCircle(tt.balance, before), newCircle(tt.balance, after)
+			was, is := newCircle(kindOf(tt.balance), before), newCircle(kindOf(tt.balance), after)
 			const keys = 50_000
 			own, others, spread := 0, 0, map[uint64]int{}
 			chance := rand.NewPCG(20261125, uint64(count))
@@ -137,7 +145,7 @@ func TestCircleFollowsWeights(t *testing.T) {
 			candidates[i].weight = uint32(1 + i%5)
 			total += float64(candidates[i].weight)
 		}
-		for i, share := range newCircle(balance, candidates).shares() {
+		for i, share := range newCircle(kindOf(balance), candidates).shares() {
 			want := float64(candidates[i].weight) / total
 			if ratio := share / want; ratio < 0.5 || ratio > 1.6 || balance == snapshot.Balance_BALANCE_MAGLEV && math.Abs(ratio-1) > 0.02 {
 				t.Errorf("%v: weight %d has %.3f of its share", balance, candidates[i].weight, ratio)
@@ -153,7 +161,7 @@ func TestCirclesAreBounded(t *testing.T) {
 	many := candidatesOf(70_000)
 	for _, balance := range hashing {
 		for _, candidates := range [][]candidate{few, many} {
-			c := newCircle(balance, candidates)
+			c := newCircle(kindOf(balance), candidates)
 			if len(c.owners) > mostRingPoints+mostCandidates || len(c.candidates) > mostCandidates {
 				t.Errorf("%v of %d: %d slots", balance, len(candidates), len(c.owners))
 			}
@@ -162,7 +170,7 @@ func TestCirclesAreBounded(t *testing.T) {
 			}
 		}
 	}
-	if c := newCircle(snapshot.Balance_BALANCE_MAGLEV, nil); c.find(1, anyone) != -1 {
+	if c := newCircle(maglevOf, nil); c.find(1, anyone) != -1 {
 		t.Error("an empty circle has an instance")
 	}
 }
@@ -170,7 +178,7 @@ func TestCirclesAreBounded(t *testing.T) {
 // TestFindsTheOnlyOneLeft wants a lookup to end soon, and rightly, where next to none can be taken.
 func TestFindsTheOnlyOneLeft(t *testing.T) {
 	for _, balance := range hashing {
-		c := newCircle(balance, candidatesOf(1000))
+		c := newCircle(kindOf(balance), candidatesOf(1000))
 		asked := 0
 		if got := c.find(12345, func(i int) bool { asked++; return i == 321 }); got != 321 || asked > 1000+mostSteps {
 			t.Errorf("%v: found %d after %d steps", balance, got, asked)
@@ -195,7 +203,7 @@ func TestHashesStayTheSame(t *testing.T) {
 		balance snapshot.Balance
 		want    []int
 	}{{snapshot.Balance_BALANCE_RING_HASH, []int{8, 7, 7, 3, 8, 6, 3, 7, 4, 9, 2, 4}}, {snapshot.Balance_BALANCE_MAGLEV, []int{8, 3, 3, 6, 8, 6, 4, 8, 1, 6, 5, 3}}} {
-		c := newCircle(tt.balance, candidatesOf(10))
+		c := newCircle(kindOf(tt.balance), candidatesOf(10))
 		var got []int
 		for i := range 12 {
 			got = append(got, c.find(hashed(0, fmt.Sprint(i)), anyone))
@@ -226,11 +234,11 @@ func BenchmarkCircle(b *testing.B) {
 			b.Run(fmt.Sprintf("%v/make/%d", balance, count), func(b *testing.B) {
 				candidates := candidatesOf(count)
 				for b.Loop() {
-					newCircle(balance, candidates)
+					newCircle(kindOf(balance), candidates)
 				}
 			})
 			b.Run(fmt.Sprintf("%v/find/%d", balance, count), func(b *testing.B) {
-				c := newCircle(balance, candidatesOf(count))
+				c := newCircle(kindOf(balance), candidatesOf(count))
 				chance := rand.NewPCG(1, 2)
 				b.ReportAllocs()
 				for b.Loop() {

@@ -90,12 +90,12 @@ func TestIllInstancesLeaveTheirKeysForAWhile(t *testing.T) {
 				}
 			}
 		}
-		circle := table.pools[orders].set.Load().rest.consistent(balance).circle
+		circle := table.pools[orders].set.Load().rest.consistent[kindOf(balance)].Load().circle
 		unhealthy := instances("a", "b", "c", "d", "e")
 		unhealthy.Endpoints[2].Unhealthy = true
 		apply(t, table, epSubject("orders", 0), 2, unhealthy)
 		same("c is unhealthy", "c")
-		if table.pools[orders].set.Load().rest.consistent(balance).circle != circle {
+		if table.pools[orders].set.Load().rest.consistent[kindOf(balance)].Load().circle != circle {
 			t.Errorf("%v: the circle was made again although the instances are the same", balance)
 		}
 		apply(t, table, epSubject("orders", 0), 3, instances("a", "b", "c", "d", "e"))

@@ -122,7 +122,14 @@ func (t *Table) Explain(q *Question, now time.Time) *Explanation {
 	if decides == nil || d.backend == nil { // no rule, or one that answers by itself
 		return e
 	}
-	e.backends(t, decides, call, req)
+	var resumed *backend
+	if d.Instance != nil && d.Instance == d.resumed.instance {
+		resumed = d.backend
+		e.Policies = append(e.Policies, PolicyVerdict{
+			Kind: "sessionPersistence", Name: d.Rule, Detail: fmt.Sprintf("the request's session is at instance %s of node %s", d.Instance.ID, d.Instance.Node),
+		})
+	}
+	e.backends(t, decides, resumed, call, req)
 	if len(e.Backends) > 1 { // which of them Pick took says nothing of the others
 		e.Status, e.Reason, e.Detail = 0, "", ""
 	}
@@ -283,11 +290,19 @@ func limited(l *snapshot.Limit) PolicyVerdict {
 }
 
 // backends asks each backend of the rule that decides which instances it chooses.
-func (e *Explanation) backends(t *Table, r *rule, call *Call, req *exchange.Request) {
+// Where the request is of a session, it is one of them alone.
+func (e *Explanation) backends(t *Table, r *rule, resumed *backend, call *Call, req *exchange.Request) {
 	var before uint64
-	for _, b := range r.backends {
-		v := BackendVerdict{Service: b.service, Port: b.port, Share: rounded(float64(b.upTo-before) / float64(r.total)), Balance: b.balanced(), Instances: []InstanceVerdict{}}
-		before = b.upTo
+	all := r.backends
+	if resumed != nil {
+		all = []*backend{resumed}
+	}
+	for _, b := range all {
+		v := BackendVerdict{Service: b.service, Port: b.port, Share: 1, Balance: b.balanced(), Instances: []InstanceVerdict{}}
+		if resumed == nil {
+			v.Share = rounded(float64(b.upTo-before) / float64(r.total))
+			before = b.upTo
+		}
 		if b.resilience != nil {
 			if verdict := b.resilience.verdict(); !slices.Contains(e.Policies, verdict) {
 				e.Policies = append(e.Policies, verdict)
@@ -298,6 +313,9 @@ func (e *Explanation) backends(t *Table, r *rule, call *Call, req *exchange.Requ
 		}
 		only := *r // the rule, if all of its weight were this backend's
 		only.backends = []*backend{b}
+		if resumed != nil {
+			only.answer = 0
+		}
 		hits := map[*Instance]int{}
 		var d Decision
 		for range draws {

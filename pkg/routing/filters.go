@@ -197,6 +197,7 @@ func (d *Decision) RewriteResponse(response *exchange.Response) {
 	if d.rule != nil {
 		d.rule.response.apply(&response.Fields)
 	}
+	d.tell(response)
 }
 
 // answered reports whether a filter of the rule answers, so that no backend is asked.

@@ -12,6 +12,7 @@ func (d *Decision) PickHedge(call *Call, out *Decision) bool {
 	out.tries, out.tried = d.tries, d.tried
 	out.tries[out.tried] = d.Instance.load
 	out.tried++
+	out.hash, out.hashed = d.hash, d.hashed
 	out.take(call)
 	return out.Instance != nil
 }
@@ -23,5 +24,6 @@ func (d *Decision) Adopt(other *Decision) {
 	d.tries, d.tried = other.tries, other.tried
 	d.Instance, d.Target, d.Carrier = other.Instance, other.Target, other.Carrier
 	d.counted, other.counted = other.counted, nil
+	d.taken, d.timed = other.taken, other.timed
 	other.Done()
 }

@@ -83,13 +83,13 @@ func (s *selection) cost(i int) float64 {
 // Answered tells that the decision's instance began to answer the attempt, or that the attempt failed by it. It may be
 // called more than once for an attempt; the first time counts.
 func (d *Decision) Answered(failed bool, now time.Time) {
-	if d.Instance == nil || d.backend == nil || d.backend.balance != snapshot.Balance_BALANCE_PEAK_EWMA || d.taken == 0 {
+	if d.Instance == nil || d.backend == nil || d.backend.balance != snapshot.Balance_BALANCE_PEAK_EWMA || d.timed {
 		return
 	}
 	took := time.Duration(now.UnixNano() - d.taken)
 	if failed {
 		took = max(took, peakPenalty)
 	}
-	d.taken = 0
+	d.timed = true
 	d.Instance.load.peak.observe(took, now.UnixNano())
 }

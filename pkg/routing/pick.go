@@ -54,11 +54,15 @@ type Decision struct {
 	counted *Instance // in whose load the exchange counts
 	rule    *filters
 	backend *backend
-	budget  *budget // of retries; nil: it was not counted
-	raw     bool    // of a connection whose bytes are not looked at
-	hash    uint64  // of the request, where hashed
+	budget  *budget  // of retries; nil: it was not counted
+	raw     bool     // of a connection whose bytes are not looked at
+	session *session // of the rule; nil: it has none
+	resumed member   // where the request's session is; none: it belongs to none
+	secure  bool     // the connection that it came by
+	hash    uint64   // of the request, where hashed
 	hashed  bool
-	taken   int64 // when the instance was chosen, in Unix nanoseconds; 0: it has answered
+	taken   int64 // when the instance was chosen, in Unix nanoseconds
+	timed   bool  // since then it has answered
 
 	held  *atomic.Int64 // in which the exchange counts until Done; nil: in none
 	waits *atomic.Int64 // in which it counts until Waited; nil: in none
@@ -143,7 +147,12 @@ func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
 func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 	d.Rule, d.Timeout, d.BackendTimeout, d.Limits, d.rule = r.origin, r.timeout, r.backendTimeout, r.limits, r.filters
 	d.Retry, d.Hedge = r.retry, r.hedge
-	if r.answer != 0 {
+	var b *backend
+	if r.session != nil {
+		d.secure = call.Secure
+		b = d.resume(r.session, call, req)
+	}
+	if r.answer != 0 && b == nil {
 		d.answer(r.answer, exchange.NoBackend, r.detail)
 		return
 	}
@@ -153,7 +162,9 @@ func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 	if r.filters != nil && d.answered(r.filters, call.Port, req) {
 		return
 	}
-	b := r.choose(call.Random.Uint64())
+	if b == nil {
+		b = r.choose(call.Random.Uint64())
+	}
 	d.Service, d.Port, d.backend = b.service, b.port, b
 	if b.resilience != nil {
 		if d.Retry == nil {
@@ -223,7 +234,7 @@ func (d *Decision) take(call *Call) {
 	}
 	m.instance.load.inFlight.Add(1)
 	d.counted, d.Instance, d.Carrier = m.instance, m.instance, d.backend.carrier
-	d.taken = call.Now.UnixNano()
+	d.taken, d.timed = call.Now.UnixNano(), false
 	d.Target = exchange.Target{Port: m.target, Instance: m.instance.ID}
 	if m.target == 0 {
 		d.Target.Port = d.Port
@@ -233,6 +244,9 @@ func (d *Decision) take(call *Call) {
 // choose takes a member of the group as the backend's algorithm says.
 func (d *Decision) choose(g *group, call *Call) (member, bool) {
 	tried, now := d.tries[:d.tried], call.Now.UnixNano()
+	if m, ok := d.sessionMember(g, tried, now); ok {
+		return m, true
+	}
 	if d.hashed {
 		if m, ok := hashedMember(g, d.backend, d.hash, tried, now); ok {
 			return m, true

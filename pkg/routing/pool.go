@@ -54,9 +54,8 @@ type group struct {
 	healthy []member
 	all     []member
 
-	whole  []member                   // on all nodes
-	ring   atomic.Pointer[consistent] // of whole; nil where no backend hashes so
-	maglev atomic.Pointer[consistent]
+	whole      []member                                // on all nodes
+	consistent [consistents]atomic.Pointer[consistent] // of whole; nil where no backend asks for it
 }
 
 type member struct {

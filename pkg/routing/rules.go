@@ -37,6 +37,7 @@ type rule struct {
 	retry          *Retry
 	hedge          time.Duration
 	faults         []*Fault // of the whole rule
+	session        *session // nil: each request is one by itself
 }
 
 type backend struct {
@@ -50,6 +51,7 @@ type backend struct {
 	carrier snapshot.Carrier
 	filters *filters
 	faults  []*Fault  // of its rule and, behind them, its own
+	id      uint64    // among those of a rule
 	keys    *hashKeys // nil: nothing of a request is hashed
 	pool    *pool
 
@@ -131,6 +133,9 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 	if r.retry, err = compileRetry(s.Retry); err != nil {
 		return rule{}, err
 	}
+	if r.session, err = compileSession(s.Session, &m); err != nil {
+		return rule{}, err
+	}
 	if r.filters, err = compileFilters(s.Filters, &m); err != nil {
 		return rule{}, err
 	}
@@ -142,14 +147,20 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 		r.filters.mirrors = append(r.filters.mirrors, mirrored)
 	}
 	for _, b := range s.Backends {
-		if b.Weight == 0 {
+		if b.Weight == 0 && r.session == nil {
 			continue
 		}
-		r.total += uint64(b.Weight)
 		compiled, err := t.compileBackend(b, &m, refers)
 		if err != nil {
 			return rule{}, err
 		}
+		if r.session != nil {
+			r.session.keep(compiled)
+		}
+		if b.Weight == 0 {
+			continue
+		}
+		r.total += uint64(b.Weight)
 		compiled.upTo = r.total
 		r.backends = append(r.backends, compiled)
 	}
@@ -162,6 +173,7 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 // compileBackend makes a backend of a rule that matches m, and notes the shards that it refers to.
 func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]uint32) (*backend, error) {
 	compiled := &backend{
+		id:      backendID(exchange.ServiceName{Namespace: b.GetNamespace(), Name: b.GetService()}, uint16(b.GetPort())),
 		service: exchange.ServiceName{Namespace: b.GetNamespace(), Name: b.GetService()},
 		port:    uint16(b.GetPort()),
 		answer:  int(b.GetAnswer()),
