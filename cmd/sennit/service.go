@@ -33,6 +33,7 @@ func serviceRegisterCommand() *cobra.Command {
 	var (
 		file, socket, instance, health string
 		ports, labels                  []string
+		weight                         uint32
 		out                            *format
 	)
 	cmd := &cobra.Command{
@@ -48,12 +49,12 @@ func serviceRegisterCommand() *cobra.Command {
 			switch {
 			case (file == "") == (len(args) == 0):
 				return misused(cmd, "give a SERVICE with its --port, or -f FILE")
-			case file != "" && (len(ports)+len(labels) > 0 || instance != "" || health != ""):
+			case file != "" && (len(ports)+len(labels) > 0 || weight != 0 || instance != "" || health != ""):
 				return misused(cmd, "with -f, all is said in the file: leave the other flags out")
 			case file != "":
 				data, err = readFile(cmd.InOrStdin(), file)
 			default:
-				data, err = describeService(cmd, args[0], instance, health, ports, labels)
+				data, err = describeService(cmd, args[0], instance, health, weight, ports, labels)
 			}
 			if err != nil {
 				return err
@@ -87,6 +88,7 @@ func serviceRegisterCommand() *cobra.Command {
 	f.StringVarP(&file, "filename", "f", "", "file with one document as in services.d, or - for standard input")
 	f.StringArrayVar(&ports, "port", nil, "PORT[:PROTOCOL]=ADDRESS: the port that callers name, http, http2, grpc or tcp, and where the process listens (may be repeated)")
 	f.StringArrayVar(&labels, "label", nil, "NAME=VALUE, as version=v1 (may be repeated)")
+	f.Uint32Var(&weight, "weight", 0, "how much of the service's requests the instance gets beside the others, 1 to 1000 (default 100)")
 	f.StringVar(&instance, "instance", "", "name of the instance (default the node's name)")
 	f.StringVar(&health, "health", "", "path to GET on the first port for its health; without it, the instance counts as healthy")
 	nodeSocketFlag(cmd, &socket)
@@ -95,7 +97,7 @@ func serviceRegisterCommand() *cobra.Command {
 }
 
 // describeService writes the document of services.d that the flags stand for.
-func describeService(cmd *cobra.Command, service, instance, health string, ports, labels []string) ([]byte, error) {
+func describeService(cmd *cobra.Command, service, instance, health string, weight uint32, ports, labels []string) ([]byte, error) {
 	doc := map[string]any{"service": service}
 	if instance != "" {
 		doc["instance"] = instance
@@ -125,6 +127,9 @@ func describeService(cmd *cobra.Command, service, instance, health string, ports
 	doc["ports"] = list
 	if health != "" {
 		doc["health"] = map[string]any{"http": map[string]any{"port": first, "path": health}}
+	}
+	if weight != 0 {
+		doc["weight"] = weight
 	}
 	named := map[string]any{}
 	for _, l := range labels {

@@ -2,6 +2,8 @@ package api
 
 import (
 	"slices"
+	"strconv"
+	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
@@ -22,6 +24,13 @@ type LoadBalancingPolicySpec struct {
 	TargetRefs []LoadBalancingTarget `json:"targetRefs"`
 	Algorithm  string                `json:"algorithm,omitempty"`
 	HashOn     []LoadBalancingKey    `json:"hashOn,omitempty"` // the first that a request has
+
+	SlowStart *LoadBalancingSlowStart `json:"slowStart,omitempty"`
+}
+
+// A LoadBalancingSlowStart gives instances that have just come less than their share.
+type LoadBalancingSlowStart struct {
+	Window metav1.Duration `json:"window"`
 }
 
 // A LoadBalancingKey is a part of a request by whose hash an instance is chosen.
@@ -70,6 +79,8 @@ type LoadBalancingPolicyList struct {
 const (
 	maxLoadBalancingTargets = 16
 	maxLoadBalancingKeys    = 4
+	// minSlowStart and maxSlowStart bound the window of a slow start.
+	minSlowStart, maxSlowStart = time.Second, time.Hour
 )
 
 // loadBalancingPolicy checks what the schema cannot say.
@@ -87,9 +98,23 @@ func (w *walker) loadBalancingPolicy(u *unstructured.Unstructured) {
 	case !hashes && len(keys) > 0:
 		w.add("spec.hashOn", Invalid, "must not be given for %s, which hashes nothing", algorithm)
 	}
+	if has(spec, "slowStart") {
+		if hashes := algorithm == RingHash || algorithm == Maglev; hashes {
+			w.add("spec.slowStart", Invalid, "must not be given for %s: what is hashed to an instance cannot wait", algorithm)
+		}
+		w.window("spec.slowStart.window", str(at(spec, "slowStart"), "window"), minSlowStart, maxSlowStart)
+	}
 	w.between("spec.hashOn", "items", int64(len(keys)), 0, maxLoadBalancingKeys)
 	for i, k := range keys {
 		w.loadBalancingKey(index("spec.hashOn", i), str(k, "type"), str(k, "name"))
+	}
+}
+
+// window checks a duration.
+func (w *walker) window(path, text string, least, most time.Duration) {
+	var d metav1.Duration
+	if err := d.UnmarshalJSON([]byte(strconv.Quote(text))); err != nil || d.Duration < least || d.Duration > most {
+		w.add(path, Invalid, "must be from %s to %s, is %q", least, most, text)
 	}
 }
 
@@ -124,6 +149,15 @@ func (LoadBalancingPolicySpec) SwaggerDoc() map[string]string {
 		"targetRefs": "Services and ExternalServices of the policy's namespace whose instances are meant.",
 		"algorithm":  "LeastRequest (of two random instances the one with fewer requests of the calling node), RoundRobin (each in turn), Random, PeakEWMA (of two random instances the one whose answers come sooner), RingHash or Maglev (requests with one key at one instance).",
 		"hashOn":     "What RingHash and Maglev hash: the first that a request has. A request that has none goes where LeastRequest sends it.",
+		"slowStart":  "Gives instances that have just come, or are well again, less than their share at first. Without it, they have it at once.",
+	}
+}
+
+// SwaggerDoc says what the fields mean.
+func (LoadBalancingSlowStart) SwaggerDoc() map[string]string {
+	return map[string]string{
+		"":       "LoadBalancingSlowStart gives instances that have just come less than their share at first.",
+		"window": "How long, from 1s to 1h. The share grows evenly from a tenth.",
 	}
 }
 
@@ -160,6 +194,10 @@ func (p *LoadBalancingPolicy) DeepCopyObject() runtime.Object {
 	p.ObjectMeta.DeepCopyInto(&c.ObjectMeta)
 	c.Spec.TargetRefs = slices.Clone(p.Spec.TargetRefs)
 	c.Spec.HashOn = slices.Clone(p.Spec.HashOn)
+	if p.Spec.SlowStart != nil {
+		s := *p.Spec.SlowStart
+		c.Spec.SlowStart = &s
+	}
 	c.Status.Conditions = slices.Clone(p.Status.Conditions)
 	return &c
 }

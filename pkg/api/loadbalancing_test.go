@@ -30,6 +30,12 @@ func TestLoadBalancingPolicies(t *testing.T) {
 			"f.yaml:7:80: spec.hashOn[3].name: is required: what to hash",
 			`f.yaml:7:87: spec.hashOn[3].type: must be one of Header, Cookie, QueryParameter, Source, is "IP"`}},
 		{"all keys", head + "  algorithm: Maglev\n  hashOn: [{type: Header, name: X-User}, {type: Cookie, name: u}, {type: QueryParameter, name: user id}, {type: Source}]\n", nil},
+		{"a slow start", head + "  slowStart: {window: 30s}\n", nil},
+		{"a slow start without end", head + "  slowStart: {window: 2h}\n", []string{
+			`f.yaml:6:23: spec.slowStart.window: must be from 1s to 1h0m0s, is "2h"`}},
+		{"a slow start of what is hashed", head + "  algorithm: Maglev\n  hashOn: [{type: Source}]\n  slowStart: {window: 0s}\n", []string{
+			"f.yaml:8:14: spec.slowStart: must not be given for Maglev: what is hashed to an instance cannot wait",
+			`f.yaml:8:23: spec.slowStart.window: must be from 1s to 1h0m0s, is "0s"`}},
 		{"nothing", strings.Replace(head, "[{kind: Service, name: a}]", "[]", 1), []string{
 			"f.yaml:5:15: spec.targetRefs: must have at least 1 items, has 0"}},
 	} {

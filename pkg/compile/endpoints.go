@@ -74,6 +74,7 @@ func endpoint(m *snapshot.Instance, ports []servicePort, lost bool) *snapshot.En
 		Service:   m.Service,
 		Instance:  m.Instance,
 		Unhealthy: m.Unhealthy || lost,
+		Weight:    m.Weight,
 	}
 	if name, err := exchange.ParseServiceName(m.Service); err == nil {
 		e.Service = name.String() // "orders" is "default/orders"

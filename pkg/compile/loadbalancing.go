@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -38,6 +39,7 @@ type balancing struct {
 	policy    string // "<ns>/<name>"
 	algorithm snapshot.Balance
 	keys      []*snapshot.HashKey
+	slowStart time.Duration // 0: none
 }
 
 // compileBalancing reads a policy, or names the first field that this version does not know.
@@ -54,6 +56,9 @@ func compileBalancing(p *api.LoadBalancingPolicy) (how *balancing, problem strin
 		}
 		how.keys = append(how.keys, &snapshot.HashKey{Type: kind, Name: k.Name})
 	}
+	if s := p.Spec.SlowStart; s != nil {
+		how.slowStart = s.Window.Duration
+	}
 	return how, ""
 }
 
@@ -61,6 +66,7 @@ func compileBalancing(p *api.LoadBalancingPolicy) (how *balancing, problem strin
 func (how *balancing) say(b *snapshot.Backend) {
 	if how != nil {
 		b.BalancingPolicy, b.Balance, b.HashKeys = how.policy, how.algorithm, how.keys
+		b.SlowStartMs = uint64(how.slowStart.Milliseconds())
 	}
 }
 

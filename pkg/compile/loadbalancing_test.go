@@ -90,7 +90,7 @@ func TestLoadBalancingPoliciesAreAttached(t *testing.T) {
 	}
 }
 
-func TestHashKeysAreCompiled(t *testing.T) {
+func TestFieldsOfLoadBalancingAreCompiled(t *testing.T) {
 	in := compile.InputOf(t, `{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{name: http, port: 80}]}}
 ---
 apiVersion: sennit.dev/v1alpha1
@@ -100,10 +100,11 @@ spec:
   targetRefs: [{kind: Service, name: orders}]
   algorithm: Maglev
   hashOn: [{type: Header, name: X-User}, {type: Cookie, name: c}, {type: QueryParameter, name: q}, {type: Source}]
+  slowStart: {window: 30s}
 `)
 	body := compile.Compile(in).Bodies[snapshot.OutSubject("shop", "orders", "")].(*snapshot.Outbound)
 	b := body.Ports[0].Rules[0].Backends[0]
-	if got := fmt.Sprint(b.Balance, b.HashKeys); !strings.Contains(got, "MAGLEV") || len(b.HashKeys) != 4 || b.HashKeys[0].Type != snapshot.HashKey_HEADER || b.HashKeys[0].Name != "X-User" ||
+	if got := fmt.Sprint(b.Balance, b.HashKeys); !strings.Contains(got, "MAGLEV") || len(b.HashKeys) != 4 || b.SlowStartMs != 30_000 || b.HashKeys[0].Type != snapshot.HashKey_HEADER || b.HashKeys[0].Name != "X-User" ||
 		b.HashKeys[1].Type != snapshot.HashKey_COOKIE || b.HashKeys[2].Type != snapshot.HashKey_QUERY || b.HashKeys[3].Type != snapshot.HashKey_SOURCE {
 		t.Error(got)
 	}

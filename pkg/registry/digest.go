@@ -49,6 +49,10 @@ func Hash(in *snapshot.Instance) [32]byte {
 	if in.GetEgress() {
 		text("egress")
 	}
+	if in.GetWeight() != 0 { // what nodes of before cannot say has no part in the hash
+		text("weight")
+		number(int(in.GetWeight()))
+	}
 	return sha256.Sum256(b)
 }
 

@@ -17,6 +17,7 @@ type Instance struct {
 	Service   exchange.ServiceName
 	Name      string // its identifier within the service and node; the node's name where none was given
 	Labels    map[string]string
+	Weight    uint32 // beside other instances', 1 to maxWeight; 0: nothing is said of it
 	Ports     []Port
 	Health    *Check // nil: not checked, counts as healthy
 	Listeners []Listener
@@ -91,6 +92,7 @@ type document struct {
 	Service   string             `json:"service"`
 	Instance  string             `json:"instance,omitempty"`
 	Labels    map[string]string  `json:"labels,omitempty"`
+	Weight    uint32             `json:"weight,omitempty"`
 	Ports     []documentPort     `json:"ports,omitempty"`
 	Health    *documentHealth    `json:"health,omitempty"`
 	Listeners []documentListener `json:"listeners,omitempty"`
@@ -138,7 +140,7 @@ type documentListener struct {
 
 // MarshalJSON writes the instance as a document of services.d: JSON is YAML, so Parse reads it back.
 func (in *Instance) MarshalJSON() ([]byte, error) {
-	d := document{Service: in.Service.String(), Instance: in.Name, Labels: in.Labels}
+	d := document{Service: in.Service.String(), Instance: in.Name, Labels: in.Labels, Weight: in.Weight}
 	for _, p := range in.Ports {
 		d.Ports = append(d.Ports, documentPort{p.Number, p.Name, protocolName(p.Protocol), p.Address.String(), p.Connect})
 	}

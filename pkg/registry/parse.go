@@ -26,6 +26,7 @@ const (
 	maxPorts     = 64
 	maxLabels    = 64
 	maxListeners = 256
+	maxWeight    = 1000
 )
 
 // Parse reads the documents of one file of services.d; docs/reference/services-d.md describes them. node
@@ -119,6 +120,7 @@ func (r *reader) instance(n *yaml.Node, node string) *Instance {
 			}
 		},
 		"labels":    func(n *yaml.Node, path string) { in.Labels = r.labels(n, path) },
+		"weight":    func(n *yaml.Node, path string) { in.Weight = uint32(r.integer(n, path, 1, maxWeight)) },
 		"ports":     func(n *yaml.Node, path string) { in.Ports = r.ports(n, path) },
 		"health":    func(n *yaml.Node, _ string) { health = n },
 		"listeners": func(n *yaml.Node, path string) { in.Listeners = r.listeners(n, path) },

@@ -20,6 +20,7 @@ var equal = []cmp.Option{cmpopts.EquateComparable(netip.AddrPort{}, netip.Addr{}
 const ordersFile = `service: default/orders
 instance: orders-1
 labels: {version: v1}
+weight: 50
 ports: [{port: 80, name: http, protocol: http, address: "127.0.0.1:8080"}]
 health: {http: {port: http, path: /healthz}, interval: 5s}
 listeners: [{as: default/orders, to: default/payments:80, address: "127.0.0.1:15001", uid: 1000}]
@@ -34,7 +35,7 @@ func TestParseReadsEveryField(t *testing.T) {
 	address := netip.MustParseAddrPort("127.0.0.1:8080")
 	want := []*Instance{{
 		Service: orders, Name: "orders-1",
-		Labels: map[string]string{"version": "v1"},
+		Labels: map[string]string{"version": "v1"}, Weight: 50,
 		Ports:  []Port{{Number: 80, Name: "http", Protocol: snapshot.Protocol_PROTOCOL_HTTP, Address: address}},
 		Health: &Check{Kind: CheckHTTP, Address: address, Path: "/healthz", Interval: 5 * time.Second, Timeout: time.Second, Healthy: 2, Unhealthy: 3, port: "http"},
 		Listeners: []Listener{{As: orders, To: exchange.ServiceName{Namespace: "default", Name: "payments"}, Port: 80,
@@ -93,6 +94,7 @@ func TestMistakesNameFileLineAndField(t *testing.T) {
 		{"an alias", "service: &a orders\ninstance: *a\n" + port, `f.yaml:1: service: anchors and aliases are not read`},
 		{"a list for a mapping", "- service: orders\n", `f.yaml:1: must be a mapping of fields`},
 		{"not YAML", "service: [\n", `f.yaml:1: not YAML: `},
+		{"no weight", "service: orders\n" + port + "weight: 0\n", `f.yaml:3: weight: must be from 1 to 1000, is 0`},
 		{"a tab", "service: orders\nlabels:\n\tversion: v1\n", `not YAML: `},
 		{"health of an unknown port", "service: orders\n" + port + "health: {tcp: {port: web}}\n", `f.yaml:3: health.tcp.port: is none of the instance's ports: "web"`},
 		{"two kinds of health", "service: orders\n" + port + "health: {tcp: {port: 80}, http: {port: 80}}\n", `f.yaml:3: health: needs one of http and tcp`},

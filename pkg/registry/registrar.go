@@ -242,7 +242,7 @@ func (r *Registrar) wanted() (wanted map[Key]*snapshot.Instance, undecided map[K
 
 func (in *Instance) registration(node, lane string, well bool, detail string) *snapshot.Instance {
 	out := &snapshot.Instance{
-		Service: in.Service.String(), Node: node, Instance: in.Name, Labels: in.Labels,
+		Service: in.Service.String(), Node: node, Instance: in.Name, Labels: in.Labels, Weight: in.Weight,
 		LaneAddress: lane, Unhealthy: !well, HealthDetail: detail, Egress: in.Egress != nil,
 	}
 	for _, p := range in.Ports {

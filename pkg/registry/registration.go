@@ -60,6 +60,9 @@ func checkRegistration(node string, in *snapshot.Instance, removed bool) (Key, e
 			return bad("its label is %q: %q", name, value)
 		}
 	}
+	if in.GetWeight() > maxWeight {
+		return bad("its weight is %d", in.GetWeight())
+	}
 	if g := in.GetGateway(); g != nil {
 		if err := checkGateway(g); err != nil {
 			return bad("%v", err)

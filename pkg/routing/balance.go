@@ -18,15 +18,16 @@ func below(random, n uint64) uint64 {
 
 // A selection is what one choice of an instance may take.
 type selection struct {
-	from  []member
+	tier  *tier
 	tried []*load
 	now   int64 // Unix nanoseconds; 0: those that are skipped may be taken too
 	heeds bool  // those that are ejected are skipped
 	at    int64 // Unix nanoseconds
+	slow  int64 // nanoseconds in which an instance that has come gets less than its weight; 0: it does not
 }
 
 func (s *selection) usable(i int) bool {
-	instance := s.from[i].instance
+	instance := s.tier.members[i].instance
 	if s.now != 0 && (instance.skipped(s.now) || s.heeds && instance.standing.isEjected(s.now)) {
 		return false
 	}
@@ -35,28 +36,14 @@ func (s *selection) usable(i int) bool {
 
 // selectMember chooses among the healthy that this node can reach and did not try. Where none is healthy,
 // all are taken as if they were; where none can be reached, those are tried that could not.
-func selectMember(g *group, balance snapshot.Balance, b *backend, tried []*load, now int64, random rand.Source) (member, bool) {
-	s := selection{from: g.healthy, tried: tried, now: now, at: now, heeds: b.heeds(now)}
-	if len(s.from) == 0 {
-		s.from = g.all
-	}
-	if len(s.from) == 0 {
+func selectMember(g *group, b *backend, tried []*load, now int64, random rand.Source) (member, bool) {
+	s := selection{tier: &g.flat, tried: tried, now: now, at: now, slow: b.slowStart, heeds: b.heeds(now)}
+	if len(s.tier.members) == 0 {
 		return member{}, false
 	}
 	for {
-		var chosen int
-		switch balance {
-		case snapshot.Balance_BALANCE_ROUND_ROBIN:
-			chosen = s.inTurn(&b.next)
-		case snapshot.Balance_BALANCE_RANDOM:
-			chosen = s.sample(random, -1)
-		case snapshot.Balance_BALANCE_PEAK_EWMA:
-			chosen = s.cheaper(random)
-		default:
-			chosen = s.lessBusy(random)
-		}
-		if chosen >= 0 {
-			return s.from[chosen], true
+		if chosen := s.choose(b, random); chosen >= 0 {
+			return s.tier.members[chosen], true
 		}
 		if s.now == 0 {
 			return member{}, false
@@ -65,26 +52,40 @@ func selectMember(g *group, balance snapshot.Balance, b *backend, tried []*load,
 	}
 }
 
-// inTurn takes the usable one whose turn is next; -1 where none is. It uses up the turns of those that it
-// passes over: else the one after them would have their share besides its own.
-func (s *selection) inTurn(next *atomic.Uint32) int {
-	n := uint32(len(s.from))
-	turn := uint32(0)
-	for range s.from {
-		turn = (next.Add(1) - 1) % n
-		if s.usable(int(turn)) {
-			return int(turn)
-		}
+// choose takes a usable one as the backend's algorithm says; -1 where none is.
+func (s *selection) choose(b *backend, random rand.Source) int {
+	switch b.balance {
+	case snapshot.Balance_BALANCE_ROUND_ROBIN:
+		return s.inTurn(&b.next, random)
+	case snapshot.Balance_BALANCE_RANDOM:
+		return s.sample(random, -1)
+	case snapshot.Balance_BALANCE_PEAK_EWMA:
+		return s.cheaper(random)
 	}
-	for i := range n { // others took turns meanwhile: perhaps that of the only usable one
-		if at := (turn + i) % n; s.usable(int(at)) {
-			return int(at)
-		}
-	}
-	return -1
+	return s.lessBusy(random)
 }
 
-// lessBusy takes the one of two random usable instances that has fewer exchanges of this node; -1 where
+// inTurn takes the usable one whose turn is next; -1 where none is. It uses up the turns of those that it
+// passes over: else the one after them would have their share besides its own. Of a member with half the greatest weight
+// every other turn is passed over.
+func (s *selection) inTurn(next *atomic.Uint32, random rand.Source) int {
+	n, most := uint64(len(s.tier.members)), s.tier.most*whole
+	for range 2*n + 64 {
+		turn := uint64(next.Add(1) - 1)
+		i, round := int(turn%n), turn/n
+		// The weight added up over the rounds passes most in those in which it has a turn; half of the members begin halfway.
+		weight := s.weight(i)
+		if (round*weight+uint64(i)*(most/2))%most < most-weight {
+			continue
+		}
+		if s.usable(i) {
+			return i
+		}
+	}
+	return s.sample(random, -1) // next to none is usable, or has weight
+}
+
+// lessBusy takes the one of two random usable instances that has fewer exchanges of this node for its weight; -1 where
 // none is usable.
 func (s *selection) lessBusy(random rand.Source) int {
 	first := s.sample(random, -1)
@@ -92,42 +93,48 @@ func (s *selection) lessBusy(random rand.Source) int {
 		return -1
 	}
 	second := s.sample(random, first)
-	if second >= 0 && s.from[second].instance.InFlight() < s.from[first].instance.InFlight() {
+	if second >= 0 && s.busy(second)*s.weight(first) < s.busy(first)*s.weight(second) {
 		return second
 	}
 	return first
 }
 
-// sample takes a usable one at random, each as likely as any other, and never the one that is excluded.
+func (s *selection) busy(i int) uint64 {
+	return uint64(max(s.tier.members[i].instance.InFlight(), 0))
+}
+
+// sample takes a usable one at random, each by its weight, and never the one that is excluded.
 func (s *selection) sample(random rand.Source, excluded int) int {
-	n := len(s.from)
+	n := len(s.tier.members)
 	if excluded >= 0 && n == 1 {
 		return -1
 	}
 	for range 8 { // almost always the first or second
-		if i := int(below(random.Uint64(), uint64(n))); i != excluded && s.usable(i) {
+		if i := s.tier.draw(random); i != excluded && s.usable(i) && s.warm(i, random) {
 			return i
 		}
 	}
-	count := 0
-	for i := range s.from {
+	total := uint64(0)
+	for i := range n {
 		if i != excluded && s.usable(i) {
-			count++
+			total += s.weight(i)
 		}
 	}
-	if count == 0 {
+	if total == 0 {
 		return -1
 	}
-	skip := int(below(random.Uint64(), uint64(count)))
+	at := below(random.Uint64(), total)
 	last := -1 // another goroutine may mark one meanwhile
-	for i := range s.from {
-		if i != excluded && s.usable(i) {
-			last = i
-			if skip == 0 {
-				break
-			}
-			skip--
+	for i := range n {
+		if i == excluded || !s.usable(i) {
+			continue
 		}
+		last = i
+		weight := s.weight(i)
+		if at < weight {
+			break
+		}
+		at -= weight
 	}
 	return last
 }

@@ -74,7 +74,7 @@ func TestLeastRequestNeverPicksTheBusierOfItsTwo(t *testing.T) {
 			m.instance.load.inFlight.Store(chance.Int64N(4))
 		}
 		// The same luck twice: which two it draws, and which it takes.
-		s := selection{from: group.healthy, now: start.UnixNano()}
+		s := selection{tier: &group.flat, now: start.UnixNano()}
 		luck := rand.NewPCG(seed, uint64(i))
 		first := s.sample(luck, -1)
 		second := s.sample(luck, first)
@@ -83,7 +83,7 @@ func TestLeastRequestNeverPicksTheBusierOfItsTwo(t *testing.T) {
 			t.Fatalf("drew %d and %d, took %d", first, second, taken)
 		}
 		other := first + second - taken
-		if s.from[taken].instance.InFlight() > s.from[other].instance.InFlight() {
+		if s.busy(taken) > s.busy(other) {
 			t.Fatalf("took the busier of two")
 		}
 	}

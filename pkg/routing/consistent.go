@@ -10,8 +10,8 @@ import (
 // A consistent is a group as hashes and sessions see it: all of its members, on however many nodes. Every node must find
 // the same instance for a key, and so none keeps to few.
 type consistent struct {
-	members []member // by Instance.hash, as the circle's candidates
-	circle  *circle  // nil: of sessions
+	tier           // whose members are ordered by Instance.hash, as the circle's candidates
+	circle *circle // nil: of sessions
 }
 
 // Which consistent a backend asks for.
@@ -65,7 +65,7 @@ func (p *pool) round(s *set) {
 }
 
 func (g *group) round(kind int, before *consistent) {
-	c := &consistent{members: slices.Clone(g.whole)}
+	c := &consistent{tier: tier{members: slices.Clone(g.whole)}}
 	slices.SortFunc(c.members, func(a, b member) int {
 		return cmp.Or(cmp.Compare(a.instance.hash, b.instance.hash), cmp.Compare(a.target, b.target))
 	})
@@ -73,7 +73,7 @@ func (g *group) round(kind int, before *consistent) {
 	if kind != knownOf {
 		candidates := make([]candidate, len(c.members))
 		for i, m := range c.members {
-			candidates[i] = candidate{m.instance.hash, 1}
+			candidates[i] = candidate{m.instance.hash, m.instance.weight}
 		}
 		if before != nil && slices.Equal(before.circle.candidates, candidates[:min(len(candidates), mostCandidates)]) {
 			c.circle = before.circle
@@ -108,12 +108,12 @@ func hashedMember(g *group, b *backend, hash uint64, tried []*load, now int64) (
 	if c == nil || len(c.members) == 0 {
 		return member{}, false
 	}
-	s := selection{from: c.members, tried: tried, now: now, at: now, heeds: b.heeds(now)}
+	s := selection{tier: &c.tier, tried: tried, now: now, at: now, heeds: b.heeds(now)}
 	ill := len(g.healthy) == 0
 	for {
-		i := c.circle.find(hash, func(i int) bool { return (ill || s.from[i].healthy) && s.usable(i) })
+		i := c.circle.find(hash, func(i int) bool { return (ill || c.members[i].healthy) && s.usable(i) })
 		if i >= 0 {
-			return s.from[i], true
+			return c.members[i], true
 		}
 		if s.now == 0 {
 			return member{}, false

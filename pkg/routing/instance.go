@@ -1,6 +1,7 @@
 package routing
 
 import (
+	"cmp"
 	"net/netip"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,7 @@ type Instance struct {
 	key       instanceKey
 	standing  *standing // in the service whose endpoints these are
 	hash      uint64    // of key, the same on all nodes
+	weight    uint32    // 1 to mostWeight
 	unhealthy bool      // as the endpoints say
 }
 
@@ -43,8 +45,10 @@ type load struct {
 	inFlight    atomic.Int64
 	unreachable atomic.Int64 // Unix nanoseconds until which it is skipped; 0: it is not
 	peak        peak         // of the exchanges whose backend asks for it
+	warmup      warmup
 
-	sets int // that name the instance; the writer's
+	ill  bool // as the newest set says; the writer's
+	sets int  // that name the instance; the writer's
 }
 
 // InFlight is how many exchanges of this node the instance has.
@@ -67,20 +71,26 @@ func (t *Table) MarkReachable(i *Instance) {
 	}
 }
 
-// instance makes the Instance of a checked endpoint.
-func (t *Table) instance(e *snapshot.Endpoint) *Instance {
+// instance makes the Instance of a checked endpoint. later says that others of its service were there before: what is new
+// then, or is well again, may start slowly.
+func (t *Table) instance(e *snapshot.Endpoint, later bool) *Instance {
 	identity, _ := exchange.ParseServiceName(e.Service)
 	address, _ := netip.ParseAddrPort(e.Address)
 	key := instanceKey{identity, e.Node, e.Instance}
 	l := t.loads[key]
 	if l == nil {
-		l = &load{}
+		l = &load{ill: later}
 		t.loads[key] = l
 	}
+	if l.ill && !e.Unhealthy {
+		l.warmup.since.Store(begins)
+	}
+	l.ill = e.Unhealthy
 	l.sets++
+	weight := min(cmp.Or(e.Weight, usualWeight), mostWeight)
 	return &Instance{
 		Node: e.Node, Address: address, Identity: identity, ID: e.Instance, Labels: e.Labels, Version: e.Labels["version"],
-		load: l, key: key, hash: key.hash(), unhealthy: e.Unhealthy,
+		load: l, key: key, hash: key.hash(), weight: weight, unhealthy: e.Unhealthy,
 	}
 }
 

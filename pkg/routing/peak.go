@@ -76,7 +76,7 @@ func (s *selection) cheaper(random rand.Source) int {
 }
 
 func (s *selection) cost(i int) float64 {
-	l := s.from[i].instance.load
+	l := s.tier.members[i].instance.load
 	return l.peak.cost(l.inFlight.Load(), s.at)
 }
 

@@ -47,7 +47,7 @@ func TestPeakNeverPicksTheCostlierOfItsTwo(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	chance := rand.New(rand.NewPCG(seed, 1))
-	s := selection{from: group.healthy, now: start.UnixNano(), at: start.UnixNano()}
+	s := selection{tier: &group.flat, now: start.UnixNano(), at: start.UnixNano()}
 	pairs := map[[2]int]int{}
 	for i := range 15_000 {
 		for _, m := range group.all {

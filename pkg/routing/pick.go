@@ -252,7 +252,7 @@ func (d *Decision) choose(g *group, call *Call) (member, bool) {
 			return m, true
 		}
 	}
-	return selectMember(g, d.backend.balance, d.backend, tried, now, call.Random)
+	return selectMember(g, d.backend, tried, now, call.Random)
 }
 
 // match finds the first rule that matches. It reports false where the path has readings that different

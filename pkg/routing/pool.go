@@ -53,6 +53,7 @@ type set struct {
 type group struct {
 	healthy []member
 	all     []member
+	flat    tier // of healthy, or of all where none is
 
 	whole      []member                                // on all nodes
 	consistent [consistents]atomic.Pointer[consistent] // of whole; nil where no backend asks for it
@@ -185,7 +186,7 @@ func (t *Table) assemble(p *pool) *set {
 	}
 	for i := range p.stated() {
 		for _, e := range p.shards[i].body.Endpoints {
-			instance := t.instance(e)
+			instance := t.instance(e, p.set.Load() != nil)
 			if instance.standing = before[instance.key]; instance.standing == nil {
 				instance.standing = new(standing)
 			}
@@ -236,6 +237,9 @@ func (s *set) noteCalled() {
 func (t *Table) thin(g *group) {
 	g.whole = g.all
 	g.healthy, g.all = t.few(g.healthy), t.few(g.all)
+	if g.flat = newTier(g.healthy); len(g.healthy) == 0 {
+		g.flat = newTier(g.all)
+	}
 }
 
 func (g *group) add(m member) {

@@ -57,7 +57,8 @@ type backend struct {
 
 	resilience *resilience // nil: no policy is for the service
 
-	next atomic.Uint32 // of round robin
+	next      atomic.Uint32 // of round robin
+	slowStart int64         // nanoseconds; 0: none
 }
 
 // held reports whether every shard that the rules refer to is held. Absent rules refer to nothing.
@@ -185,6 +186,7 @@ func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]u
 	if len(b.GetHashKeys()) > 0 {
 		compiled.keys = &hashKeys{t.Node, b.GetHashKeys()}
 	}
+	compiled.slowStart = int64(min(b.GetSlowStartMs(), uint64(mostSlowStart.Milliseconds()))) * int64(time.Millisecond)
 	var err error
 	if compiled.filters, err = compileFilters(b.GetFilters(), m); err != nil {
 		return nil, fmt.Errorf("backend %s: %w", compiled.service, err)

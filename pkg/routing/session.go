@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -181,8 +182,11 @@ func (d *Decision) sessionMember(g *group, tried []*load, now int64) (member, bo
 	if d.resumed.instance == nil {
 		return member{}, false
 	}
-	s := selection{from: []member{d.resumed}, tried: tried, now: now, at: now, heeds: d.backend.heeds(now)}
-	return d.resumed, (d.resumed.healthy || len(g.healthy) == 0) && s.usable(0)
+	i := d.resumed.instance
+	if slices.Contains(tried, i.load) || i.skipped(now) || d.backend.heeds(now) && i.standing.isEjected(now) {
+		return member{}, false
+	}
+	return d.resumed, d.resumed.healthy || len(g.healthy) == 0
 }
 
 // tell adds the token to the response where a session begins, or goes on elsewhere.

@@ -1952,6 +1952,7 @@ type Backend struct {
 	Resilience      *Resilience            `protobuf:"bytes,51,opt,name=resilience,proto3" json:"resilience,omitempty"`                                  // absent: no ResiliencePolicy is for the service
 	BalancingPolicy string                 `protobuf:"bytes,60,opt,name=balancing_policy,json=balancingPolicy,proto3" json:"balancing_policy,omitempty"` // "<ns>/<name>" of the LoadBalancingPolicy that balance is of, for explain; empty: none
 	HashKeys        []*HashKey             `protobuf:"bytes,61,rep,name=hash_keys,json=hashKeys,proto3" json:"hash_keys,omitempty"`                      // of balances that hash: the first that a request has
+	SlowStartMs     uint64                 `protobuf:"varint,62,opt,name=slow_start_ms,json=slowStartMs,proto3" json:"slow_start_ms,omitempty"`          // in which an instance that has come gets less than its weight; 0: it does not
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2082,6 +2083,13 @@ func (x *Backend) GetHashKeys() []*HashKey {
 		return x.HashKeys
 	}
 	return nil
+}
+
+func (x *Backend) GetSlowStartMs() uint64 {
+	if x != nil {
+		return x.SlowStartMs
+	}
+	return 0
 }
 
 // Resilience is what a ResiliencePolicy says of a service. Whoever does not know a part of it does without: it then
@@ -3256,6 +3264,7 @@ type Endpoint struct {
 	Unhealthy bool                   `protobuf:"varint,6,opt,name=unhealthy,proto3" json:"unhealthy,omitempty"` // fails its health check, or its node is lost
 	// Which of the service's ports it offers, ordered by number; absent: every port, under its own number.
 	Ports         []*EndpointPort `protobuf:"bytes,7,rep,name=ports,proto3" json:"ports,omitempty"`
+	Weight        uint32          `protobuf:"varint,60,opt,name=weight,proto3" json:"weight,omitempty"` // beside the other instances'; 0: 100
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3337,6 +3346,13 @@ func (x *Endpoint) GetPorts() []*EndpointPort {
 		return x.Ports
 	}
 	return nil
+}
+
+func (x *Endpoint) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
 }
 
 type EndpointPort struct {
@@ -4057,7 +4073,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"FieldMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xa4\x04\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xc8\x04\n" +
 	"\aBackend\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -4075,7 +4091,8 @@ const file_snapshot_proto_rawDesc = "" +
 	"resilience\x183 \x01(\v2\x1e.sennit.snapshot.v1.ResilienceR\n" +
 	"resilience\x12)\n" +
 	"\x10balancing_policy\x18< \x01(\tR\x0fbalancingPolicy\x128\n" +
-	"\thash_keys\x18= \x03(\v2\x1b.sennit.snapshot.v1.HashKeyR\bhashKeys\"\xa2\x03\n" +
+	"\thash_keys\x18= \x03(\v2\x1b.sennit.snapshot.v1.HashKeyR\bhashKeys\x12\"\n" +
+	"\rslow_start_ms\x18> \x01(\x04R\vslowStartMs\"\xa2\x03\n" +
 	"\n" +
 	"Resilience\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x128\n" +
@@ -4182,7 +4199,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x05rules\x18\x02 \x03(\rR\x05rules\"_\n" +
 	"\tEndpoints\x12:\n" +
 	"\tendpoints\x18\x01 \x03(\v2\x1c.sennit.snapshot.v1.EndpointR\tendpoints\x12\x16\n" +
-	"\x06shards\x18\x02 \x01(\rR\x06shards\"\xc1\x02\n" +
+	"\x06shards\x18\x02 \x01(\rR\x06shards\"\xd9\x02\n" +
 	"\bEndpoint\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -4190,7 +4207,8 @@ const file_snapshot_proto_rawDesc = "" +
 	"\binstance\x18\x04 \x01(\tR\binstance\x12@\n" +
 	"\x06labels\x18\x05 \x03(\v2(.sennit.snapshot.v1.Endpoint.LabelsEntryR\x06labels\x12\x1c\n" +
 	"\tunhealthy\x18\x06 \x01(\bR\tunhealthy\x126\n" +
-	"\x05ports\x18\a \x03(\v2 .sennit.snapshot.v1.EndpointPortR\x05ports\x1a9\n" +
+	"\x05ports\x18\a \x03(\v2 .sennit.snapshot.v1.EndpointPortR\x05ports\x12\x16\n" +
+	"\x06weight\x18< \x01(\rR\x06weight\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
