@@ -26,7 +26,19 @@ type LoadBalancingPolicySpec struct {
 	HashOn     []LoadBalancingKey    `json:"hashOn,omitempty"` // the first that a request has
 
 	SlowStart *LoadBalancingSlowStart `json:"slowStart,omitempty"`
+	Locality  *LoadBalancingLocality  `json:"locality,omitempty"`
 }
+
+// A LoadBalancingLocality says which instances are asked first.
+type LoadBalancingLocality struct {
+	Prefer string `json:"prefer"`
+}
+
+// What a LoadBalancingLocality can prefer.
+const (
+	PreferZone   = "Zone"
+	PreferRegion = "Region"
+)
 
 // A LoadBalancingSlowStart gives instances that have just come less than their share.
 type LoadBalancingSlowStart struct {
@@ -104,6 +116,12 @@ func (w *walker) loadBalancingPolicy(u *unstructured.Unstructured) {
 		}
 		w.window("spec.slowStart.window", str(at(spec, "slowStart"), "window"), minSlowStart, maxSlowStart)
 	}
+	if has(spec, "locality") {
+		if hashes := algorithm == RingHash || algorithm == Maglev; hashes {
+			w.add("spec.locality", Invalid, "must not be given for %s: nodes of all zones send a key to one instance", algorithm)
+		}
+		w.oneOf("spec.locality.prefer", str(at(spec, "locality"), "prefer"), PreferZone, PreferRegion)
+	}
 	w.between("spec.hashOn", "items", int64(len(keys)), 0, maxLoadBalancingKeys)
 	for i, k := range keys {
 		w.loadBalancingKey(index("spec.hashOn", i), str(k, "type"), str(k, "name"))
@@ -150,6 +168,15 @@ func (LoadBalancingPolicySpec) SwaggerDoc() map[string]string {
 		"algorithm":  "LeastRequest (of two random instances the one with fewer requests of the calling node), RoundRobin (each in turn), Random, PeakEWMA (of two random instances the one whose answers come sooner), RingHash or Maglev (requests with one key at one instance).",
 		"hashOn":     "What RingHash and Maglev hash: the first that a request has. A request that has none goes where LeastRequest sends it.",
 		"slowStart":  "Gives instances that have just come, or are well again, less than their share at first. Without it, they have it at once.",
+		"locality":   "Which instances are asked first. Without it, all are alike, wherever they are.",
+	}
+}
+
+// SwaggerDoc says what the fields mean.
+func (LoadBalancingLocality) SwaggerDoc() map[string]string {
+	return map[string]string{
+		"":       "LoadBalancingLocality says which instances are asked first.",
+		"prefer": "Zone (those in the calling node's zone, then those in its region, then all) or Region.",
 	}
 }
 
@@ -197,6 +224,10 @@ func (p *LoadBalancingPolicy) DeepCopyObject() runtime.Object {
 	if p.Spec.SlowStart != nil {
 		s := *p.Spec.SlowStart
 		c.Spec.SlowStart = &s
+	}
+	if p.Spec.Locality != nil {
+		l := *p.Spec.Locality
+		c.Spec.Locality = &l
 	}
 	c.Status.Conditions = slices.Clone(p.Status.Conditions)
 	return &c

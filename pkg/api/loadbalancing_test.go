@@ -36,6 +36,11 @@ func TestLoadBalancingPolicies(t *testing.T) {
 		{"a slow start of what is hashed", head + "  algorithm: Maglev\n  hashOn: [{type: Source}]\n  slowStart: {window: 0s}\n", []string{
 			"f.yaml:8:14: spec.slowStart: must not be given for Maglev: what is hashed to an instance cannot wait",
 			`f.yaml:8:23: spec.slowStart.window: must be from 1s to 1h0m0s, is "0s"`}},
+		{"a locality", head + "  locality: {prefer: Zone}\n", nil},
+		{"a locality of something else", head + "  locality: {prefer: Rack}\n", []string{
+			`f.yaml:6:22: spec.locality.prefer: must be one of Zone, Region, is "Rack"`}},
+		{"a locality of what is hashed", head + "  algorithm: RingHash\n  hashOn: [{type: Source}]\n  locality: {prefer: Zone}\n", []string{
+			"f.yaml:8:13: spec.locality: must not be given for RingHash: nodes of all zones send a key to one instance"}},
 		{"nothing", strings.Replace(head, "[{kind: Service, name: a}]", "[]", 1), []string{
 			"f.yaml:5:15: spec.targetRefs: must have at least 1 items, has 0"}},
 	} {

@@ -149,6 +149,7 @@ var traits = map[string]struct {
 	"LoadBalancingPolicy.spec":             {need: true},
 	"LoadBalancingPolicySpec.targetRefs":   {need: true},
 	"LoadBalancingPolicySpec.algorithm":    {def: LeastRequest},
+	"LoadBalancingLocality.prefer":         {need: true},
 	"LoadBalancingSlowStart.window":        {need: true},
 	"LoadBalancingKey.type":                {need: true},
 	"LoadBalancingTarget.kind":             {need: true},

@@ -75,6 +75,8 @@ func endpoint(m *snapshot.Instance, ports []servicePort, lost bool) *snapshot.En
 		Instance:  m.Instance,
 		Unhealthy: m.Unhealthy || lost,
 		Weight:    m.Weight,
+		Zone:      m.Zone,
+		Region:    m.Region,
 	}
 	if name, err := exchange.ParseServiceName(m.Service); err == nil {
 		e.Service = name.String() // "orders" is "default/orders"

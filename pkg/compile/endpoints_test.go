@@ -42,6 +42,15 @@ func TestImpliedService(t *testing.T) {
 	}
 }
 
+func TestEndpointsSayWhatAnInstanceWeighsAndWhereItIs(t *testing.T) {
+	in := instance("shop/cart", "n1", "c1", nil, httpPort(80))
+	in.Weight, in.Zone, in.Region = 50, "eu-1a", "eu-1"
+	e := endpoints(t, Compile(Input{Instances: []*snapshot.Instance{in}}), "shop", "cart")[0]
+	if e.Weight != 50 || e.Zone != "eu-1a" || e.Region != "eu-1" {
+		t.Errorf("%v", e)
+	}
+}
+
 func TestRoutesAttachToImpliedServices(t *testing.T) {
 	in := InputOf(t, `{kind: HTTPRoute, metadata: {name: r, namespace: shop}, spec: {parentRefs: [{group: "", kind: Service, name: cart}], rules: [{backendRefs: [{name: cart, port: 80}]}]}}`)
 	in.Instances = []*snapshot.Instance{instance("shop/cart", "n1", "c1", nil)}

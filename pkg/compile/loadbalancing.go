@@ -34,12 +34,18 @@ var hashKeyTypes = map[string]snapshot.HashKey_Type{
 	api.BySource:         snapshot.HashKey_SOURCE,
 }
 
+var localities = map[string]snapshot.Locality{
+	api.PreferZone:   snapshot.Locality_LOCALITY_ZONE,
+	api.PreferRegion: snapshot.Locality_LOCALITY_REGION,
+}
+
 // balancing is how the instances of a service are chosen, as a policy says.
 type balancing struct {
 	policy    string // "<ns>/<name>"
 	algorithm snapshot.Balance
 	keys      []*snapshot.HashKey
 	slowStart time.Duration // 0: none
+	locality  snapshot.Locality
 }
 
 // compileBalancing reads a policy, or names the first field that this version does not know.
@@ -59,6 +65,11 @@ func compileBalancing(p *api.LoadBalancingPolicy) (how *balancing, problem strin
 	if s := p.Spec.SlowStart; s != nil {
 		how.slowStart = s.Window.Duration
 	}
+	if l := p.Spec.Locality; l != nil {
+		if how.locality, known = localities[l.Prefer]; !known {
+			return nil, fmt.Sprintf("spec.locality.prefer: this version knows none of the name %q", l.Prefer)
+		}
+	}
 	return how, ""
 }
 
@@ -66,6 +77,7 @@ func compileBalancing(p *api.LoadBalancingPolicy) (how *balancing, problem strin
 func (how *balancing) say(b *snapshot.Backend) {
 	if how != nil {
 		b.BalancingPolicy, b.Balance, b.HashKeys = how.policy, how.algorithm, how.keys
+		b.Locality = how.locality
 		b.SlowStartMs = uint64(how.slowStart.Milliseconds())
 	}
 }

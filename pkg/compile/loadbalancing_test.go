@@ -101,12 +101,17 @@ spec:
   algorithm: Maglev
   hashOn: [{type: Header, name: X-User}, {type: Cookie, name: c}, {type: QueryParameter, name: q}, {type: Source}]
   slowStart: {window: 30s}
+  locality: {prefer: Region}
 `)
 	body := compile.Compile(in).Bodies[snapshot.OutSubject("shop", "orders", "")].(*snapshot.Outbound)
 	b := body.Ports[0].Rules[0].Backends[0]
-	if got := fmt.Sprint(b.Balance, b.HashKeys); !strings.Contains(got, "MAGLEV") || len(b.HashKeys) != 4 || b.SlowStartMs != 30_000 || b.HashKeys[0].Type != snapshot.HashKey_HEADER || b.HashKeys[0].Name != "X-User" ||
+	if got := fmt.Sprint(b.Balance, b.HashKeys); !strings.Contains(got, "MAGLEV") || len(b.HashKeys) != 4 || b.SlowStartMs != 30_000 || b.Locality != snapshot.Locality_LOCALITY_REGION || b.HashKeys[0].Type != snapshot.HashKey_HEADER || b.HashKeys[0].Name != "X-User" ||
 		b.HashKeys[1].Type != snapshot.HashKey_COOKIE || b.HashKeys[2].Type != snapshot.HashKey_QUERY || b.HashKeys[3].Type != snapshot.HashKey_SOURCE {
 		t.Error(got)
+	}
+	in.Balancing[0].Spec.Locality.Prefer = "Planet"
+	if c := compile.Compile(in).Balancing[types.NamespacedName{Namespace: "shop", Name: "a"}]; c[0].Reason != "Invalid" || !strings.HasPrefix(c[0].Message, "spec.locality.prefer: ") {
+		t.Errorf("%+v", c)
 	}
 	in.Balancing[0].Spec.HashOn[1].Type = "Weather"
 	if c := compile.Compile(in).Balancing[types.NamespacedName{Namespace: "shop", Name: "a"}]; c[0].Reason != "Invalid" || !strings.HasPrefix(c[0].Message, "spec.hashOn[1].type: ") {

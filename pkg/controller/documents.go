@@ -221,8 +221,12 @@ func (e endpointSlices) List(ctx context.Context) ([]*unstructured.Unstructured,
 			order = append(order, key)
 		}
 		node, ready := in.GetNode(), !in.GetUnhealthy() && !lost[in.GetNode()]
+		var zone *string
+		if in.GetZone() != "" {
+			zone = ptr(in.GetZone())
+		}
 		slice.Endpoints = append(slice.Endpoints, discoveryv1.Endpoint{
-			Addresses: []string{address.Addr().String()}, NodeName: &node, Hostname: ptr(in.GetInstance()),
+			Addresses: []string{address.Addr().String()}, NodeName: &node, Hostname: ptr(in.GetInstance()), Zone: zone,
 			Conditions: discoveryv1.EndpointConditions{Ready: &ready, Serving: &ready},
 		})
 	}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/registry"
 	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
@@ -28,6 +29,8 @@ type Config struct {
 	// UDP does not get through. With QUIC the node does not listen on TCP either.
 	Lane       transport.Carrier
 	Advertise  string  // ip:port or ip that others dial; empty: the address that this host has towards the bus
+	Zone       string  // where this host is, as LoadBalancingPolicies mean it; empty: nothing is said
+	Region     string  // of which the zone is a part
 	Socket     string  // unix socket for `sennit service` and `sennit status` on this host; empty: none
 	AccessLog  string  // file for the access log; "-": standard output; empty: none
 	LogShare   float64 // share of the exchanges without failure that are logged, 0 to 1
@@ -59,6 +62,8 @@ func (c *Config) Flags(flags *flag.FlagSet) {
 	flags.TextVar(&c.Lanes, "lanes", netip.MustParseAddrPort("0.0.0.0:7443"), "UDP address where other nodes reach this one; the TCP port of the same number is for those that UDP does not reach")
 	flags.TextVar(&c.Lane, "lane", transport.Auto, "what lanes run over: quic, tcp, or auto, which is QUIC, and TCP where UDP does not get through")
 	flags.StringVar(&c.Advertise, "advertise", "", "address, or address:port, that other nodes dial (default: this host's address towards the bus)")
+	flags.StringVar(&c.Zone, "zone", "", "zone that this host is in, as a datacentre's name: a LoadBalancingPolicy can have requests stay in it")
+	flags.StringVar(&c.Region, "region", "", "region that the zone is a part of")
 	flags.StringVar(&c.Socket, "socket", report.SocketPath("node"), "unix socket for sennit's commands on this host")
 	flags.StringVar(&c.AccessLog, "access-log", "-", "file for the access log; - is standard output, empty is none")
 	flags.Float64Var(&c.LogShare, "access-log-share", 0.01, "share of the requests without failure that are logged; failures always are")
@@ -107,6 +112,11 @@ func (c *Config) Complete(env []string) error {
 		_, err := netip.ParseAddr(c.Advertise)
 		if _, full := netip.ParseAddrPort(c.Advertise); err != nil && full != nil {
 			return fmt.Errorf("--advertise is %q; give the IP address that other nodes dial, or address:port", c.Advertise)
+		}
+	}
+	for flag, place := range map[string]string{"--zone": c.Zone, "--region": c.Region} {
+		if !registry.IsPlace(place) {
+			return fmt.Errorf("%s is %q; give at most 63 letters, digits, '.', '_' and '-', with a letter or digit at both ends", flag, place)
 		}
 	}
 	if c.DrainTime < 0 {

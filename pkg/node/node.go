@@ -89,7 +89,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 		return n, err
 	}
 	n.log = n.log.With("node", n.identity.Node())
-	n.table.Node = n.identity.Node()
+	n.table.Node, n.table.Zone, n.table.Region = n.identity.Node(), cfg.Zone, cfg.Region
 	if n.store, err = openStore(cfg.StateDir); err != nil {
 		return n, err
 	}
@@ -123,7 +123,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 	n.certificates.key = sealing
 	n.registrar = registry.NewRegistrar(registry.RegistrarConfig{
 		Node: n.identity.Node(), Local: n.local, LaneAddress: n.address, Bus: n.words, Version: release.Version(), Log: n.log,
-		Ports: n.gatewayPorts, SealingKey: sealing.PublicKey().Bytes(),
+		Zone: cfg.Zone, Region: cfg.Region, Ports: n.gatewayPorts, SealingKey: sealing.PublicKey().Bytes(),
 	})
 	n.inbound = proxy.NewInbound(places{n.local, &n.outsides, n.table}, http1Limits, n.log)
 	n.inbound.Traced = &traced{n.spans}

@@ -177,6 +177,8 @@ func TestWhatIsNoRegistrationIsRefused(t *testing.T) {
 		{"a port twice", func(in *snapshot.Instance) { in.Ports = append(in.Ports, in.Ports[0]) }, ErrInvalid},
 		{"a port too high", func(in *snapshot.Instance) { in.Ports[0].Number = 65536 }, ErrInvalid},
 		{"more weight than there is", func(in *snapshot.Instance) { in.Weight = maxWeight + 1 }, ErrInvalid},
+		{"a zone that is none", func(in *snapshot.Instance) { in.Zone = "a b" }, ErrInvalid},
+		{"a region that is none", func(in *snapshot.Instance) { in.Region = "-" }, ErrInvalid},
 		{"a label that is none", func(in *snapshot.Instance) { in.Labels = map[string]string{"version": "a b"} }, ErrInvalid},
 		{"a long story", func(in *snapshot.Instance) { in.HealthDetail = string(make([]byte, 201)) }, ErrInvalid},
 	} {
@@ -344,6 +346,7 @@ func TestANodeAndAControllerAgree(t *testing.T) {
 		func(in *snapshot.Instance) { in.Instance = "x" }, func(in *snapshot.Instance) { in.LaneAddress = "x" },
 		func(in *snapshot.Instance) { in.Labels = map[string]string{"a": "b"} },
 		func(in *snapshot.Instance) { in.Weight = 50 },
+		func(in *snapshot.Instance) { in.Zone = "x" }, func(in *snapshot.Instance) { in.Region = "x" },
 		func(in *snapshot.Instance) { in.Unhealthy = true }, func(in *snapshot.Instance) { in.HealthDetail = "x" },
 		func(in *snapshot.Instance) { in.Ports[0].Number++ }, func(in *snapshot.Instance) { in.Ports[0].Name = "x" },
 		func(in *snapshot.Instance) { in.Ports[0].Protocol++ }, func(in *snapshot.Instance) { in.Ports[0].Address = "x" },

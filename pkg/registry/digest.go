@@ -49,6 +49,11 @@ func Hash(in *snapshot.Instance) [32]byte {
 	if in.GetEgress() {
 		text("egress")
 	}
+	if in.GetZone() != "" || in.GetRegion() != "" {
+		text("zone")
+		text(in.GetZone())
+		text(in.GetRegion())
+	}
 	if in.GetWeight() != 0 { // what nodes of before cannot say has no part in the hash
 		text("weight")
 		number(int(in.GetWeight()))

@@ -203,4 +203,7 @@ func isLabelKey(s string) bool {
 	return isInstanceName(prefix) && isInstanceName(name) && len(name) <= 63
 }
 
+// IsPlace reports whether s can name a zone or a region; the empty string names none.
+func IsPlace(s string) bool { return isLabelValue(s) }
+
 func isLabelValue(s string) bool { return s == "" || isInstanceName(s) && len(s) <= 63 }

@@ -23,6 +23,8 @@ type Bus interface {
 // RegistrarConfig is what a Registrar needs.
 type RegistrarConfig struct {
 	Node        string
+	Zone        string // where the node is, with Region; empty: nothing is said
+	Region      string
 	Local       *Local
 	LaneAddress func() string // ip:port where other nodes dial this one; "" while it is not known
 	Bus         Bus
@@ -231,7 +233,7 @@ func (r *Registrar) wanted() (wanted map[Key]*snapshot.Instance, undecided map[K
 		case !known || lane == "":
 			undecided[in.Key()] = true
 		default:
-			wanted[in.Key()] = in.registration(r.cfg.Node, lane, well, detail)
+			wanted[in.Key()] = in.registration(&r.cfg, lane, well, detail)
 			if in.IsGateway() {
 				wanted[in.Key()].Gateway = in.gatewayRegistration(r.cfg.Ports(in.Service), r.cfg.SealingKey)
 			}
@@ -240,9 +242,9 @@ func (r *Registrar) wanted() (wanted map[Key]*snapshot.Instance, undecided map[K
 	return wanted, undecided
 }
 
-func (in *Instance) registration(node, lane string, well bool, detail string) *snapshot.Instance {
+func (in *Instance) registration(cfg *RegistrarConfig, lane string, well bool, detail string) *snapshot.Instance {
 	out := &snapshot.Instance{
-		Service: in.Service.String(), Node: node, Instance: in.Name, Labels: in.Labels, Weight: in.Weight,
+		Service: in.Service.String(), Node: cfg.Node, Zone: cfg.Zone, Region: cfg.Region, Instance: in.Name, Labels: in.Labels, Weight: in.Weight,
 		LaneAddress: lane, Unhealthy: !well, HealthDetail: detail, Egress: in.Egress != nil,
 	}
 	for _, p := range in.Ports {

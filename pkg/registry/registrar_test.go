@@ -217,3 +217,11 @@ func TestWhatIsNotKnownYetIsLeftAsItIs(t *testing.T) {
 		expect(t, c, "after it", "ab", 1)
 	})
 }
+
+// TestWhatARegistrationTells wants callers to learn where an instance is and what it weighs.
+func TestWhatARegistrationTells(t *testing.T) {
+	in := (&Instance{Service: orders, Name: "a", Weight: 50}).registration(&RegistrarConfig{Node: "web1", Zone: "eu-1a", Region: "eu-1"}, "192.0.2.1:7000", true, "")
+	if in.Node != "web1" || in.Zone != "eu-1a" || in.Region != "eu-1" || in.Weight != 50 {
+		t.Errorf("%v", in)
+	}
+}

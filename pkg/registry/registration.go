@@ -60,6 +60,9 @@ func checkRegistration(node string, in *snapshot.Instance, removed bool) (Key, e
 			return bad("its label is %q: %q", name, value)
 		}
 	}
+	if !IsPlace(in.GetZone()) || !IsPlace(in.GetRegion()) {
+		return bad("its zone is %q, its region %q", in.GetZone(), in.GetRegion())
+	}
 	if in.GetWeight() > maxWeight {
 		return bad("its weight is %d", in.GetWeight())
 	}

@@ -37,12 +37,15 @@ func (s *selection) usable(i int) bool {
 // selectMember chooses among the healthy that this node can reach and did not try. Where none is healthy,
 // all are taken as if they were; where none can be reached, those are tried that could not.
 func selectMember(g *group, b *backend, tried []*load, now int64, random rand.Source) (member, bool) {
+	if l := g.locality[b.locality].Load(); l != nil {
+		return nearMember(l, b, tried, now, random)
+	}
 	s := selection{tier: &g.flat, tried: tried, now: now, at: now, slow: b.slowStart, heeds: b.heeds(now)}
 	if len(s.tier.members) == 0 {
 		return member{}, false
 	}
 	for {
-		if chosen := s.choose(b, random); chosen >= 0 {
+		if chosen := s.choose(b, &b.next[0], random); chosen >= 0 {
 			return s.tier.members[chosen], true
 		}
 		if s.now == 0 {
@@ -53,10 +56,10 @@ func selectMember(g *group, b *backend, tried []*load, now int64, random rand.So
 }
 
 // choose takes a usable one as the backend's algorithm says; -1 where none is.
-func (s *selection) choose(b *backend, random rand.Source) int {
+func (s *selection) choose(b *backend, next *atomic.Uint32, random rand.Source) int {
 	switch b.balance {
 	case snapshot.Balance_BALANCE_ROUND_ROBIN:
-		return s.inTurn(&b.next, random)
+		return s.inTurn(next, random)
 	case snapshot.Balance_BALANCE_RANDOM:
 		return s.sample(random, -1)
 	case snapshot.Balance_BALANCE_PEAK_EWMA:

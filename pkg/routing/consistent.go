@@ -14,54 +14,73 @@ type consistent struct {
 	circle *circle // nil: of sessions
 }
 
-// Which consistent a backend asks for.
+// What a backend asks for of the groups of its port: by hash, by name, by closeness.
 const (
 	ringOf = iota
 	maglevOf
 	knownOf // without a circle
 	consistents
+
+	localities = snapshot.Locality(3)
 )
 
-// A circled asks for a consistent of a port's group.
-type circled struct {
+// A wanted is one of these: a consistent, or behind them a locality.
+type wanted struct {
 	port uint16
-	kind int
+	what int
 }
 
-// circles has the pool make the circle that a backend needs, of the set that is there and of those that come.
-func (p *pool) circles(b *backend) {
+// want has the backend's pool make what the backend's algorithm needs, of the set that is there and of those that come.
+func (t *Table) want(b *backend) {
 	switch b.balance {
 	case snapshot.Balance_BALANCE_RING_HASH:
-		p.circle(circled{b.port, ringOf})
+		t.ask(b, ringOf)
 	case snapshot.Balance_BALANCE_MAGLEV:
-		p.circle(circled{b.port, maglevOf})
+		t.ask(b, maglevOf)
+	}
+	if b.locality != snapshot.Locality_LOCALITY_NONE {
+		t.ask(b, consistents+int(b.locality))
 	}
 }
 
-func (p *pool) circle(want circled) {
-	if p.circled[want] {
+func (t *Table) ask(b *backend, what int) {
+	p, want := b.pool, wanted{b.port, what}
+	if p == nil || p.wanted[want] {
 		return
 	}
-	if p.circled == nil {
-		p.circled = make(map[circled]bool)
+	if p.wanted == nil {
+		p.wanted = make(map[wanted]bool)
 	}
-	p.circled[want] = true
+	p.wanted[want] = true
 	if s := p.set.Load(); s != nil {
-		s.group(want.port).round(want.kind, nil)
+		t.prepare(s.group(want.port), nil, what)
 	}
 }
 
-// round makes what is asked for of a set that nobody reads yet. Circles of the set before stay where the instances are
-// the same: they know nothing of health.
-func (p *pool) round(s *set) {
+// prepareAll makes what is asked for of a set that nobody reads yet.
+func (t *Table) prepareAll(p *pool, s *set) {
 	old := p.set.Load()
-	for want := range p.circled {
-		var before *consistent
+	for want := range p.wanted {
+		var before *group
 		if old != nil {
-			before = old.group(want.port).consistent[want.kind].Load()
+			before = old.group(want.port)
 		}
-		s.group(want.port).round(want.kind, before)
+		t.prepare(s.group(want.port), before, want.what)
 	}
+}
+
+// prepare makes one thing. Circles of the group before stay where the instances are the same: they know nothing of health.
+func (t *Table) prepare(g, before *group, what int) {
+	if what >= consistents {
+		prefer := snapshot.Locality(what - consistents)
+		g.locality[prefer].Store(t.locate(prefer, g))
+		return
+	}
+	var old *consistent
+	if before != nil {
+		old = before.consistent[what].Load()
+	}
+	g.round(what, old)
 }
 
 func (g *group) round(kind int, before *consistent) {

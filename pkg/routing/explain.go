@@ -343,6 +343,17 @@ func (e *Explanation) backends(t *Table, r *rule, resumed *backend, call *Call, 
 
 // balanced says how the instances of a backend are chosen.
 func (b *backend) balanced() string {
+	how := b.algorithm()
+	switch b.locality {
+	case snapshot.Locality_LOCALITY_ZONE:
+		how += ", in the node's zone first"
+	case snapshot.Locality_LOCALITY_REGION:
+		how += ", in the node's region first"
+	}
+	return how
+}
+
+func (b *backend) algorithm() string {
 	switch b.balance {
 	case snapshot.Balance_BALANCE_ROUND_ROBIN:
 		return "round robin"

@@ -29,6 +29,8 @@ type Instance struct {
 	hash      uint64    // of key, the same on all nodes
 	weight    uint32    // 1 to mostWeight
 	unhealthy bool      // as the endpoints say
+
+	zone, region string // of its node; empty: nothing is said
 }
 
 type instanceKey struct {
@@ -90,7 +92,7 @@ func (t *Table) instance(e *snapshot.Endpoint, later bool) *Instance {
 	weight := min(cmp.Or(e.Weight, usualWeight), mostWeight)
 	return &Instance{
 		Node: e.Node, Address: address, Identity: identity, ID: e.Instance, Labels: e.Labels, Version: e.Labels["version"],
-		load: l, key: key, hash: key.hash(), weight: weight, unhealthy: e.Unhealthy,
+		load: l, key: key, hash: key.hash(), weight: weight, unhealthy: e.Unhealthy, zone: e.Zone, region: e.Region,
 	}
 }
 

@@ -30,8 +30,8 @@ type pool struct {
 
 	budgets atomic.Pointer[map[exchange.ServiceName]*budget] // by caller; replaced where one is new
 
-	shards  map[uint32]*shard // the writer's
-	circled map[circled]bool  // that backends asked for; the writer's
+	shards map[uint32]*shard // the writer's
+	wanted map[wanted]bool   // by backends; the writer's
 }
 
 type shard struct {
@@ -57,6 +57,7 @@ type group struct {
 
 	whole      []member                                // on all nodes
 	consistent [consistents]atomic.Pointer[consistent] // of whole; nil where no backend asks for it
+	locality   [localities]atomic.Pointer[locality]    // the same; that of none is nil
 }
 
 type member struct {
@@ -96,7 +97,7 @@ func (t *Table) applyEndpoints(name exchange.ServiceName, number uint32, subject
 	var applied []Applied
 	if p.complete() {
 		old, next := p.set.Load(), t.assemble(p)
-		p.round(next)
+		t.prepareAll(p, next)
 		p.set.Store(next)
 		t.release(old)
 		p.recount()

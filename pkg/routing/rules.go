@@ -57,8 +57,9 @@ type backend struct {
 
 	resilience *resilience // nil: no policy is for the service
 
-	next      atomic.Uint32 // of round robin
-	slowStart int64         // nanoseconds; 0: none
+	next      [tiers]atomic.Uint32 // of round robin
+	slowStart int64                // nanoseconds; 0: none
+	locality  snapshot.Locality
 }
 
 // held reports whether every shard that the rules refer to is held. Absent rules refer to nothing.
@@ -156,7 +157,8 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 			return rule{}, err
 		}
 		if r.session != nil {
-			r.session.keep(compiled)
+			r.session.backends = append(r.session.backends, compiled)
+			t.ask(compiled, knownOf)
 		}
 		if b.Weight == 0 {
 			continue
@@ -186,6 +188,9 @@ func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]u
 	if len(b.GetHashKeys()) > 0 {
 		compiled.keys = &hashKeys{t.Node, b.GetHashKeys()}
 	}
+	if compiled.locality = b.GetLocality(); compiled.locality >= localities {
+		compiled.locality = snapshot.Locality_LOCALITY_NONE
+	}
 	compiled.slowStart = int64(min(b.GetSlowStartMs(), uint64(mostSlowStart.Milliseconds()))) * int64(time.Millisecond)
 	var err error
 	if compiled.filters, err = compileFilters(b.GetFilters(), m); err != nil {
@@ -195,10 +200,12 @@ func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]u
 		return nil, fmt.Errorf("backend %s has %d shards; at most %d are possible", compiled.service, b.Shards, maxShards)
 	}
 	// Nodes that begin alike would all be at the first instance together.
-	compiled.next.Store(uint32(score(t.Node, compiled.service.String())))
+	for i := range compiled.next {
+		compiled.next[i].Store(uint32(score(t.Node, compiled.service.String())))
+	}
 	if compiled.answer == 0 {
 		compiled.pool = t.pool(compiled.service)
-		compiled.pool.circles(compiled)
+		t.want(compiled)
 		refers[compiled.pool] = max(refers[compiled.pool], b.GetShards())
 		if compiled.resilience, err = t.resilient(compiled.pool, b.GetResilience()); err != nil {
 			return nil, fmt.Errorf("backend %s: %w", compiled.service, err)

@@ -138,14 +138,6 @@ func (s *session) token(place uint64, now int64) string {
 	return base64.RawURLEncoding.EncodeToString(raw[:])
 }
 
-// keep has sessions go on at a backend.
-func (s *session) keep(b *backend) {
-	s.backends = append(s.backends, b)
-	if b.pool != nil {
-		b.pool.circle(circled{b.port, knownOf})
-	}
-}
-
 // place is an instance of the backend, as tokens name it.
 func (b *backend) place(i *Instance) uint64 { return i.hash ^ b.id }
 

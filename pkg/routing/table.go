@@ -31,6 +31,8 @@ type Table struct {
 	// Node is the name of the node whose table this is: it decides which nodes of a callee with many are called.
 	// It is set before the first Apply.
 	Node string
+	// Zone and Region are where the node is; empty: nobody said so. They are set before the first Apply.
+	Zone, Region string
 
 	services  atomic.Pointer[map[exchange.ServiceName]*service]                // replaced where a service comes or goes
 	ingresses atomic.Pointer[map[exchange.ServiceName]*ingress]                // by gateway; replaced whenever one changes

@@ -37,7 +37,9 @@ type Instance struct {
 	HealthDetail  string                 `protobuf:"bytes,8,opt,name=health_detail,json=healthDetail,proto3" json:"health_detail,omitempty"` // why, in a few words
 	Gateway       *Gateway               `protobuf:"bytes,9,opt,name=gateway,proto3" json:"gateway,omitempty"`                               // set where it is a gateway: the node itself
 	Egress        bool                   `protobuf:"varint,10,opt,name=egress,proto3" json:"egress,omitempty"`                               // the node itself carries the calls of an ExternalService out of the mesh
-	Weight        uint32                 `protobuf:"varint,60,opt,name=weight,proto3" json:"weight,omitempty"`                               // beside the other instances', 1 to 1000; 0: 100
+	Zone          string                 `protobuf:"bytes,61,opt,name=zone,proto3" json:"zone,omitempty"`                                    // of the node; empty: nothing is said
+	Region        string                 `protobuf:"bytes,62,opt,name=region,proto3" json:"region,omitempty"`
+	Weight        uint32                 `protobuf:"varint,60,opt,name=weight,proto3" json:"weight,omitempty"` // beside the other instances', 1 to 1000; 0: 100
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -140,6 +142,20 @@ func (x *Instance) GetEgress() bool {
 		return x.Egress
 	}
 	return false
+}
+
+func (x *Instance) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Instance) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
 }
 
 func (x *Instance) GetWeight() uint32 {
@@ -693,7 +709,7 @@ var File_instance_proto protoreflect.FileDescriptor
 
 const file_instance_proto_rawDesc = "" +
 	"\n" +
-	"\x0einstance.proto\x12\x12sennit.snapshot.v1\x1a\x0esnapshot.proto\"\xd6\x03\n" +
+	"\x0einstance.proto\x12\x12sennit.snapshot.v1\x1a\x0esnapshot.proto\"\x82\x04\n" +
 	"\bInstance\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1a\n" +
@@ -705,7 +721,9 @@ const file_instance_proto_rawDesc = "" +
 	"\rhealth_detail\x18\b \x01(\tR\fhealthDetail\x125\n" +
 	"\agateway\x18\t \x01(\v2\x1b.sennit.snapshot.v1.GatewayR\agateway\x12\x16\n" +
 	"\x06egress\x18\n" +
-	" \x01(\bR\x06egress\x12\x16\n" +
+	" \x01(\bR\x06egress\x12\x12\n" +
+	"\x04zone\x18= \x01(\tR\x04zone\x12\x16\n" +
+	"\x06region\x18> \x01(\tR\x06region\x12\x16\n" +
 	"\x06weight\x18< \x01(\rR\x06weight\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +

@@ -184,6 +184,56 @@ func (Balance) EnumDescriptor() ([]byte, []int) {
 	return file_snapshot_proto_rawDescGZIP(), []int{2}
 }
 
+// Locality is which instances are asked first.
+type Locality int32
+
+const (
+	Locality_LOCALITY_NONE   Locality = 0 // none
+	Locality_LOCALITY_ZONE   Locality = 1 // those in the node's zone, then those in its region
+	Locality_LOCALITY_REGION Locality = 2
+)
+
+// Enum value maps for Locality.
+var (
+	Locality_name = map[int32]string{
+		0: "LOCALITY_NONE",
+		1: "LOCALITY_ZONE",
+		2: "LOCALITY_REGION",
+	}
+	Locality_value = map[string]int32{
+		"LOCALITY_NONE":   0,
+		"LOCALITY_ZONE":   1,
+		"LOCALITY_REGION": 2,
+	}
+)
+
+func (x Locality) Enum() *Locality {
+	p := new(Locality)
+	*p = x
+	return p
+}
+
+func (x Locality) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Locality) Descriptor() protoreflect.EnumDescriptor {
+	return file_snapshot_proto_enumTypes[3].Descriptor()
+}
+
+func (Locality) Type() protoreflect.EnumType {
+	return &file_snapshot_proto_enumTypes[3]
+}
+
+func (x Locality) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Locality.Descriptor instead.
+func (Locality) EnumDescriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{3}
+}
+
 type Retry_Condition int32
 
 const (
@@ -220,11 +270,11 @@ func (x Retry_Condition) String() string {
 }
 
 func (Retry_Condition) Descriptor() protoreflect.EnumDescriptor {
-	return file_snapshot_proto_enumTypes[3].Descriptor()
+	return file_snapshot_proto_enumTypes[4].Descriptor()
 }
 
 func (Retry_Condition) Type() protoreflect.EnumType {
-	return &file_snapshot_proto_enumTypes[3]
+	return &file_snapshot_proto_enumTypes[4]
 }
 
 func (x Retry_Condition) Number() protoreflect.EnumNumber {
@@ -269,11 +319,11 @@ func (x StringMatch_Kind) String() string {
 }
 
 func (StringMatch_Kind) Descriptor() protoreflect.EnumDescriptor {
-	return file_snapshot_proto_enumTypes[4].Descriptor()
+	return file_snapshot_proto_enumTypes[5].Descriptor()
 }
 
 func (StringMatch_Kind) Type() protoreflect.EnumType {
-	return &file_snapshot_proto_enumTypes[4]
+	return &file_snapshot_proto_enumTypes[5]
 }
 
 func (x StringMatch_Kind) Number() protoreflect.EnumNumber {
@@ -321,11 +371,11 @@ func (x HashKey_Type) String() string {
 }
 
 func (HashKey_Type) Descriptor() protoreflect.EnumDescriptor {
-	return file_snapshot_proto_enumTypes[5].Descriptor()
+	return file_snapshot_proto_enumTypes[6].Descriptor()
 }
 
 func (HashKey_Type) Type() protoreflect.EnumType {
-	return &file_snapshot_proto_enumTypes[5]
+	return &file_snapshot_proto_enumTypes[6]
 }
 
 func (x HashKey_Type) Number() protoreflect.EnumNumber {
@@ -1952,6 +2002,7 @@ type Backend struct {
 	Resilience      *Resilience            `protobuf:"bytes,51,opt,name=resilience,proto3" json:"resilience,omitempty"`                                  // absent: no ResiliencePolicy is for the service
 	BalancingPolicy string                 `protobuf:"bytes,60,opt,name=balancing_policy,json=balancingPolicy,proto3" json:"balancing_policy,omitempty"` // "<ns>/<name>" of the LoadBalancingPolicy that balance is of, for explain; empty: none
 	HashKeys        []*HashKey             `protobuf:"bytes,61,rep,name=hash_keys,json=hashKeys,proto3" json:"hash_keys,omitempty"`                      // of balances that hash: the first that a request has
+	Locality        Locality               `protobuf:"varint,63,opt,name=locality,proto3,enum=sennit.snapshot.v1.Locality" json:"locality,omitempty"`    // nodes that do not know it send anywhere
 	SlowStartMs     uint64                 `protobuf:"varint,62,opt,name=slow_start_ms,json=slowStartMs,proto3" json:"slow_start_ms,omitempty"`          // in which an instance that has come gets less than its weight; 0: it does not
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
@@ -2083,6 +2134,13 @@ func (x *Backend) GetHashKeys() []*HashKey {
 		return x.HashKeys
 	}
 	return nil
+}
+
+func (x *Backend) GetLocality() Locality {
+	if x != nil {
+		return x.Locality
+	}
+	return Locality_LOCALITY_NONE
 }
 
 func (x *Backend) GetSlowStartMs() uint64 {
@@ -3265,6 +3323,8 @@ type Endpoint struct {
 	// Which of the service's ports it offers, ordered by number; absent: every port, under its own number.
 	Ports         []*EndpointPort `protobuf:"bytes,7,rep,name=ports,proto3" json:"ports,omitempty"`
 	Weight        uint32          `protobuf:"varint,60,opt,name=weight,proto3" json:"weight,omitempty"` // beside the other instances'; 0: 100
+	Zone          string          `protobuf:"bytes,61,opt,name=zone,proto3" json:"zone,omitempty"`      // of the node; empty: nothing is said
+	Region        string          `protobuf:"bytes,62,opt,name=region,proto3" json:"region,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3353,6 +3413,20 @@ func (x *Endpoint) GetWeight() uint32 {
 		return x.Weight
 	}
 	return 0
+}
+
+func (x *Endpoint) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Endpoint) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
 }
 
 type EndpointPort struct {
@@ -4073,7 +4147,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"FieldMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\xc8\x04\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\x82\x05\n" +
 	"\aBackend\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -4091,7 +4165,8 @@ const file_snapshot_proto_rawDesc = "" +
 	"resilience\x183 \x01(\v2\x1e.sennit.snapshot.v1.ResilienceR\n" +
 	"resilience\x12)\n" +
 	"\x10balancing_policy\x18< \x01(\tR\x0fbalancingPolicy\x128\n" +
-	"\thash_keys\x18= \x03(\v2\x1b.sennit.snapshot.v1.HashKeyR\bhashKeys\x12\"\n" +
+	"\thash_keys\x18= \x03(\v2\x1b.sennit.snapshot.v1.HashKeyR\bhashKeys\x128\n" +
+	"\blocality\x18? \x01(\x0e2\x1c.sennit.snapshot.v1.LocalityR\blocality\x12\"\n" +
 	"\rslow_start_ms\x18> \x01(\x04R\vslowStartMs\"\xa2\x03\n" +
 	"\n" +
 	"Resilience\x12\x16\n" +
@@ -4199,7 +4274,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x05rules\x18\x02 \x03(\rR\x05rules\"_\n" +
 	"\tEndpoints\x12:\n" +
 	"\tendpoints\x18\x01 \x03(\v2\x1c.sennit.snapshot.v1.EndpointR\tendpoints\x12\x16\n" +
-	"\x06shards\x18\x02 \x01(\rR\x06shards\"\xd9\x02\n" +
+	"\x06shards\x18\x02 \x01(\rR\x06shards\"\x85\x03\n" +
 	"\bEndpoint\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x18\n" +
@@ -4208,7 +4283,9 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06labels\x18\x05 \x03(\v2(.sennit.snapshot.v1.Endpoint.LabelsEntryR\x06labels\x12\x1c\n" +
 	"\tunhealthy\x18\x06 \x01(\bR\tunhealthy\x126\n" +
 	"\x05ports\x18\a \x03(\v2 .sennit.snapshot.v1.EndpointPortR\x05ports\x12\x16\n" +
-	"\x06weight\x18< \x01(\rR\x06weight\x1a9\n" +
+	"\x06weight\x18< \x01(\rR\x06weight\x12\x12\n" +
+	"\x04zone\x18= \x01(\tR\x04zone\x12\x16\n" +
+	"\x06region\x18> \x01(\tR\x06region\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\">\n" +
@@ -4258,7 +4335,11 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x0eBALANCE_RANDOM\x10\x02\x12\x15\n" +
 	"\x11BALANCE_PEAK_EWMA\x10<\x12\x15\n" +
 	"\x11BALANCE_RING_HASH\x10=\x12\x12\n" +
-	"\x0eBALANCE_MAGLEV\x10>B,Z*github.com/sennit-mesh/sennit/pkg/snapshotb\x06proto3"
+	"\x0eBALANCE_MAGLEV\x10>*E\n" +
+	"\bLocality\x12\x11\n" +
+	"\rLOCALITY_NONE\x10\x00\x12\x11\n" +
+	"\rLOCALITY_ZONE\x10\x01\x12\x13\n" +
+	"\x0fLOCALITY_REGION\x10\x02B,Z*github.com/sennit-mesh/sennit/pkg/snapshotb\x06proto3"
 
 var (
 	file_snapshot_proto_rawDescOnce sync.Once
@@ -4272,133 +4353,135 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 	return file_snapshot_proto_rawDescData
 }
 
-var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
 var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_snapshot_proto_goTypes = []any{
 	(Protocol)(0),                // 0: sennit.snapshot.v1.Protocol
 	(Carrier)(0),                 // 1: sennit.snapshot.v1.Carrier
 	(Balance)(0),                 // 2: sennit.snapshot.v1.Balance
-	(Retry_Condition)(0),         // 3: sennit.snapshot.v1.Retry.Condition
-	(StringMatch_Kind)(0),        // 4: sennit.snapshot.v1.StringMatch.Kind
-	(HashKey_Type)(0),            // 5: sennit.snapshot.v1.HashKey.Type
-	(*Message)(nil),              // 6: sennit.snapshot.v1.Message
-	(*Envelope)(nil),             // 7: sennit.snapshot.v1.Envelope
-	(*BuiltFrom)(nil),            // 8: sennit.snapshot.v1.BuiltFrom
-	(*Canary)(nil),               // 9: sennit.snapshot.v1.Canary
-	(*Outbound)(nil),             // 10: sennit.snapshot.v1.Outbound
-	(*Limit)(nil),                // 11: sennit.snapshot.v1.Limit
-	(*Fault)(nil),                // 12: sennit.snapshot.v1.Fault
-	(*OutboundPort)(nil),         // 13: sennit.snapshot.v1.OutboundPort
-	(*Rule)(nil),                 // 14: sennit.snapshot.v1.Rule
-	(*Session)(nil),              // 15: sennit.snapshot.v1.Session
-	(*Retry)(nil),                // 16: sennit.snapshot.v1.Retry
-	(*Filters)(nil),              // 17: sennit.snapshot.v1.Filters
-	(*Mirror)(nil),               // 18: sennit.snapshot.v1.Mirror
-	(*Cors)(nil),                 // 19: sennit.snapshot.v1.Cors
-	(*FieldChanges)(nil),         // 20: sennit.snapshot.v1.FieldChanges
-	(*Field)(nil),                // 21: sennit.snapshot.v1.Field
-	(*PathChange)(nil),           // 22: sennit.snapshot.v1.PathChange
-	(*Redirect)(nil),             // 23: sennit.snapshot.v1.Redirect
-	(*Match)(nil),                // 24: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),          // 25: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),           // 26: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),              // 27: sennit.snapshot.v1.Backend
-	(*Resilience)(nil),           // 28: sennit.snapshot.v1.Resilience
-	(*AdaptiveConcurrency)(nil),  // 29: sennit.snapshot.v1.AdaptiveConcurrency
-	(*RetryBudget)(nil),          // 30: sennit.snapshot.v1.RetryBudget
-	(*CircuitBreaker)(nil),       // 31: sennit.snapshot.v1.CircuitBreaker
-	(*Outliers)(nil),             // 32: sennit.snapshot.v1.Outliers
-	(*HashKey)(nil),              // 33: sennit.snapshot.v1.HashKey
-	(*Inbound)(nil),              // 34: sennit.snapshot.v1.Inbound
-	(*Outside)(nil),              // 35: sennit.snapshot.v1.Outside
-	(*InboundPort)(nil),          // 36: sennit.snapshot.v1.InboundPort
-	(*Ingress)(nil),              // 37: sennit.snapshot.v1.Ingress
-	(*IngressCertificate)(nil),   // 38: sennit.snapshot.v1.IngressCertificate
-	(*SealedKey)(nil),            // 39: sennit.snapshot.v1.SealedKey
-	(*IngressTLS)(nil),           // 40: sennit.snapshot.v1.IngressTLS
-	(*IngressClients)(nil),       // 41: sennit.snapshot.v1.IngressClients
-	(*IngressListener)(nil),      // 42: sennit.snapshot.v1.IngressListener
-	(*IngressHost)(nil),          // 43: sennit.snapshot.v1.IngressHost
-	(*Endpoints)(nil),            // 44: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),             // 45: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),         // 46: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),           // 47: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),                 // 48: sennit.snapshot.v1.Beat
-	(*Stored)(nil),               // 49: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),         // 50: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),               // 51: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),           // 52: sennit.snapshot.v1.SigningKey
-	(*Outliers_SuccessRate)(nil), // 53: sennit.snapshot.v1.Outliers.SuccessRate
-	(*Outliers_Latency)(nil),     // 54: sennit.snapshot.v1.Outliers.Latency
-	nil,                          // 55: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(Locality)(0),                // 3: sennit.snapshot.v1.Locality
+	(Retry_Condition)(0),         // 4: sennit.snapshot.v1.Retry.Condition
+	(StringMatch_Kind)(0),        // 5: sennit.snapshot.v1.StringMatch.Kind
+	(HashKey_Type)(0),            // 6: sennit.snapshot.v1.HashKey.Type
+	(*Message)(nil),              // 7: sennit.snapshot.v1.Message
+	(*Envelope)(nil),             // 8: sennit.snapshot.v1.Envelope
+	(*BuiltFrom)(nil),            // 9: sennit.snapshot.v1.BuiltFrom
+	(*Canary)(nil),               // 10: sennit.snapshot.v1.Canary
+	(*Outbound)(nil),             // 11: sennit.snapshot.v1.Outbound
+	(*Limit)(nil),                // 12: sennit.snapshot.v1.Limit
+	(*Fault)(nil),                // 13: sennit.snapshot.v1.Fault
+	(*OutboundPort)(nil),         // 14: sennit.snapshot.v1.OutboundPort
+	(*Rule)(nil),                 // 15: sennit.snapshot.v1.Rule
+	(*Session)(nil),              // 16: sennit.snapshot.v1.Session
+	(*Retry)(nil),                // 17: sennit.snapshot.v1.Retry
+	(*Filters)(nil),              // 18: sennit.snapshot.v1.Filters
+	(*Mirror)(nil),               // 19: sennit.snapshot.v1.Mirror
+	(*Cors)(nil),                 // 20: sennit.snapshot.v1.Cors
+	(*FieldChanges)(nil),         // 21: sennit.snapshot.v1.FieldChanges
+	(*Field)(nil),                // 22: sennit.snapshot.v1.Field
+	(*PathChange)(nil),           // 23: sennit.snapshot.v1.PathChange
+	(*Redirect)(nil),             // 24: sennit.snapshot.v1.Redirect
+	(*Match)(nil),                // 25: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),          // 26: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),           // 27: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),              // 28: sennit.snapshot.v1.Backend
+	(*Resilience)(nil),           // 29: sennit.snapshot.v1.Resilience
+	(*AdaptiveConcurrency)(nil),  // 30: sennit.snapshot.v1.AdaptiveConcurrency
+	(*RetryBudget)(nil),          // 31: sennit.snapshot.v1.RetryBudget
+	(*CircuitBreaker)(nil),       // 32: sennit.snapshot.v1.CircuitBreaker
+	(*Outliers)(nil),             // 33: sennit.snapshot.v1.Outliers
+	(*HashKey)(nil),              // 34: sennit.snapshot.v1.HashKey
+	(*Inbound)(nil),              // 35: sennit.snapshot.v1.Inbound
+	(*Outside)(nil),              // 36: sennit.snapshot.v1.Outside
+	(*InboundPort)(nil),          // 37: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),              // 38: sennit.snapshot.v1.Ingress
+	(*IngressCertificate)(nil),   // 39: sennit.snapshot.v1.IngressCertificate
+	(*SealedKey)(nil),            // 40: sennit.snapshot.v1.SealedKey
+	(*IngressTLS)(nil),           // 41: sennit.snapshot.v1.IngressTLS
+	(*IngressClients)(nil),       // 42: sennit.snapshot.v1.IngressClients
+	(*IngressListener)(nil),      // 43: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),          // 44: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),            // 45: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),             // 46: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),         // 47: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),           // 48: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),                 // 49: sennit.snapshot.v1.Beat
+	(*Stored)(nil),               // 50: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),         // 51: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),               // 52: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),           // 53: sennit.snapshot.v1.SigningKey
+	(*Outliers_SuccessRate)(nil), // 54: sennit.snapshot.v1.Outliers.SuccessRate
+	(*Outliers_Latency)(nil),     // 55: sennit.snapshot.v1.Outliers.Latency
+	nil,                          // 56: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
-	8,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
-	9,  // 1: sennit.snapshot.v1.Envelope.canary:type_name -> sennit.snapshot.v1.Canary
-	13, // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
-	11, // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
-	12, // 4: sennit.snapshot.v1.Outbound.faults:type_name -> sennit.snapshot.v1.Fault
-	24, // 5: sennit.snapshot.v1.Fault.matches:type_name -> sennit.snapshot.v1.Match
+	9,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
+	10, // 1: sennit.snapshot.v1.Envelope.canary:type_name -> sennit.snapshot.v1.Canary
+	14, // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
+	12, // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
+	13, // 4: sennit.snapshot.v1.Outbound.faults:type_name -> sennit.snapshot.v1.Fault
+	25, // 5: sennit.snapshot.v1.Fault.matches:type_name -> sennit.snapshot.v1.Match
 	0,  // 6: sennit.snapshot.v1.OutboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	14, // 7: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
-	24, // 8: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
-	27, // 9: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
-	17, // 10: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
-	16, // 11: sennit.snapshot.v1.Rule.retry:type_name -> sennit.snapshot.v1.Retry
-	15, // 12: sennit.snapshot.v1.Rule.session:type_name -> sennit.snapshot.v1.Session
-	3,  // 13: sennit.snapshot.v1.Retry.on:type_name -> sennit.snapshot.v1.Retry.Condition
-	20, // 14: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
-	20, // 15: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
-	22, // 16: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
-	23, // 17: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
-	19, // 18: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
-	18, // 19: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
-	27, // 20: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
-	21, // 21: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
-	21, // 22: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
-	22, // 23: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
-	25, // 24: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
-	26, // 25: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
-	26, // 26: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
-	4,  // 27: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
-	25, // 28: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
+	15, // 7: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
+	25, // 8: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
+	28, // 9: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
+	18, // 10: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
+	17, // 11: sennit.snapshot.v1.Rule.retry:type_name -> sennit.snapshot.v1.Retry
+	16, // 12: sennit.snapshot.v1.Rule.session:type_name -> sennit.snapshot.v1.Session
+	4,  // 13: sennit.snapshot.v1.Retry.on:type_name -> sennit.snapshot.v1.Retry.Condition
+	21, // 14: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
+	21, // 15: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
+	23, // 16: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
+	24, // 17: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
+	20, // 18: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
+	19, // 19: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
+	28, // 20: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
+	22, // 21: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
+	22, // 22: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
+	23, // 23: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
+	26, // 24: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
+	27, // 25: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
+	27, // 26: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
+	5,  // 27: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
+	26, // 28: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
 	2,  // 29: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
 	1,  // 30: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
-	17, // 31: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
-	28, // 32: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
-	33, // 33: sennit.snapshot.v1.Backend.hash_keys:type_name -> sennit.snapshot.v1.HashKey
-	32, // 34: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
-	31, // 35: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
-	16, // 36: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
-	30, // 37: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
-	29, // 38: sennit.snapshot.v1.Resilience.adaptive_concurrency:type_name -> sennit.snapshot.v1.AdaptiveConcurrency
-	53, // 39: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
-	54, // 40: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
-	5,  // 41: sennit.snapshot.v1.HashKey.type:type_name -> sennit.snapshot.v1.HashKey.Type
-	36, // 42: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	37, // 43: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
-	35, // 44: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
-	0,  // 45: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
-	0,  // 46: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	42, // 47: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
-	14, // 48: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
-	11, // 49: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
-	12, // 50: sennit.snapshot.v1.Ingress.faults:type_name -> sennit.snapshot.v1.Fault
-	38, // 51: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
-	39, // 52: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
-	41, // 53: sennit.snapshot.v1.IngressTLS.clients:type_name -> sennit.snapshot.v1.IngressClients
-	43, // 54: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
-	40, // 55: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
-	45, // 56: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	55, // 57: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	46, // 58: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	49, // 59: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	52, // 60: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	61, // [61:61] is the sub-list for method output_type
-	61, // [61:61] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	18, // 31: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
+	29, // 32: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
+	34, // 33: sennit.snapshot.v1.Backend.hash_keys:type_name -> sennit.snapshot.v1.HashKey
+	3,  // 34: sennit.snapshot.v1.Backend.locality:type_name -> sennit.snapshot.v1.Locality
+	33, // 35: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
+	32, // 36: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
+	17, // 37: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
+	31, // 38: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
+	30, // 39: sennit.snapshot.v1.Resilience.adaptive_concurrency:type_name -> sennit.snapshot.v1.AdaptiveConcurrency
+	54, // 40: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
+	55, // 41: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
+	6,  // 42: sennit.snapshot.v1.HashKey.type:type_name -> sennit.snapshot.v1.HashKey.Type
+	37, // 43: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	38, // 44: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
+	36, // 45: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
+	0,  // 46: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
+	0,  // 47: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	43, // 48: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	15, // 49: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
+	12, // 50: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
+	13, // 51: sennit.snapshot.v1.Ingress.faults:type_name -> sennit.snapshot.v1.Fault
+	39, // 52: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
+	40, // 53: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
+	42, // 54: sennit.snapshot.v1.IngressTLS.clients:type_name -> sennit.snapshot.v1.IngressClients
+	44, // 55: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	41, // 56: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
+	46, // 57: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	56, // 58: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	47, // 59: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	50, // 60: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	53, // 61: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	62, // [62:62] is the sub-list for method output_type
+	62, // [62:62] is the sub-list for method input_type
+	62, // [62:62] is the sub-list for extension type_name
+	62, // [62:62] is the sub-list for extension extendee
+	0,  // [0:62] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -4411,7 +4494,7 @@ func file_snapshot_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
-			NumEnums:      6,
+			NumEnums:      7,
 			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   0,

@@ -48,6 +48,8 @@ type Config struct {
 	// Waits says that the test mostly waits: it takes no turn from those that keep the processors busy.
 	Waits bool
 	Flags []string // more flags of each node
+	// NodeFlags are more flags of some nodes, by name.
+	NodeFlags map[string][]string
 	// ControllerFlags are more flags of the controller.
 	ControllerFlags []string
 }
@@ -124,7 +126,7 @@ func Start(t testing.TB, cfg Config) *Mesh {
 // join lets a host become a node and starts it.
 func (m *Mesh) join(name string, services ...string) {
 	m.t.Helper()
-	m.Flags[name] = slices.Concat([]string{"--drain-time", "10s"}, m.metricsFlag(name), m.cfg.Flags)
+	m.Flags[name] = slices.Concat([]string{"--drain-time", "10s"}, m.metricsFlag(name), m.cfg.Flags, m.cfg.NodeFlags[name])
 	m.lanes[name] = fmt.Sprintf("127.0.0.1:%d", m.port())
 	if m.network != nil {
 		m.Prefix[name] = m.network.prefix(name)
