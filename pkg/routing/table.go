@@ -8,8 +8,9 @@
 // whom to ask, and whom to ask next.
 //
 // Start reading at Pick (pick.go), and PickIngress (ingress.go) for what comes from outside; then index.go and
-// match.go (which rule), path.go (what a path is), balance.go and few.go (which instance), policy.go, outlier.go and
-// breaker.go (what is done about failures and overload), and here for how rules come in.
+// match.go (which rule), path.go (what a path is), session.go (where a session is), balance.go (which instance) with
+// weight.go, locality.go, few.go, consistent.go and peak.go, policy.go, outlier.go and breaker.go (what is done about
+// failures and overload), and here for how rules come in.
 package routing
 
 import (
