@@ -225,3 +225,47 @@ func TestWhereOutsidersComeFrom(t *testing.T) {
 		}
 	}
 }
+
+// TestOutsidersAreTheirOwnSource wants a client to be at one instance by its address, whatever connection it comes by.
+func TestOutsidersAreTheirOwnSource(t *testing.T) {
+	t.Parallel()
+	says := func(name string) string {
+		return startProcess(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, name) })
+	}
+	p := startPair(t, snapshot.Protocol_PROTOCOL_HTTP, nil, says("a"), says("b"))
+	address := p.gateway(t)
+	backend := toOrders(snapshot.Balance_BALANCE_MAGLEV)
+	backend.HashKeys = []*snapshot.HashKey{{Type: snapshot.HashKey_SOURCE}}
+	if _, err := p.table.Apply(snapshot.InSubject("shop", "cart"), snapshot.Version{Revision: 2}, &snapshot.Inbound{Ingress: &snapshot.Ingress{
+		Listeners: []*snapshot.IngressListener{{Name: "http", Port: 80, Hosts: []*snapshot.IngressHost{{Hostname: "shop.example", Rules: []uint32{0}}}}},
+		Rules:     []*snapshot.Rule{{Origin: "r", Backends: []*snapshot.Backend{backend}}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for client := range 16 {
+		at := ""
+		for range 3 {
+			dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 1, byte(1+client))}, Timeout: 30 * time.Second}
+			conn, err := dialer.Dial("tcp", address)
+			if err != nil {
+				t.Skipf("addresses of loopback besides 127.0.0.1 cannot be used here: %v", err)
+			}
+			io.WriteString(conn, "GET / HTTP/1.1\r\nHost: shop.example\r\nConnection: close\r\n\r\n")
+			answer, err := io.ReadAll(conn)
+			conn.Close()
+			if err != nil || len(answer) == 0 || !strings.HasPrefix(string(answer), "HTTP/1.1 200 ") {
+				t.Fatalf("%q, %v", answer, err)
+			}
+			instance := string(answer[len(answer)-1:])
+			if at != "" && instance != at {
+				t.Errorf("client %d is at %s and at %s", client, at, instance)
+			}
+			at = instance
+		}
+		seen[at] = true
+	}
+	if len(seen) != 2 {
+		t.Errorf("all clients are at %v", seen)
+	}
+}

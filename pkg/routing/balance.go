@@ -76,9 +76,10 @@ func (s *selection) inTurn(next *atomic.Uint32, random rand.Source) int {
 	for range 2*n + 64 {
 		turn := uint64(next.Add(1) - 1)
 		i, round := int(turn%n), turn/n
-		// The weight added up over the rounds passes most in those in which it has a turn; half of the members begin halfway.
+		// The weight added up over the rounds passes most in those in which it has a turn. Members begin at places that the
+		// golden ratio keeps apart: those of little weight would have their turns in the same rounds, all in a row.
 		weight := s.weight(i)
-		if (round*weight+uint64(i)*(most/2))%most < most-weight {
+		if (round*weight+uint64(i)*(most/1000*618))%most < most-weight {
 			continue
 		}
 		if s.usable(i) {

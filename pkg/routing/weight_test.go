@@ -61,6 +61,20 @@ func TestRoundRobinIsEven(t *testing.T) {
 			}
 		}
 	}
+	// One that is ten times as heavy as nine others has every other turn, and not nine in a row and then none for nine.
+	table = balancedBy(t, snapshot.Balance_BALANCE_ROUND_ROBIN, weighted(1000, 100, 100, 100, 100, 100, 100, 100, 100, 100))
+	run, last := 0, ""
+	var d Decision
+	for range 400 {
+		table.Pick(call, get("/"), &d)
+		heavy := fmt.Sprint(d.Instance.weight)
+		if run++; heavy != last {
+			run, last = 1, heavy
+		}
+		if run > 3 {
+			t.Fatalf("%d turns in a row are of instances of weight %s", run, heavy)
+		}
+	}
 }
 
 // TestLeastRequestFillsByWeight wants instances that answer nothing to be given exchanges in proportion to their weights.
