@@ -52,7 +52,11 @@ func (t *Table) ask(b *backend, what int) {
 		p.wanted = make(map[wanted]bool)
 	}
 	p.wanted[want] = true
-	if s := p.set.Load(); s != nil {
+	switch s := p.set.Load(); {
+	case s == nil:
+	case p.complete():
+		t.renew(p) // whom the node calls is another question now
+	default: // of the set before, until the shards that are missing come
 		t.prepare(s.group(want.port), nil, what)
 	}
 }

@@ -96,11 +96,7 @@ func (t *Table) applyEndpoints(name exchange.ServiceName, number uint32, subject
 	p.shards[number] = &shard{subject, version, body, true}
 	var applied []Applied
 	if p.complete() {
-		old, next := p.set.Load(), t.assemble(p)
-		t.prepareAll(p, next)
-		p.set.Store(next)
-		t.release(old)
-		p.recount()
+		t.renew(p)
 		for _, i := range slices.Sorted(maps.Keys(p.shards)) {
 			if s := p.shards[i]; s.waits {
 				s.waits = false
@@ -114,6 +110,15 @@ func (t *Table) applyEndpoints(name exchange.ServiceName, number uint32, subject
 		}
 	}
 	return applied, nil
+}
+
+// renew replaces the set of a complete pool.
+func (t *Table) renew(p *pool) {
+	old, next := p.set.Load(), t.assemble(p)
+	t.prepareAll(p, next)
+	p.set.Store(next)
+	t.release(old)
+	p.recount()
 }
 
 // stated is how many shards there are, as shard 0 has it; 0 where it is gone or not held.
@@ -208,12 +213,16 @@ func (t *Table) assemble(p *pool) *set {
 	for _, g := range s.ports {
 		t.thin(g)
 	}
-	s.noteCalled()
+	s.noteCalled(len(p.wanted) > 0)
 	return s
 }
 
 // noteCalled lists the instances that requests may go to.
-func (s *set) noteCalled() {
+func (s *set) noteCalled(all bool) {
+	if all { // hashes, sessions and localities lead beyond the few
+		s.called = s.instances
+		return
+	}
 	called := make(map[*Instance]bool, len(s.instances))
 	note := func(g *group) {
 		for _, m := range g.all {
