@@ -150,7 +150,7 @@ var remedies = map[string]string{
 	"NoMatchingParent":           "apply the parent, or correct the parentRef",
 	"NoMatchingListenerHostname": "give the route a hostname that a listener has, or a listener the hostname",
 	"NotAllowedByListeners":      "let the listener's allowedRoutes take the route's namespace",
-	"Conflicted":                 "have routes of one kind there: write the rules of the one as rules of the other",
+	"Conflicted":                 "of the two that the message names keep one, or give each a place of its own",
 	"TargetNotFound":             "apply the target, or correct the targetRef",
 	"HostnameConflict":           "give each listener of a port a hostname of its own",
 	"ProtocolConflict":           "give each port one protocol",
