@@ -70,6 +70,9 @@ func Analyze(in compile.Input, out compile.Output) []Finding {
 	for name, conditions := range out.External {
 		f.conditions("externalservice", name, "", conditions)
 	}
+	for name, conditions := range out.Authorization {
+		f.conditions("authorizationpolicy", name, "", conditions)
+	}
 	for name, conditions := range out.Resilience {
 		f.conditions("resiliencepolicy", name, "", conditions)
 	}

@@ -120,6 +120,11 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "dev.sennit.v1alpha1.LoadBalancingPolicy", typ: reflect.TypeFor[LoadBalancingPolicy](),
 	}
+	AuthorizationPolicies = &Kind{
+		Group: "sennit.dev", Version: "v1alpha1", Name: "AuthorizationPolicy", Plural: "authorizationpolicies", Singular: "authorizationpolicy", Short: []string{"authz"},
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "dev.sennit.v1alpha1.AuthorizationPolicy", typ: reflect.TypeFor[AuthorizationPolicy](),
+	}
 	JoinTokens = &Kind{
 		Group: "sennit.dev", Version: "v1alpha1", Name: "JoinToken", Plural: "jointokens", Singular: "jointoken",
 		Derived: true, Verbs: []string{"create", "delete", "get", "list", "watch"},
@@ -134,7 +139,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, FaultPolicies, LoadBalancingPolicies, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, FaultPolicies, LoadBalancingPolicies, AuthorizationPolicies, JoinTokens, Nodes}
 }
 
 // ByResource returns the kind that a URL names, or nil.
@@ -197,6 +202,7 @@ var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	s.AddKnownTypes(gv, &JoinToken{}, &JoinTokenList{}, &Node{}, &NodeList{}, &QuotaPolicy{}, &QuotaPolicyList{}, &ExternalService{}, &ExternalServiceList{})
 	s.AddKnownTypes(gv, &ResiliencePolicy{}, &ResiliencePolicyList{})
 	s.AddKnownTypes(gv, &FaultPolicy{}, &FaultPolicyList{})
+	s.AddKnownTypes(gv, &AuthorizationPolicy{}, &AuthorizationPolicyList{})
 	s.AddKnownTypes(gv, &LoadBalancingPolicy{}, &LoadBalancingPolicyList{})
 	return s
 })

@@ -134,6 +134,16 @@ var traits = map[string]struct {
 	"RetryBudget.minPerSecond":             {def: int64(3)},
 	"ResiliencePolicyStatus.conditions":    {keys: []string{"type"}},
 
+	"AuthorizationPolicy.spec":             {need: true},
+	"AuthorizationPolicySpec.targetRefs":   {need: true},
+	"AuthorizationPolicySpec.action":       {def: AuthorizationAllow},
+	"AuthorizationPolicySpec.mode":         {def: AuthorizationEnforce},
+	"AuthorizationTarget.kind":             {need: true},
+	"AuthorizationTarget.name":             {need: true},
+	"AuthorizationPath.type":               {def: AuthorizationPrefix},
+	"AuthorizationPath.value":              {need: true},
+	"AuthorizationPolicyStatus.conditions": {keys: []string{"type"}},
+
 	"FaultPolicy.spec":             {need: true},
 	"FaultPolicySpec.targetRefs":   {need: true},
 	"FaultPolicySpec.faults":       {keys: []string{"name"}, need: true},

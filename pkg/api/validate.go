@@ -39,6 +39,8 @@ func Check(k *Kind, u *unstructured.Unstructured) []Problem {
 		w.externalService(u)
 	case ResiliencePolicies:
 		w.resiliencePolicy(u)
+	case AuthorizationPolicies:
+		w.authorizationPolicy(u)
 	case FaultPolicies:
 		w.faultPolicy(u)
 	case LoadBalancingPolicies:

@@ -173,6 +173,16 @@ var columns = map[*api.Kind][]column{
 		{"Algorithm", "How they share the requests.", false, text("spec", "algorithm")},
 		{"Accepted", "Whether the policy is in effect.", false, condition("Accepted")},
 	},
+	api.AuthorizationPolicies: {
+		{"Targets", "For which services it is.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "spec", "targetRefs"), func(m map[string]any) string {
+				return fmt.Sprintf("%v/%v", strings.ToLower(fmt.Sprint(m["kind"])), m["name"])
+			})
+		}},
+		{"Action", "What it does with requests that one of its rules is for.", false, text("spec", "action")},
+		{"Mode", "Whether it refuses, or only counts what it would refuse.", false, text("spec", "mode")},
+		{"Accepted", "Whether the policy is in effect.", false, condition("Accepted")},
+	},
 	api.JoinTokens: {
 		{"Node", "Name that the host will have.", false, text("spec", "node")},
 		{"Services", "Services that the host may run.", false, list("spec", "services")},

@@ -34,7 +34,9 @@ type service struct {
 	carrier   snapshot.Carrier
 
 	resilience *snapshot.Resilience // nil: no policy is for it
-	balancing  *balancing           // nil: no policy is in effect here
+
+	authorization []*snapshot.AuthorizationPolicy // of those that are for it
+	balancing     *balancing                      // nil: no policy is in effect here
 }
 
 type servicePort struct {

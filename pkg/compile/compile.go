@@ -7,7 +7,7 @@
 // backend that answers 500. It neither numbers nor signs, and it does no I/O.
 //
 // Start reading at Compile; then route.go, grpcroute.go and connections.go (what the kinds of routes have in common, and what not), attach.go (which route applies to whom), rules.go (what a route says),
-// precedence.go (in which order it is tried), quota.go (what is limited), resilience.go (what is done about failures), fault.go (what is spoiled), loadbalancing.go (how instances are
+// precedence.go (in which order it is tried), quota.go (what is limited), resilience.go (what is done about failures), authorization.go (who may call), fault.go (what is spoiled), loadbalancing.go (how instances are
 // chosen), external.go (what is outside), and gateway.go and ingress.go (what comes from
 // outside).
 package compile
@@ -40,6 +40,8 @@ type Input struct {
 	// Resilience says how callers deal with instances that fail.
 	Resilience []*api.ResiliencePolicy
 	Faults     []*api.FaultPolicy
+	// Authorization says who may call.
+	Authorization []*api.AuthorizationPolicy
 	// Gateways and their classes; Namespaces say by their labels whose routes a Gateway takes.
 	Gateways   []*gatewayv1.Gateway
 	Classes    []*gatewayv1.GatewayClass
@@ -79,6 +81,8 @@ type Output struct {
 	Faults map[types.NamespacedName][]metav1.Condition
 	// Balancing holds the conditions of every LoadBalancingPolicy, without the times of transition.
 	Balancing map[types.NamespacedName][]metav1.Condition
+	// Authorization holds the conditions of every AuthorizationPolicy, without the times of transition.
+	Authorization map[types.NamespacedName][]metav1.Condition
 	// Limits says what each limit of the bodies allows, by its id.
 	Limits map[string]quota.Limit
 }
@@ -101,6 +105,7 @@ func Compile(in Input) Output {
 		Balancing: services.balance(in.Balancing),
 	}
 	out.Resilience = attachResilience(in, services)
+	out.Authorization = attachAuthorization(in, services)
 	gateways := newGateways(in, services, &out)
 	attached := make(attachments)
 	routes := routesOf(in)
@@ -188,6 +193,9 @@ func (s *service) inbound() *snapshot.Inbound {
 	}
 	if s.outside != nil {
 		body.Outside = dialled(s.outside)
+	}
+	if len(s.authorization) > 0 {
+		body.Authorization = &snapshot.Authorization{Policies: s.authorization}
 	}
 	return body
 }

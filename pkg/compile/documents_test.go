@@ -34,6 +34,8 @@ func InputOf(t testing.TB, documents string) (in Input) {
 			in.Faults = append(in.Faults, decode[api.FaultPolicy](t, text))
 		case "QuotaPolicy":
 			in.Quotas = append(in.Quotas, decode[api.QuotaPolicy](t, text))
+		case "AuthorizationPolicy":
+			in.Authorization = append(in.Authorization, decode[api.AuthorizationPolicy](t, text))
 		case "ResiliencePolicy":
 			in.Resilience = append(in.Resilience, decode[api.ResiliencePolicy](t, text))
 		case "LoadBalancingPolicy":

@@ -158,6 +158,9 @@ func Requires(body proto.Message) []string {
 	if in, ok := body.(*snapshot.Inbound); ok && hasTCP(in.GetIngress()) {
 		features = append(features, snapshot.FeatureIngressTCP)
 	}
+	if in, ok := body.(*snapshot.Inbound); ok && in.Authorization != nil {
+		features = append(features, snapshot.FeatureAuthorization)
+	}
 	if len(limits) > 0 {
 		features = append(features, quota.Feature)
 	}

@@ -69,6 +69,8 @@ func overlaid(in compile.Input, docs []api.Document) (compile.Input, error) {
 			in.Faults, err = overlay(in.Faults, d)
 		case api.ExternalServices:
 			in.External, err = overlay(in.External, d)
+		case api.AuthorizationPolicies:
+			in.Authorization, err = overlay(in.Authorization, d)
 		case api.ResiliencePolicies:
 			in.Resilience, err = overlay(in.Resilience, d)
 		case api.LoadBalancingPolicies:

@@ -90,6 +90,7 @@ type compiled struct {
 	secrets   decoded[corev1.Secret]
 	configMap decoded[corev1.ConfigMap]
 	resilient decoded[api.ResiliencePolicy]
+	admitting decoded[api.AuthorizationPolicy]
 	keys      keySealer
 	configs   map[string]bus.Body // of nodes, by subject; never changed,
 	configsOf *map[string]ca.Node // and the registry that they were made from

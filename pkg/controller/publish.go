@@ -94,7 +94,8 @@ func (c *Controller) compile(ctx context.Context) error {
 		c.publisher.Publish(set)
 	}
 	return errors.Join(c.writeRouteStatuses(ctx, in, out), c.writeQuotaStatuses(ctx, in.Quotas, out), c.writeGatewayStatuses(ctx, in, out), c.writeExternalStatuses(ctx, in.External, out),
-		c.writeResilienceStatuses(ctx, in.Resilience, out), c.writeFaultStatuses(ctx, in.Faults, out), c.writeBalancingStatuses(ctx, in.Balancing, out))
+		c.writeResilienceStatuses(ctx, in.Resilience, out), c.writeFaultStatuses(ctx, in.Faults, out), c.writeBalancingStatuses(ctx, in.Balancing, out),
+		c.writeAuthorizationStatuses(ctx, in.Authorization, out))
 }
 
 // encode adds bodies as they are published.
@@ -183,6 +184,7 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 			read(ctx, c, api.ConfigMap, &c.configMap, &in.ConfigMaps, &sequences),
 			read(ctx, c, api.FaultPolicies, &c.faults, &in.Faults, &sequences),
 			read(ctx, c, api.LoadBalancingPolicies, &c.balancing, &in.Balancing, &sequences),
+			read(ctx, c, api.AuthorizationPolicies, &c.admitting, &in.Authorization, &sequences),
 		)
 		if err != nil {
 			return compile.Input{}, 0, err

@@ -139,6 +139,7 @@ const (
 	TooLarge          Reason = "too-large"           // a head over the limit
 	Overloaded        Reason = "overloaded"          // a limit of this node, or of the process, was reached
 	CircuitOpen       Reason = "circuit-open"        // a ResiliencePolicy allows no more to the service at a time
+	Denied            Reason = "denied"              // an AuthorizationPolicy of the called service does not let the caller have this
 	QuotaExceeded     Reason = "quota-exceeded"      // a limit of a QuotaPolicy has nothing left
 	FaultInjected     Reason = "fault-injected"      // a FaultPolicy has it so; the service was not asked
 	QuotaUnavailable  Reason = "quota-unavailable"   // a limit applies, and no controller granted anything of it

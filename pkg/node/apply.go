@@ -62,6 +62,9 @@ func (n *Node) take(u bus.Update) error {
 		if names.Kind == snapshot.KindIn {
 			in, _ := body.(*snapshot.Inbound)
 			service := exchange.ServiceName{Namespace: names.Namespace, Name: names.Service}
+			if err := n.admission.set(service, in); err != nil {
+				return err
+			}
 			if err := n.outsides.set(service, in.GetOutside(), n.local.EgressAllows(service)); err != nil {
 				return err
 			}
@@ -130,6 +133,7 @@ func (n *Node) follow() {
 		if _, kept := slices.BinarySearch(subjects, old); !kept {
 			n.table.Drop(old)
 			n.outsides.drop(old)
+			n.admission.drop(old)
 		}
 	}
 	n.followed = subjects

@@ -54,6 +54,8 @@ var (
 	ejectionsDesc      = prometheus.NewDesc("sennit_ejections_total", "Times that this node ejected an instance.", []string{"destination"}, nil)
 	circuitDesc        = prometheus.NewDesc("sennit_circuit_open_total", "Exchanges that were refused because a ResiliencePolicy allows no more at a time, by what there was too much of.", []string{"destination", "limit"}, nil)
 	concurrencyDesc    = prometheus.NewDesc("sennit_concurrency_limit", "Requests that this node may have under way at a time, as it has measured.", []string{"destination"}, nil)
+	deniedDesc         = prometheus.NewDesc("sennit_authorization_denied_total", "Exchanges with services of this host that an AuthorizationPolicy refused.", []string{"destination", "policy"}, nil)
+	wouldDenyDesc      = prometheus.NewDesc("sennit_authorization_would_deny_total", "Exchanges with services of this host that an AuthorizationPolicy on its dry run would have refused.", []string{"destination", "policy"}, nil)
 	verificationsDesc  = prometheus.NewDesc("sennit_config_verifications_total", "Signatures of configuration that were verified.", nil, nil)
 )
 
@@ -64,6 +66,7 @@ func (m scraped) Describe(out chan<- *prometheus.Desc) {
 		healthyDesc, laneConnsDesc, laneRunningDesc, laneIdleDesc, laneCrowdedDesc, laneRTTDesc, logDroppedDesc,
 		gatewayOpenDesc, gatewayConnsDesc, gatewayTakenDesc, gatewayRefusedDesc, tapsDesc, tapDroppedDesc,
 		ejectedDesc, ejectionsDesc, circuitDesc, concurrencyDesc,
+		deniedDesc, wouldDenyDesc,
 	} {
 		out <- desc
 	}
@@ -123,6 +126,14 @@ func (m scraped) Collect(out chan<- prometheus.Metric) {
 		for limit, refused := range g.Refused {
 			counter(circuitDesc, refused, g.Service.String(), limit)
 		}
+	}
+	denials, counts := n.admission.denials()
+	for i, d := range denials {
+		desc := deniedDesc
+		if d.dryRun {
+			desc = wouldDenyDesc
+		}
+		counter(desc, counts[i], d.service.String(), d.policy)
 	}
 	for lane, of := range lanesOf(n.lanes.Connections()) {
 		labels := []string{lane.direction, lane.source, lane.destination, lane.peer}

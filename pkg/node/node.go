@@ -52,6 +52,7 @@ type Node struct {
 	tcp       *net.TCPListener // likewise; nil: none
 	inbound   *proxy.Inbound
 	outsides  outsides // what instances lead to that are this node itself
+	admission access   // who may call what runs here
 	outbound  *proxy.Outbound
 	capture   *capture.Listeners
 	conn      *bus.Conn
@@ -127,6 +128,8 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 	})
 	n.inbound = proxy.NewInbound(places{n.local, &n.outsides, n.table}, http1Limits, n.log)
 	n.inbound.Traced = &traced{n.spans}
+	n.admission.log, n.admission.spans = n.access, n.spans
+	n.inbound.Access = &n.admission
 	n.outbound = &proxy.Outbound{
 		TraceShare: cfg.TraceShare,
 		Table:      n.table, Lanes: n.lanes, Await: n.await, Observe: n.observe, Quota: n.quota, Log: n.log, Limits: http1Limits,
@@ -228,7 +231,7 @@ func (n *Node) openFollower() error {
 	}
 	n.follower, err = bus.NewFollower(bus.FollowerConfig{
 		Conn: n.conn, Cluster: n.identity.Cluster(), Node: n.identity.Node(), Root: n.identity.RootHash(),
-		Features: []string{quota.Feature, snapshot.FeatureFilters, snapshot.FeatureIngressTLS, snapshot.FeatureIngressClients, snapshot.FeatureIngressTCP}, Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Clock: n.identity.CompareClock, Log: cmp.Or(n.cfg.Log, slog.Default()),
+		Features: []string{quota.Feature, snapshot.FeatureFilters, snapshot.FeatureIngressTLS, snapshot.FeatureIngressClients, snapshot.FeatureIngressTCP, snapshot.FeatureAuthorization}, Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Clock: n.identity.CompareClock, Log: cmp.Or(n.cfg.Log, slog.Default()),
 	})
 	return err
 }

@@ -13,6 +13,8 @@ func statusOf(reason exchange.Reason) int {
 	switch reason {
 	case exchange.NoRoute:
 		return http.StatusNotFound
+	case exchange.Denied:
+		return http.StatusForbidden
 	case exchange.NoBackend:
 		return http.StatusInternalServerError
 	case exchange.PeerLost, exchange.ServiceBroke, exchange.AddressRefused, exchange.TLSFailed:
@@ -47,7 +49,7 @@ var errLocal = errors.New("local connection")
 // elsewhere reports whether another instance may do better.
 func (f failure) elsewhere() bool {
 	switch f.reason {
-	case exchange.Timeout, exchange.CallerGone, exchange.Malformed, exchange.TooLarge, exchange.CircuitOpen, exchange.FaultInjected:
+	case exchange.Timeout, exchange.CallerGone, exchange.Malformed, exchange.TooLarge, exchange.CircuitOpen, exchange.FaultInjected, exchange.Denied:
 		return false
 	}
 	return true

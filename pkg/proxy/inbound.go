@@ -23,7 +23,9 @@ type Places interface {
 // An Inbound carries what peers' nodes send to the processes of this host, and out of the mesh. It is safe for concurrent use.
 type Inbound struct {
 	// Traced hears of the exchanges that are sampled, any number at once. It is set before anything is served.
-	Traced    Observer
+	Traced Observer
+	// Access decides who may call. It is set before anything is served; nil: everybody may.
+	Access    Access
 	places    Places
 	upstreams upstreams
 	multiplex multiplexed
@@ -63,6 +65,9 @@ func (in *Inbound) Serve(ctx context.Context, stream *transport.Stream) {
 	place, ok := in.places.Find(stream.Local(), e.request.Target)
 	if !ok || !place.takes(e.request.Kind) {
 		stream.Reset(exchange.InstanceNotServed)
+		return
+	}
+	if !in.admits(ctx, e, stream) {
 		return
 	}
 	if e.request.Kind == exchange.TCP {

@@ -19,7 +19,7 @@ func (c *caller) judge(f failure) {
 	switch {
 	case f.err == nil || errors.Is(f.err, errEarly) || errors.Is(f.err, errSwitched) || errors.Is(f.err, errUnwanted):
 		failed = c.response.Status >= 500 || c.failed
-	case f.reason == exchange.CallerGone, f.reason == exchange.Malformed,
+	case f.reason == exchange.CallerGone, f.reason == exchange.Denied, f.reason == exchange.Malformed,
 		f.reason == exchange.TooLarge, f.reason == exchange.Overloaded, f.reason == exchange.CircuitOpen, f.reason == exchange.FaultInjected:
 		return
 	case f.reason == exchange.Timeout && c.deadline > 0 && time.Since(c.seen.Start) >= c.deadline:

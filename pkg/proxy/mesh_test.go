@@ -34,9 +34,10 @@ type pair struct {
 	outbound *Outbound
 	lanes    *heldLanes // of outbound
 	inbound  *observed  // of the called services' nodes
-	address  string     // of the caller's listener
-	drain    func()     // what the end of a node is to its callers
-	cutOff   func()     // what it is when they had their time
+	inbounds []*Inbound
+	address  string // of the caller's listener
+	drain    func() // what the end of a node is to its callers
+	cutOff   func() // what it is when they had their time
 
 	mu    sync.Mutex
 	seen  []Observation
@@ -48,15 +49,16 @@ type pair struct {
 func startPair(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule, processes ...string) *pair {
 	tb.Helper()
 	var peers []servePeer
+	var inbounds []*Inbound
 	traced := new(observed)
 	for _, process := range processes {
 		inbound := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, slog.New(slog.DiscardHandler))
 		inbound.Traced = traced
 		run(tb, inbound.Run)
-		peers = append(peers, inbound.Serve)
+		peers, inbounds = append(peers, inbound.Serve), append(inbounds, inbound)
 	}
 	p := startCaller(tb, protocol, rule, peers...)
-	p.inbound = traced
+	p.inbound, p.inbounds = traced, inbounds
 	return p
 }
 

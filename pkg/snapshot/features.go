@@ -15,3 +15,6 @@ const FeatureIngressClients = "ingress-clients"
 // FeatureIngressTCP is what a reader must know to open listeners for whole connections: one that did not would take them
 // for HTTP.
 const FeatureIngressTCP = "ingress-tcp"
+
+// FeatureAuthorization is what a reader must know to serve what policies guard: one that did not would let everybody in.
+const FeatureAuthorization = "authorization"

@@ -2602,8 +2602,9 @@ func (x *HashKey) GetName() string {
 type Inbound struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ports         []*InboundPort         `protobuf:"bytes,1,rep,name=ports,proto3" json:"ports,omitempty"`
-	Ingress       *Ingress               `protobuf:"bytes,2,opt,name=ingress,proto3" json:"ingress,omitempty"` // absent: there is no such Gateway
-	Outside       *Outside               `protobuf:"bytes,3,opt,name=outside,proto3" json:"outside,omitempty"` // the service is an ExternalService: nodes that are its egress dial this; absent: it is not
+	Ingress       *Ingress               `protobuf:"bytes,2,opt,name=ingress,proto3" json:"ingress,omitempty"`               // absent: there is no such Gateway
+	Outside       *Outside               `protobuf:"bytes,3,opt,name=outside,proto3" json:"outside,omitempty"`               // the service is an ExternalService: nodes that are its egress dial this; absent: it is not
+	Authorization *Authorization         `protobuf:"bytes,130,opt,name=authorization,proto3" json:"authorization,omitempty"` // absent: whoever is in the mesh may call
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2659,6 +2660,336 @@ func (x *Inbound) GetOutside() *Outside {
 	return nil
 }
 
+func (x *Inbound) GetAuthorization() *Authorization {
+	if x != nil {
+		return x.Authorization
+	}
+	return nil
+}
+
+// Authorization says who may call a service, and for what. Whoever does not know it (feature "authorization") keeps what
+// it had. A request is refused where a policy that denies has a rule for it, and where there are policies that allow and
+// none of them has.
+type Authorization struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Policies      []*AuthorizationPolicy `protobuf:"bytes,1,rep,name=policies,proto3" json:"policies,omitempty"` // ordered by origin
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authorization) Reset() {
+	*x = Authorization{}
+	mi := &file_snapshot_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authorization) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authorization) ProtoMessage() {}
+
+func (x *Authorization) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authorization.ProtoReflect.Descriptor instead.
+func (*Authorization) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Authorization) GetPolicies() []*AuthorizationPolicy {
+	if x != nil {
+		return x.Policies
+	}
+	return nil
+}
+
+type AuthorizationPolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`                // "<ns>/<name>"
+	Deny          bool                   `protobuf:"varint,2,opt,name=deny,proto3" json:"deny,omitempty"`                   // else it allows
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // it refuses nothing; what it would refuse is counted
+	Rules         []*AuthorizationRule   `protobuf:"bytes,4,rep,name=rules,proto3" json:"rules,omitempty"`                  // none: it has none for any request
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizationPolicy) Reset() {
+	*x = AuthorizationPolicy{}
+	mi := &file_snapshot_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizationPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizationPolicy) ProtoMessage() {}
+
+func (x *AuthorizationPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizationPolicy.ProtoReflect.Descriptor instead.
+func (*AuthorizationPolicy) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *AuthorizationPolicy) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *AuthorizationPolicy) GetDeny() bool {
+	if x != nil {
+		return x.Deny
+	}
+	return false
+}
+
+func (x *AuthorizationPolicy) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *AuthorizationPolicy) GetRules() []*AuthorizationRule {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+// An AuthorizationRule is for requests that one of from and one of to is for; where there are none, for all.
+type AuthorizationRule struct {
+	state         protoimpl.MessageState    `protogen:"open.v1"`
+	From          []*AuthorizationSource    `protobuf:"bytes,1,rep,name=from,proto3" json:"from,omitempty"`
+	To            []*AuthorizationOperation `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizationRule) Reset() {
+	*x = AuthorizationRule{}
+	mi := &file_snapshot_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizationRule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizationRule) ProtoMessage() {}
+
+func (x *AuthorizationRule) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizationRule.ProtoReflect.Descriptor instead.
+func (*AuthorizationRule) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *AuthorizationRule) GetFrom() []*AuthorizationSource {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *AuthorizationRule) GetTo() []*AuthorizationOperation {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+// All lists that are not empty must be true; one is where it names what is asked about, and a "not" list where it does not.
+type AuthorizationSource struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Services      []string               `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"` // "<ns>/<name>": of the caller's certificate
+	Namespaces    []string               `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
+	NotServices   []string               `protobuf:"bytes,3,rep,name=not_services,json=notServices,proto3" json:"not_services,omitempty"`
+	NotNamespaces []string               `protobuf:"bytes,4,rep,name=not_namespaces,json=notNamespaces,proto3" json:"not_namespaces,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizationSource) Reset() {
+	*x = AuthorizationSource{}
+	mi := &file_snapshot_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizationSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizationSource) ProtoMessage() {}
+
+func (x *AuthorizationSource) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizationSource.ProtoReflect.Descriptor instead.
+func (*AuthorizationSource) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *AuthorizationSource) GetServices() []string {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *AuthorizationSource) GetNamespaces() []string {
+	if x != nil {
+		return x.Namespaces
+	}
+	return nil
+}
+
+func (x *AuthorizationSource) GetNotServices() []string {
+	if x != nil {
+		return x.NotServices
+	}
+	return nil
+}
+
+func (x *AuthorizationSource) GetNotNamespaces() []string {
+	if x != nil {
+		return x.NotNamespaces
+	}
+	return nil
+}
+
+// As AuthorizationSource. Of TCP connections nobody knows a method or path: no operation of a policy that allows which
+// asks for one is for them, and every such one of a policy that denies is, as far as ports go.
+type AuthorizationOperation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Methods       []string               `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty"`
+	NotMethods    []string               `protobuf:"bytes,2,rep,name=not_methods,json=notMethods,proto3" json:"not_methods,omitempty"`
+	Paths         []*StringMatch         `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"` // EXACT or PREFIX
+	NotPaths      []*StringMatch         `protobuf:"bytes,4,rep,name=not_paths,json=notPaths,proto3" json:"not_paths,omitempty"`
+	Ports         []uint32               `protobuf:"varint,5,rep,packed,name=ports,proto3" json:"ports,omitempty"` // of the service
+	NotPorts      []uint32               `protobuf:"varint,6,rep,packed,name=not_ports,json=notPorts,proto3" json:"not_ports,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizationOperation) Reset() {
+	*x = AuthorizationOperation{}
+	mi := &file_snapshot_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizationOperation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizationOperation) ProtoMessage() {}
+
+func (x *AuthorizationOperation) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizationOperation.ProtoReflect.Descriptor instead.
+func (*AuthorizationOperation) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *AuthorizationOperation) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *AuthorizationOperation) GetNotMethods() []string {
+	if x != nil {
+		return x.NotMethods
+	}
+	return nil
+}
+
+func (x *AuthorizationOperation) GetPaths() []*StringMatch {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+func (x *AuthorizationOperation) GetNotPaths() []*StringMatch {
+	if x != nil {
+		return x.NotPaths
+	}
+	return nil
+}
+
+func (x *AuthorizationOperation) GetPorts() []uint32 {
+	if x != nil {
+		return x.Ports
+	}
+	return nil
+}
+
+func (x *AuthorizationOperation) GetNotPorts() []uint32 {
+	if x != nil {
+		return x.NotPorts
+	}
+	return nil
+}
+
 // Outside is what an ExternalService names, and all that decides where a node connects to for it.
 type Outside struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -2675,7 +3006,7 @@ type Outside struct {
 
 func (x *Outside) Reset() {
 	*x = Outside{}
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +3018,7 @@ func (x *Outside) String() string {
 func (*Outside) ProtoMessage() {}
 
 func (x *Outside) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +3031,7 @@ func (x *Outside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outside.ProtoReflect.Descriptor instead.
 func (*Outside) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_snapshot_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Outside) GetHost() string {
@@ -2764,7 +3095,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2776,7 +3107,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2789,7 +3120,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{30}
+	return file_snapshot_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *InboundPort) GetNumber() uint32 {
@@ -2835,7 +3166,7 @@ type Ingress struct {
 
 func (x *Ingress) Reset() {
 	*x = Ingress{}
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +3178,7 @@ func (x *Ingress) String() string {
 func (*Ingress) ProtoMessage() {}
 
 func (x *Ingress) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +3191,7 @@ func (x *Ingress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ingress.ProtoReflect.Descriptor instead.
 func (*Ingress) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{31}
+	return file_snapshot_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Ingress) GetListeners() []*IngressListener {
@@ -2909,7 +3240,7 @@ type IngressCertificate struct {
 
 func (x *IngressCertificate) Reset() {
 	*x = IngressCertificate{}
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2921,7 +3252,7 @@ func (x *IngressCertificate) String() string {
 func (*IngressCertificate) ProtoMessage() {}
 
 func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2934,7 +3265,7 @@ func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressCertificate.ProtoReflect.Descriptor instead.
 func (*IngressCertificate) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{32}
+	return file_snapshot_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *IngressCertificate) GetChain() []byte {
@@ -2962,7 +3293,7 @@ type SealedKey struct {
 
 func (x *SealedKey) Reset() {
 	*x = SealedKey{}
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2974,7 +3305,7 @@ func (x *SealedKey) String() string {
 func (*SealedKey) ProtoMessage() {}
 
 func (x *SealedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2987,7 +3318,7 @@ func (x *SealedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKey.ProtoReflect.Descriptor instead.
 func (*SealedKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{33}
+	return file_snapshot_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SealedKey) GetRecipient() []byte {
@@ -3016,7 +3347,7 @@ type IngressTLS struct {
 
 func (x *IngressTLS) Reset() {
 	*x = IngressTLS{}
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3028,7 +3359,7 @@ func (x *IngressTLS) String() string {
 func (*IngressTLS) ProtoMessage() {}
 
 func (x *IngressTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3041,7 +3372,7 @@ func (x *IngressTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressTLS.ProtoReflect.Descriptor instead.
 func (*IngressTLS) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{34}
+	return file_snapshot_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *IngressTLS) GetCertificates() []uint32 {
@@ -3077,7 +3408,7 @@ type IngressClients struct {
 
 func (x *IngressClients) Reset() {
 	*x = IngressClients{}
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3089,7 +3420,7 @@ func (x *IngressClients) String() string {
 func (*IngressClients) ProtoMessage() {}
 
 func (x *IngressClients) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3102,7 +3433,7 @@ func (x *IngressClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressClients.ProtoReflect.Descriptor instead.
 func (*IngressClients) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{35}
+	return file_snapshot_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *IngressClients) GetRoots() []byte {
@@ -3136,7 +3467,7 @@ type IngressListener struct {
 
 func (x *IngressListener) Reset() {
 	*x = IngressListener{}
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3148,7 +3479,7 @@ func (x *IngressListener) String() string {
 func (*IngressListener) ProtoMessage() {}
 
 func (x *IngressListener) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3161,7 +3492,7 @@ func (x *IngressListener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressListener.ProtoReflect.Descriptor instead.
 func (*IngressListener) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{36}
+	return file_snapshot_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *IngressListener) GetName() string {
@@ -3217,7 +3548,7 @@ type IngressHost struct {
 
 func (x *IngressHost) Reset() {
 	*x = IngressHost{}
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3229,7 +3560,7 @@ func (x *IngressHost) String() string {
 func (*IngressHost) ProtoMessage() {}
 
 func (x *IngressHost) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3242,7 +3573,7 @@ func (x *IngressHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressHost.ProtoReflect.Descriptor instead.
 func (*IngressHost) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{37}
+	return file_snapshot_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *IngressHost) GetHostname() string {
@@ -3270,7 +3601,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3282,7 +3613,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3295,7 +3626,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{38}
+	return file_snapshot_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Endpoints) GetEndpoints() []*Endpoint {
@@ -3331,7 +3662,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3343,7 +3674,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3356,7 +3687,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{39}
+	return file_snapshot_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Endpoint) GetNode() string {
@@ -3439,7 +3770,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3451,7 +3782,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3464,7 +3795,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{40}
+	return file_snapshot_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *EndpointPort) GetNumber() uint32 {
@@ -3491,7 +3822,7 @@ type NodeConfig struct {
 
 func (x *NodeConfig) Reset() {
 	*x = NodeConfig{}
-	mi := &file_snapshot_proto_msgTypes[41]
+	mi := &file_snapshot_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3503,7 +3834,7 @@ func (x *NodeConfig) String() string {
 func (*NodeConfig) ProtoMessage() {}
 
 func (x *NodeConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[41]
+	mi := &file_snapshot_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3516,7 +3847,7 @@ func (x *NodeConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeConfig.ProtoReflect.Descriptor instead.
 func (*NodeConfig) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{41}
+	return file_snapshot_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *NodeConfig) GetServices() []string {
@@ -3540,7 +3871,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_snapshot_proto_msgTypes[42]
+	mi := &file_snapshot_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3552,7 +3883,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[42]
+	mi := &file_snapshot_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3565,7 +3896,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{42}
+	return file_snapshot_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Beat) GetNumber() uint64 {
@@ -3615,7 +3946,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_snapshot_proto_msgTypes[43]
+	mi := &file_snapshot_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3627,7 +3958,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[43]
+	mi := &file_snapshot_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3640,7 +3971,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{43}
+	return file_snapshot_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Stored) GetSubject() string {
@@ -3676,7 +4007,7 @@ type SignedRoster struct {
 
 func (x *SignedRoster) Reset() {
 	*x = SignedRoster{}
-	mi := &file_snapshot_proto_msgTypes[44]
+	mi := &file_snapshot_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3688,7 +4019,7 @@ func (x *SignedRoster) String() string {
 func (*SignedRoster) ProtoMessage() {}
 
 func (x *SignedRoster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[44]
+	mi := &file_snapshot_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3701,7 +4032,7 @@ func (x *SignedRoster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRoster.ProtoReflect.Descriptor instead.
 func (*SignedRoster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{44}
+	return file_snapshot_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *SignedRoster) GetRoster() []byte {
@@ -3740,7 +4071,7 @@ type Roster struct {
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_snapshot_proto_msgTypes[45]
+	mi := &file_snapshot_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3752,7 +4083,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[45]
+	mi := &file_snapshot_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3765,7 +4096,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{45}
+	return file_snapshot_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Roster) GetCluster() string {
@@ -3827,7 +4158,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_snapshot_proto_msgTypes[46]
+	mi := &file_snapshot_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3839,7 +4170,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[46]
+	mi := &file_snapshot_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3852,7 +4183,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{46}
+	return file_snapshot_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SigningKey) GetId() string {
@@ -3881,7 +4212,7 @@ type Outliers_SuccessRate struct {
 
 func (x *Outliers_SuccessRate) Reset() {
 	*x = Outliers_SuccessRate{}
-	mi := &file_snapshot_proto_msgTypes[47]
+	mi := &file_snapshot_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3893,7 +4224,7 @@ func (x *Outliers_SuccessRate) String() string {
 func (*Outliers_SuccessRate) ProtoMessage() {}
 
 func (x *Outliers_SuccessRate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[47]
+	mi := &file_snapshot_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3943,7 +4274,7 @@ type Outliers_Latency struct {
 
 func (x *Outliers_Latency) Reset() {
 	*x = Outliers_Latency{}
-	mi := &file_snapshot_proto_msgTypes[48]
+	mi := &file_snapshot_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3955,7 +4286,7 @@ func (x *Outliers_Latency) String() string {
 func (*Outliers_Latency) ProtoMessage() {}
 
 func (x *Outliers_Latency) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[48]
+	mi := &file_snapshot_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4223,11 +4554,37 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06COOKIE\x10\x01\x12\t\n" +
 	"\x05QUERY\x10\x02\x12\n" +
 	"\n" +
-	"\x06SOURCE\x10\x03\"\xae\x01\n" +
+	"\x06SOURCE\x10\x03\"\xf8\x01\n" +
 	"\aInbound\x125\n" +
 	"\x05ports\x18\x01 \x03(\v2\x1f.sennit.snapshot.v1.InboundPortR\x05ports\x125\n" +
 	"\aingress\x18\x02 \x01(\v2\x1b.sennit.snapshot.v1.IngressR\aingress\x125\n" +
-	"\aoutside\x18\x03 \x01(\v2\x1b.sennit.snapshot.v1.OutsideR\aoutside\"\xe8\x01\n" +
+	"\aoutside\x18\x03 \x01(\v2\x1b.sennit.snapshot.v1.OutsideR\aoutside\x12H\n" +
+	"\rauthorization\x18\x82\x01 \x01(\v2!.sennit.snapshot.v1.AuthorizationR\rauthorization\"T\n" +
+	"\rAuthorization\x12C\n" +
+	"\bpolicies\x18\x01 \x03(\v2'.sennit.snapshot.v1.AuthorizationPolicyR\bpolicies\"\x97\x01\n" +
+	"\x13AuthorizationPolicy\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x12\n" +
+	"\x04deny\x18\x02 \x01(\bR\x04deny\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12;\n" +
+	"\x05rules\x18\x04 \x03(\v2%.sennit.snapshot.v1.AuthorizationRuleR\x05rules\"\x8c\x01\n" +
+	"\x11AuthorizationRule\x12;\n" +
+	"\x04from\x18\x01 \x03(\v2'.sennit.snapshot.v1.AuthorizationSourceR\x04from\x12:\n" +
+	"\x02to\x18\x02 \x03(\v2*.sennit.snapshot.v1.AuthorizationOperationR\x02to\"\x9b\x01\n" +
+	"\x13AuthorizationSource\x12\x1a\n" +
+	"\bservices\x18\x01 \x03(\tR\bservices\x12\x1e\n" +
+	"\n" +
+	"namespaces\x18\x02 \x03(\tR\n" +
+	"namespaces\x12!\n" +
+	"\fnot_services\x18\x03 \x03(\tR\vnotServices\x12%\n" +
+	"\x0enot_namespaces\x18\x04 \x03(\tR\rnotNamespaces\"\xfb\x01\n" +
+	"\x16AuthorizationOperation\x12\x18\n" +
+	"\amethods\x18\x01 \x03(\tR\amethods\x12\x1f\n" +
+	"\vnot_methods\x18\x02 \x03(\tR\n" +
+	"notMethods\x125\n" +
+	"\x05paths\x18\x03 \x03(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05paths\x12<\n" +
+	"\tnot_paths\x18\x04 \x03(\v2\x1f.sennit.snapshot.v1.StringMatchR\bnotPaths\x12\x14\n" +
+	"\x05ports\x18\x05 \x03(\rR\x05ports\x12\x1b\n" +
+	"\tnot_ports\x18\x06 \x03(\rR\bnotPorts\"\xe8\x01\n" +
 	"\aOutside\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x128\n" +
@@ -4354,65 +4711,70 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 }
 
 var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_snapshot_proto_goTypes = []any{
-	(Protocol)(0),                // 0: sennit.snapshot.v1.Protocol
-	(Carrier)(0),                 // 1: sennit.snapshot.v1.Carrier
-	(Balance)(0),                 // 2: sennit.snapshot.v1.Balance
-	(Locality)(0),                // 3: sennit.snapshot.v1.Locality
-	(Retry_Condition)(0),         // 4: sennit.snapshot.v1.Retry.Condition
-	(StringMatch_Kind)(0),        // 5: sennit.snapshot.v1.StringMatch.Kind
-	(HashKey_Type)(0),            // 6: sennit.snapshot.v1.HashKey.Type
-	(*Message)(nil),              // 7: sennit.snapshot.v1.Message
-	(*Envelope)(nil),             // 8: sennit.snapshot.v1.Envelope
-	(*BuiltFrom)(nil),            // 9: sennit.snapshot.v1.BuiltFrom
-	(*Canary)(nil),               // 10: sennit.snapshot.v1.Canary
-	(*Outbound)(nil),             // 11: sennit.snapshot.v1.Outbound
-	(*Limit)(nil),                // 12: sennit.snapshot.v1.Limit
-	(*Fault)(nil),                // 13: sennit.snapshot.v1.Fault
-	(*OutboundPort)(nil),         // 14: sennit.snapshot.v1.OutboundPort
-	(*Rule)(nil),                 // 15: sennit.snapshot.v1.Rule
-	(*Session)(nil),              // 16: sennit.snapshot.v1.Session
-	(*Retry)(nil),                // 17: sennit.snapshot.v1.Retry
-	(*Filters)(nil),              // 18: sennit.snapshot.v1.Filters
-	(*Mirror)(nil),               // 19: sennit.snapshot.v1.Mirror
-	(*Cors)(nil),                 // 20: sennit.snapshot.v1.Cors
-	(*FieldChanges)(nil),         // 21: sennit.snapshot.v1.FieldChanges
-	(*Field)(nil),                // 22: sennit.snapshot.v1.Field
-	(*PathChange)(nil),           // 23: sennit.snapshot.v1.PathChange
-	(*Redirect)(nil),             // 24: sennit.snapshot.v1.Redirect
-	(*Match)(nil),                // 25: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),          // 26: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),           // 27: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),              // 28: sennit.snapshot.v1.Backend
-	(*Resilience)(nil),           // 29: sennit.snapshot.v1.Resilience
-	(*AdaptiveConcurrency)(nil),  // 30: sennit.snapshot.v1.AdaptiveConcurrency
-	(*RetryBudget)(nil),          // 31: sennit.snapshot.v1.RetryBudget
-	(*CircuitBreaker)(nil),       // 32: sennit.snapshot.v1.CircuitBreaker
-	(*Outliers)(nil),             // 33: sennit.snapshot.v1.Outliers
-	(*HashKey)(nil),              // 34: sennit.snapshot.v1.HashKey
-	(*Inbound)(nil),              // 35: sennit.snapshot.v1.Inbound
-	(*Outside)(nil),              // 36: sennit.snapshot.v1.Outside
-	(*InboundPort)(nil),          // 37: sennit.snapshot.v1.InboundPort
-	(*Ingress)(nil),              // 38: sennit.snapshot.v1.Ingress
-	(*IngressCertificate)(nil),   // 39: sennit.snapshot.v1.IngressCertificate
-	(*SealedKey)(nil),            // 40: sennit.snapshot.v1.SealedKey
-	(*IngressTLS)(nil),           // 41: sennit.snapshot.v1.IngressTLS
-	(*IngressClients)(nil),       // 42: sennit.snapshot.v1.IngressClients
-	(*IngressListener)(nil),      // 43: sennit.snapshot.v1.IngressListener
-	(*IngressHost)(nil),          // 44: sennit.snapshot.v1.IngressHost
-	(*Endpoints)(nil),            // 45: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),             // 46: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),         // 47: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),           // 48: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),                 // 49: sennit.snapshot.v1.Beat
-	(*Stored)(nil),               // 50: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),         // 51: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),               // 52: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),           // 53: sennit.snapshot.v1.SigningKey
-	(*Outliers_SuccessRate)(nil), // 54: sennit.snapshot.v1.Outliers.SuccessRate
-	(*Outliers_Latency)(nil),     // 55: sennit.snapshot.v1.Outliers.Latency
-	nil,                          // 56: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(Protocol)(0),                  // 0: sennit.snapshot.v1.Protocol
+	(Carrier)(0),                   // 1: sennit.snapshot.v1.Carrier
+	(Balance)(0),                   // 2: sennit.snapshot.v1.Balance
+	(Locality)(0),                  // 3: sennit.snapshot.v1.Locality
+	(Retry_Condition)(0),           // 4: sennit.snapshot.v1.Retry.Condition
+	(StringMatch_Kind)(0),          // 5: sennit.snapshot.v1.StringMatch.Kind
+	(HashKey_Type)(0),              // 6: sennit.snapshot.v1.HashKey.Type
+	(*Message)(nil),                // 7: sennit.snapshot.v1.Message
+	(*Envelope)(nil),               // 8: sennit.snapshot.v1.Envelope
+	(*BuiltFrom)(nil),              // 9: sennit.snapshot.v1.BuiltFrom
+	(*Canary)(nil),                 // 10: sennit.snapshot.v1.Canary
+	(*Outbound)(nil),               // 11: sennit.snapshot.v1.Outbound
+	(*Limit)(nil),                  // 12: sennit.snapshot.v1.Limit
+	(*Fault)(nil),                  // 13: sennit.snapshot.v1.Fault
+	(*OutboundPort)(nil),           // 14: sennit.snapshot.v1.OutboundPort
+	(*Rule)(nil),                   // 15: sennit.snapshot.v1.Rule
+	(*Session)(nil),                // 16: sennit.snapshot.v1.Session
+	(*Retry)(nil),                  // 17: sennit.snapshot.v1.Retry
+	(*Filters)(nil),                // 18: sennit.snapshot.v1.Filters
+	(*Mirror)(nil),                 // 19: sennit.snapshot.v1.Mirror
+	(*Cors)(nil),                   // 20: sennit.snapshot.v1.Cors
+	(*FieldChanges)(nil),           // 21: sennit.snapshot.v1.FieldChanges
+	(*Field)(nil),                  // 22: sennit.snapshot.v1.Field
+	(*PathChange)(nil),             // 23: sennit.snapshot.v1.PathChange
+	(*Redirect)(nil),               // 24: sennit.snapshot.v1.Redirect
+	(*Match)(nil),                  // 25: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),            // 26: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),             // 27: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),                // 28: sennit.snapshot.v1.Backend
+	(*Resilience)(nil),             // 29: sennit.snapshot.v1.Resilience
+	(*AdaptiveConcurrency)(nil),    // 30: sennit.snapshot.v1.AdaptiveConcurrency
+	(*RetryBudget)(nil),            // 31: sennit.snapshot.v1.RetryBudget
+	(*CircuitBreaker)(nil),         // 32: sennit.snapshot.v1.CircuitBreaker
+	(*Outliers)(nil),               // 33: sennit.snapshot.v1.Outliers
+	(*HashKey)(nil),                // 34: sennit.snapshot.v1.HashKey
+	(*Inbound)(nil),                // 35: sennit.snapshot.v1.Inbound
+	(*Authorization)(nil),          // 36: sennit.snapshot.v1.Authorization
+	(*AuthorizationPolicy)(nil),    // 37: sennit.snapshot.v1.AuthorizationPolicy
+	(*AuthorizationRule)(nil),      // 38: sennit.snapshot.v1.AuthorizationRule
+	(*AuthorizationSource)(nil),    // 39: sennit.snapshot.v1.AuthorizationSource
+	(*AuthorizationOperation)(nil), // 40: sennit.snapshot.v1.AuthorizationOperation
+	(*Outside)(nil),                // 41: sennit.snapshot.v1.Outside
+	(*InboundPort)(nil),            // 42: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),                // 43: sennit.snapshot.v1.Ingress
+	(*IngressCertificate)(nil),     // 44: sennit.snapshot.v1.IngressCertificate
+	(*SealedKey)(nil),              // 45: sennit.snapshot.v1.SealedKey
+	(*IngressTLS)(nil),             // 46: sennit.snapshot.v1.IngressTLS
+	(*IngressClients)(nil),         // 47: sennit.snapshot.v1.IngressClients
+	(*IngressListener)(nil),        // 48: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),            // 49: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),              // 50: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),               // 51: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),           // 52: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),             // 53: sennit.snapshot.v1.NodeConfig
+	(*Beat)(nil),                   // 54: sennit.snapshot.v1.Beat
+	(*Stored)(nil),                 // 55: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),           // 56: sennit.snapshot.v1.SignedRoster
+	(*Roster)(nil),                 // 57: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),             // 58: sennit.snapshot.v1.SigningKey
+	(*Outliers_SuccessRate)(nil),   // 59: sennit.snapshot.v1.Outliers.SuccessRate
+	(*Outliers_Latency)(nil),       // 60: sennit.snapshot.v1.Outliers.Latency
+	nil,                            // 61: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
 	9,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
@@ -4455,33 +4817,40 @@ var file_snapshot_proto_depIdxs = []int32{
 	17, // 37: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
 	31, // 38: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
 	30, // 39: sennit.snapshot.v1.Resilience.adaptive_concurrency:type_name -> sennit.snapshot.v1.AdaptiveConcurrency
-	54, // 40: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
-	55, // 41: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
+	59, // 40: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
+	60, // 41: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
 	6,  // 42: sennit.snapshot.v1.HashKey.type:type_name -> sennit.snapshot.v1.HashKey.Type
-	37, // 43: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	38, // 44: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
-	36, // 45: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
-	0,  // 46: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
-	0,  // 47: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	43, // 48: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
-	15, // 49: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
-	12, // 50: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
-	13, // 51: sennit.snapshot.v1.Ingress.faults:type_name -> sennit.snapshot.v1.Fault
-	39, // 52: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
-	40, // 53: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
-	42, // 54: sennit.snapshot.v1.IngressTLS.clients:type_name -> sennit.snapshot.v1.IngressClients
-	44, // 55: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
-	41, // 56: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
-	46, // 57: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	56, // 58: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	47, // 59: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	50, // 60: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	53, // 61: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	62, // [62:62] is the sub-list for method output_type
-	62, // [62:62] is the sub-list for method input_type
-	62, // [62:62] is the sub-list for extension type_name
-	62, // [62:62] is the sub-list for extension extendee
-	0,  // [0:62] is the sub-list for field type_name
+	42, // 43: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	43, // 44: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
+	41, // 45: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
+	36, // 46: sennit.snapshot.v1.Inbound.authorization:type_name -> sennit.snapshot.v1.Authorization
+	37, // 47: sennit.snapshot.v1.Authorization.policies:type_name -> sennit.snapshot.v1.AuthorizationPolicy
+	38, // 48: sennit.snapshot.v1.AuthorizationPolicy.rules:type_name -> sennit.snapshot.v1.AuthorizationRule
+	39, // 49: sennit.snapshot.v1.AuthorizationRule.from:type_name -> sennit.snapshot.v1.AuthorizationSource
+	40, // 50: sennit.snapshot.v1.AuthorizationRule.to:type_name -> sennit.snapshot.v1.AuthorizationOperation
+	26, // 51: sennit.snapshot.v1.AuthorizationOperation.paths:type_name -> sennit.snapshot.v1.StringMatch
+	26, // 52: sennit.snapshot.v1.AuthorizationOperation.not_paths:type_name -> sennit.snapshot.v1.StringMatch
+	0,  // 53: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
+	0,  // 54: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	48, // 55: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	15, // 56: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
+	12, // 57: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
+	13, // 58: sennit.snapshot.v1.Ingress.faults:type_name -> sennit.snapshot.v1.Fault
+	44, // 59: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
+	45, // 60: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
+	47, // 61: sennit.snapshot.v1.IngressTLS.clients:type_name -> sennit.snapshot.v1.IngressClients
+	49, // 62: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	46, // 63: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
+	51, // 64: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	61, // 65: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	52, // 66: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	55, // 67: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	58, // 68: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	69, // [69:69] is the sub-list for method output_type
+	69, // [69:69] is the sub-list for method input_type
+	69, // [69:69] is the sub-list for extension type_name
+	69, // [69:69] is the sub-list for extension extendee
+	0,  // [0:69] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -4495,7 +4864,7 @@ func file_snapshot_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
 			NumEnums:      7,
-			NumMessages:   50,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

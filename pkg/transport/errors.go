@@ -83,7 +83,7 @@ var reasons = [...]exchange.Reason{
 	exchange.Malformed, exchange.TooLarge, exchange.Overloaded, exchange.ShuttingDown,
 	exchange.InstanceNotServed, exchange.NoService, exchange.NoRoute, exchange.NoBackend, exchange.NoInstance,
 	exchange.ConnectFailed, exchange.CallerNotAllowed,
-	exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed,
+	exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed, exchange.Denied,
 }
 
 func codeOf(reason exchange.Reason) quic.StreamErrorCode {

@@ -27,6 +27,7 @@ var collections = map[string]string{
 	"TCPRoute":            "/apis/gateway.networking.k8s.io/v1/namespaces/%s/tcproutes/%s",
 	"HTTPRoute":           "/apis/gateway.networking.k8s.io/v1/namespaces/%s/httproutes/%s",
 	"ExternalService":     "/apis/sennit.dev/v1alpha1/namespaces/%s/externalservices/%s",
+	"AuthorizationPolicy": "/apis/sennit.dev/v1alpha1/namespaces/%s/authorizationpolicies/%s",
 	"ResiliencePolicy":    "/apis/sennit.dev/v1alpha1/namespaces/%s/resiliencepolicies/%s",
 	"FaultPolicy":         "/apis/sennit.dev/v1alpha1/namespaces/%s/faultpolicies/%s",
 	"QuotaPolicy":         "/apis/sennit.dev/v1alpha1/namespaces/%s/quotapolicies/%s",

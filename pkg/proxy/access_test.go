@@ -1,0 +1,164 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"github.com/sennit-mesh/sennit/pkg/authz"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
+)
+
+// ruled is an Access that goes by one service's rules.
+type ruled struct {
+	rules *authz.Rules
+
+	mu   sync.Mutex
+	seen []Observation
+	last authz.Decision
+}
+
+func (r *ruled) Decide(_ context.Context, _ exchange.ServiceName, q *authz.Request) (authz.Decision, bool) {
+	return r.rules.Decide(q), true
+}
+
+func (r *ruled) Denied(seen *Observation, d *authz.Decision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.seen, r.last = append(r.seen, *seen), *d
+}
+
+// restrict makes the nodes of a pair that is not called yet go by policies.
+func (p *pair) restrict(policies ...*snapshot.AuthorizationPolicy) *ruled {
+	p.tb.Helper()
+	rules, err := authz.Compile(&snapshot.Authorization{Policies: policies})
+	if err != nil {
+		p.tb.Fatal(err)
+	}
+	r := &ruled{rules: rules}
+	for _, inbound := range p.inbounds {
+		inbound.Access = r
+	}
+	return r
+}
+
+func allowing(service string, deny bool, o *snapshot.AuthorizationOperation) *snapshot.AuthorizationPolicy {
+	rule := &snapshot.AuthorizationRule{From: []*snapshot.AuthorizationSource{{Services: []string{service}}}}
+	if o != nil {
+		rule.To = []*snapshot.AuthorizationOperation{o}
+	}
+	return &snapshot.AuthorizationPolicy{Origin: "shop/p", Deny: deny, Rules: []*snapshot.AuthorizationRule{rule}}
+}
+
+// TestWhoIsNotAllowedNeverReachesTheProcess has two instances, an idempotent request and a retry of everything: what is
+// denied is sent once.
+func TestWhoIsNotAllowedNeverReachesTheProcess(t *testing.T) {
+	var reached atomic.Int64
+	process := startProcess(t, func(w http.ResponseWriter, _ *http.Request) { reached.Add(1) })
+	for _, tt := range []struct {
+		name   string
+		policy *snapshot.AuthorizationPolicy
+		path   string
+		status int
+	}{
+		{"allowed", allowing("shop/cart", false, nil), "/", 200},
+		{"somebody else is", allowing("shop/web", false, nil), "/", 403},
+		{"refused by path", allowing("shop/cart", true, &snapshot.AuthorizationOperation{Paths: []*snapshot.StringMatch{{Kind: snapshot.StringMatch_PREFIX, Value: "/admin"}}}), "/x/..%2fadmin", 403},
+		{"another path", allowing("shop/cart", true, &snapshot.AuthorizationOperation{Paths: []*snapshot.StringMatch{{Kind: snapshot.StringMatch_PREFIX, Value: "/admin"}}}), "/x", 200},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			reached.Store(0)
+			p := startPair(t, http11, retryOf(3, 403), process, process)
+			access := p.restrict(tt.policy)
+			for _, method := range []string{"GET", "POST"} {
+				request, _ := http.NewRequestWithContext(t.Context(), method, "http://orders"+tt.path, strings.NewReader(strings.Repeat("b", 10_000)))
+				response, err := p.client().Do(request)
+				if err != nil {
+					t.Fatal(err)
+				}
+				body, _ := io.ReadAll(response.Body)
+				response.Body.Close()
+				if response.StatusCode != tt.status {
+					t.Errorf("%s: %s", method, response.Status)
+				}
+				if tt.status == 200 {
+					continue
+				}
+				if response.Header.Get("sennit-reason") != "denied" || strings.Contains(string(body), "shop/p") {
+					t.Errorf("%s: %q, %s", method, response.Header.Get("sennit-reason"), body)
+				}
+				if o := p.ended(); o.Attempts != 1 || o.Outcome.Reason != exchange.Denied {
+					t.Errorf("%s: %d attempts, %+v", method, o.Attempts, o.Outcome)
+				}
+			}
+			if tt.status == 200 {
+				return
+			}
+			if n := reached.Load(); n > 0 {
+				t.Errorf("the process got %d requests", n)
+			}
+			access.mu.Lock()
+			defer access.mu.Unlock()
+			if len(access.seen) != 2 || access.last.Policy != "shop/p" || access.seen[0].Caller != cart || access.seen[0].Outcome.Status != 403 {
+				t.Errorf("the service's node saw %+v, %+v", access.seen, access.last)
+			}
+		})
+	}
+}
+
+func TestADryRunRefusesNothing(t *testing.T) {
+	p := startPair(t, http11, nil, startProcess(t, func(http.ResponseWriter, *http.Request) {}))
+	policy := allowing("shop/web", false, nil)
+	policy.DryRun = true
+	access := p.restrict(policy)
+	response, err := p.client().Get("http://orders/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	access.mu.Lock()
+	defer access.mu.Unlock()
+	if response.StatusCode != 200 || len(access.seen) != 1 || access.last.WouldPolicy != "shop/p" {
+		t.Errorf("%s, %+v", response.Status, access.last)
+	}
+}
+
+func TestAConnectionThatIsNotAllowedIsReset(t *testing.T) {
+	var reached atomic.Int64
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			reached.Add(1)
+			conn.Close()
+		}
+	}()
+	p := startPair(t, snapshot.Protocol_PROTOCOL_TCP, nil, l.Addr().String())
+	p.restrict(allowing("shop/web", false, nil))
+	conn, err := net.Dial("tcp", p.address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("the caller reads: %v", err)
+	}
+	if n := reached.Load(); n > 0 {
+		t.Errorf("the process got %d connections", n)
+	}
+}
