@@ -129,9 +129,6 @@ func (r *Rules) Decide(q *Request) Decision {
 	}
 	r.index.find(q, path, func(c *clause) {
 		p := &r.policies[c.policy]
-		if !c.matches(q, path) {
-			return
-		}
 		to := &v.allow
 		switch {
 		case p.deny && p.dryRun:
@@ -141,7 +138,9 @@ func (r *Rules) Decide(q *Request) Decision {
 		case p.dryRun:
 			to = &v.dryAllow
 		}
-		*to = min(*to, c.policy)
+		if c.policy < *to && c.matches(q, path) {
+			*to = c.policy
+		}
 	})
 	return r.decision(v)
 }
