@@ -93,9 +93,7 @@ func (c *Controller) compile(ctx context.Context) error {
 	if !c.gathering.Load() {
 		c.publisher.Publish(set)
 	}
-	return errors.Join(c.writeRouteStatuses(ctx, in, out), c.writeQuotaStatuses(ctx, in.Quotas, out), c.writeGatewayStatuses(ctx, in, out), c.writeExternalStatuses(ctx, in.External, out),
-		c.writeResilienceStatuses(ctx, in.Resilience, out), c.writeFaultStatuses(ctx, in.Faults, out), c.writeBalancingStatuses(ctx, in.Balancing, out),
-		c.writeAuthorizationStatuses(ctx, in.Authorization, out))
+	return errors.Join(c.writeRouteStatuses(ctx, in, out), c.writeGatewayStatuses(ctx, in, out), c.writeConditions(ctx, in, out))
 }
 
 // encode adds bodies as they are published.

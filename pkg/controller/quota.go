@@ -10,14 +10,11 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/sennit-mesh/sennit/internal/socket"
 	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
 	"github.com/sennit-mesh/sennit/pkg/bus"
-	"github.com/sennit-mesh/sennit/pkg/compile"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/quota"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -162,23 +159,6 @@ func (c *Controller) mayCount(node, caller string) bool {
 	}
 	name, err := exchange.ParseServiceName(caller)
 	return err == nil && c.members.allowed(node, name)
-}
-
-// writeQuotaStatuses says in each policy's status what became of it.
-func (c *Controller) writeQuotaStatuses(ctx context.Context, policies []*api.QuotaPolicy, out compile.Output) error {
-	if !c.publisher.Leading() {
-		return nil
-	}
-	for _, p := range policies {
-		name := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
-		err := c.writeConditions(ctx, api.QuotaPolicies, p, p.Status.Conditions, out.Quotas[name], func(merged []metav1.Condition) any {
-			return api.QuotaPolicyStatus{Conditions: merged}
-		})
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // quotaUsage tells operators what is used of each limit, and who holds it.
