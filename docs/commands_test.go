@@ -26,6 +26,7 @@ var inOrder = []string{
 	"how-to/limit-requests.md",
 	"how-to/bear-failures.md",
 	"how-to/test-faults.md",
+	"how-to/restrict-callers.md",
 	"how-to/balance-load.md",
 	"how-to/debug-a-request.md",
 	"how-to/watch-the-mesh.md",
