@@ -38,7 +38,7 @@ func refused(body *snapshot.Authorization, q *Request, counts func(*snapshot.Aut
 				asksMethod = asksMethod || len(o.Methods)+len(o.NotMethods) > 0
 			}
 		}
-		odd := !q.TCP && (asksPath && !plain || asksMethod && q.Method != capitals(q.Method))
+		odd := !q.TCP && (asksPath && !plain || asksMethod && strings.ContainsAny(q.Method, "abcdefghijklmnopqrstuvwxyz"))
 		// An Allow policy that asks for paths refuses those that read differently like one that denies.
 		if (counts(p) || sameRun(body, p, counts)) && (odd || p.Deny && counts(p) && isFor(p, q, path)) {
 			return true, p.Origin
@@ -60,15 +60,6 @@ func refused(body *snapshot.Authorization, q *Request, counts func(*snapshot.Aut
 // sameRun reports whether a policy that is not counted belongs to the dry runs of which some are.
 func sameRun(body *snapshot.Authorization, p *snapshot.AuthorizationPolicy, counts func(*snapshot.AuthorizationPolicy) bool) bool {
 	return p.DryRun && counts(&snapshot.AuthorizationPolicy{DryRun: true, Deny: true})
-}
-
-func capitals(s string) string {
-	return strings.Map(func(r rune) rune {
-		if 'a' <= r && r <= 'z' {
-			return r - 'a' + 'A'
-		}
-		return r
-	}, s)
 }
 
 func isFor(p *snapshot.AuthorizationPolicy, q *Request, path string) bool {
