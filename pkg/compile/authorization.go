@@ -48,7 +48,7 @@ func attachAuthorization(in Input, services *catalog) map[types.NamespacedName][
 			}
 		}
 		name := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
-		all[name] = observed(p.Generation, resilienceCondition(len(p.Spec.TargetRefs), gatewayv1.PolicyReasonTargetNotFound, problems))
+		all[name] = observed(p.Generation, policyCondition(len(p.Spec.TargetRefs), gatewayv1.PolicyReasonTargetNotFound, problems))
 	}
 	return all
 }

@@ -49,7 +49,7 @@ func attachFaults(in Input, services *catalog, out *Output) *faults {
 				missing = append(missing, why)
 			}
 		}
-		out.Faults[name] = observed(p.Generation, quotaCondition(len(p.Spec.TargetRefs), missing))
+		out.Faults[name] = observed(p.Generation, policyCondition(len(p.Spec.TargetRefs), gatewayv1.PolicyReasonTargetNotFound, missing))
 	}
 	return f
 }

@@ -6,7 +6,6 @@ import (
 	"strings"
 
 	"google.golang.org/protobuf/proto"
-	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -50,7 +49,7 @@ func attachQuotas(in Input, services *catalog, out *Output) *quotas {
 			}
 		}
 		name := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
-		out.Quotas[name] = observed(p.Generation, quotaCondition(len(p.Spec.TargetRefs), missing))
+		out.Quotas[name] = observed(p.Generation, policyCondition(len(p.Spec.TargetRefs), gatewayv1.PolicyReasonTargetNotFound, missing))
 	}
 	return q
 }
@@ -82,21 +81,6 @@ func (s *service) needsHTTP(kind, otherwise string) string {
 		}
 	}
 	return fmt.Sprintf("%s %s has no port that is known to be HTTP (set %s), and %s", kind, s.name, s.saysHTTP(), otherwise)
-}
-
-func quotaCondition(targets int, missing []string) v1.Condition {
-	c := v1.Condition{
-		Type: string(gatewayv1.PolicyConditionAccepted), Status: v1.ConditionTrue, Reason: string(gatewayv1.PolicyReasonAccepted),
-		Message: "the policy is in effect",
-	}
-	if len(missing) > 0 {
-		c.Status, c.Reason = v1.ConditionFalse, string(gatewayv1.PolicyReasonTargetNotFound)
-		c.Message = strings.Join(missing, "; ")
-		if len(missing) < targets {
-			c.Message += "; the policy is in effect at its other targets"
-		}
-	}
-	return cut(c)
 }
 
 // limit has the rules of a port name the limits of their service and of their route.

@@ -53,7 +53,7 @@ func attachResilience(in Input, services *catalog) map[types.NamespacedName][]v1
 			}
 		}
 		name := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
-		all[name] = observed(p.Generation, resilienceCondition(len(p.Spec.TargetRefs), reason, problems))
+		all[name] = observed(p.Generation, policyCondition(len(p.Spec.TargetRefs), reason, problems))
 	}
 	return all
 }
@@ -73,20 +73,6 @@ func (c *catalog) attachToRoute(routes []*routeDocument, name routeID, compiled 
 // routePolicy is what is said of a route; nil: nothing is.
 func (c *catalog) routePolicy(route *routeDocument) *snapshot.Resilience {
 	return c.routes[route.id()]
-}
-
-func resilienceCondition(targets int, reason gatewayv1.PolicyConditionReason, problems []string) v1.Condition {
-	c := v1.Condition{
-		Type: string(gatewayv1.PolicyConditionAccepted), Status: v1.ConditionTrue, Reason: string(gatewayv1.PolicyReasonAccepted),
-		Message: "the policy is in effect",
-	}
-	if len(problems) > 0 {
-		c.Status, c.Reason, c.Message = v1.ConditionFalse, string(reason), strings.Join(problems, "; ")
-		if len(problems) < targets {
-			c.Message += "; the policy is in effect at its other targets"
-		}
-	}
-	return cut(c)
 }
 
 func compileResilience(p *api.ResiliencePolicy) *snapshot.Resilience {

@@ -97,3 +97,18 @@ func MergeConditions(stored, compiled []v1.Condition, now v1.Time) ([]v1.Conditi
 	}
 	return merged, changed
 }
+
+// policyCondition is Accepted of a policy with so many targets: reason says what is wrong at those that have a problem.
+func policyCondition(targets int, reason gatewayv1.PolicyConditionReason, problems []string) v1.Condition {
+	c := v1.Condition{
+		Type: string(gatewayv1.PolicyConditionAccepted), Status: v1.ConditionTrue, Reason: string(gatewayv1.PolicyReasonAccepted),
+		Message: "the policy is in effect",
+	}
+	if len(problems) > 0 {
+		c.Status, c.Reason, c.Message = v1.ConditionFalse, string(reason), strings.Join(problems, "; ")
+		if len(problems) < targets {
+			c.Message += "; the policy is in effect at its other targets"
+		}
+	}
+	return cut(c)
+}
