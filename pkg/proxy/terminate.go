@@ -98,6 +98,11 @@ func (o *Outbound) meet(ctx context.Context, conn *net.TCPConn, l capture.Listen
 			return nil, errPassed
 		}
 		hello.pass()
+		// Before Clients: where both come into force just now, they must not be unknown when clients are asked for
+		// certificates, and known when the gateway shows its own.
+		if o.Certificates == nil || len(o.Certificates(l.As, m.listener.Name)) == 0 {
+			return nil, noCertificate(m.listener)
+		}
 		return o.tlsConfig(l, m.listener), nil
 	}})
 	err := secure.HandshakeContext(ctx)
@@ -110,6 +115,10 @@ func (o *Outbound) meet(ctx context.Context, conn *net.TCPConn, l capture.Listen
 		m.secure = &secured{secure, hello, conn}
 	}
 	return m, conn.SetDeadline(time.Time{})
+}
+
+func noCertificate(of routing.IngressListener) error {
+	return fmt.Errorf("listener %s has no certificate on this node", of.Name)
 }
 
 // agreeable are the suites of TLS 1.2 that HTTP/2 does not prohibit (RFC 9113 §9.2.2), so that no client agrees on both it
@@ -141,7 +150,7 @@ func (o *Outbound) tlsConfig(l capture.Listener, of routing.IngressListener) *tl
 				all = o.Certificates(l.As, of.Name)
 			}
 			if len(all) == 0 {
-				return nil, fmt.Errorf("listener %s has no certificate on this node", of.Name)
+				return nil, noCertificate(of)
 			}
 			for _, c := range all {
 				if hello.SupportsCertificate(c) == nil {
