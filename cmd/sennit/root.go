@@ -42,7 +42,7 @@ Exit codes: 0 done, 1 failed (for diff: there are differences; for analyze: ther
 	)
 	root.AddCommand(
 		applyCommand(), getCommand(), deleteCommand(), diffCommand(), analyzeCommand(), splitCommand(), rollbackCommand(), auditCommand(),
-		statusCommand(), graphCommand(), tapCommand(), explainCommand(), quotaCommand(), joinTokenCommand(), serviceCommand(), kubeconfigCommand(),
+		statusCommand(), graphCommand(), tapCommand(), explainCommand(), authzCommand(), quotaCommand(), joinTokenCommand(), serviceCommand(), kubeconfigCommand(),
 		demoCommand(), controllerCommand(), nodeCommand(), versionCommand(),
 	)
 	root.InitDefaultHelpCmd()

@@ -42,6 +42,7 @@ func (c *Controller) withReports(rest http.Handler, guard func(http.Handler) htt
 	handle("GET "+report.PathTap, c.tap)
 	handle("GET "+report.PathQuota, c.quotaUsage)
 	handle("POST "+report.PathExplain, c.explain)
+	handle("POST "+report.PathAuthzCheck, c.checkAccess)
 	handle("POST "+report.PathAnalyze, c.analyze)
 	handle("POST "+report.PathNodes+"{name}/allow", c.allow)
 	handle("POST "+report.PathNodes+"{name}/accept", c.accept)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/analyze"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/authz"
 	"github.com/sennit-mesh/sennit/pkg/routing"
 )
 
@@ -21,6 +22,12 @@ func (c *Client) Explain(ctx context.Context, q *routing.Question) (*routing.Exp
 func (n *Node) Explain(ctx context.Context, q *routing.Question) (*routing.Explanation, error) {
 	var e routing.Explanation
 	return &e, n.conn.ask(ctx, report.PathNodeExplain, q, &e)
+}
+
+// CheckAccess tells whether a service may call another, by what the controller compiled.
+func (c *Client) CheckAccess(ctx context.Context, q *authz.Question) (*authz.Answer, error) {
+	var a authz.Answer
+	return &a, c.conn.ask(ctx, report.PathAuthzCheck, q, &a)
 }
 
 // Analyze tells what is wrong with the documents of the controller, or would be with those in data applied (a file of

@@ -22,6 +22,9 @@ const (
 	PathQuota = "/sennit/v1/quota"
 	// PathExplain (POST of routing's Question, of at most MaxQuestion bytes) answers routing's Explanation.
 	PathExplain = "/sennit/v1/explain"
+	// PathAuthzCheck (POST of authz's Question, of at most MaxQuestion bytes) answers authz's Answer, or 404 where there is no such
+	// service.
+	PathAuthzCheck = "/sennit/v1/authz/check"
 	// PathAnalyze (POST of documents in YAML or JSON, or of nothing) answers Analysis: what is wrong with the documents
 	// that there are, as they would be if those of the request were applied.
 	PathAnalyze = "/sennit/v1/analyze"
