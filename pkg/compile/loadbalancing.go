@@ -92,43 +92,30 @@ func (c *catalog) balance(policies []*api.LoadBalancingPolicy) map[types.Namespa
 		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
 	})
 	for _, p := range policies {
-		condition := v1.Condition{
-			Type: string(gatewayv1.PolicyConditionAccepted), Status: v1.ConditionTrue, Reason: string(gatewayv1.PolicyReasonAccepted),
-			Message: "the policy is in effect",
-		}
-		if how, problem := compileBalancing(p); problem != "" {
-			condition.Status, condition.Reason, condition.Message = v1.ConditionFalse, string(gatewayv1.PolicyReasonInvalid), problem
-		} else {
-			condition = c.balanceTargets(p, how, condition)
-		}
-		all[types.NamespacedName{Namespace: p.Namespace, Name: p.Name}] = observed(p.Generation, cut(condition))
+		all[types.NamespacedName{Namespace: p.Namespace, Name: p.Name}] = observed(p.Generation, c.balanceBy(p))
 	}
 	return all
 }
 
-// balanceTargets applies a policy where nothing stands against it, and says in the condition where something does.
-func (c *catalog) balanceTargets(p *api.LoadBalancingPolicy, how *balancing, condition v1.Condition) v1.Condition {
+// balanceBy applies a policy where nothing stands against it, and says what became of it.
+func (c *catalog) balanceBy(p *api.LoadBalancingPolicy) v1.Condition {
+	how, problem := compileBalancing(p)
+	if problem != "" {
+		return policyCondition(1, gatewayv1.PolicyReasonInvalid, []string{problem})
+	}
 	var problems []string
+	reason := gatewayv1.PolicyReasonTargetNotFound
 	for _, t := range p.Spec.TargetRefs {
 		s, problem := c.find(t.Kind, exchange.ServiceName{Namespace: p.Namespace, Name: t.Name})
-		reason := gatewayv1.PolicyReasonTargetNotFound
-		if problem == "" && s.balancing != nil {
-			problem, reason = fmt.Sprintf("the older policy %s is in effect at %s %s", s.balancing.policy, t.Kind, s.name), gatewayv1.PolicyReasonConflicted
-		}
-		if problem == "" {
+		switch {
+		case problem != "":
+			problems = append(problems, problem)
+		case s.balancing != nil:
+			reason = gatewayv1.PolicyReasonConflicted
+			problems = append(problems, fmt.Sprintf("the older policy %s is in effect at %s %s", s.balancing.policy, t.Kind, s.name))
+		default:
 			s.balancing = how
-			continue
-		}
-		if len(problems) == 0 {
-			condition.Status, condition.Reason = v1.ConditionFalse, string(reason)
-		}
-		problems = append(problems, problem)
-	}
-	if len(problems) > 0 {
-		condition.Message = strings.Join(problems, "; ")
-		if len(problems) < len(p.Spec.TargetRefs) {
-			condition.Message += "; the policy is in effect at its other targets"
 		}
 	}
-	return condition
+	return policyCondition(len(p.Spec.TargetRefs), reason, problems)
 }
