@@ -24,32 +24,40 @@ func (in *Inbound) admits(ctx context.Context, e *serving, stream *transport.Str
 	if in.Access == nil {
 		return true
 	}
-	q := authz.Request{Caller: stream.Peer(), Port: e.request.Target.Port, TCP: e.request.Kind == exchange.TCP}
+	q := &e.asks
+	*q = authz.Request{Caller: stream.Peer(), Port: e.request.Target.Port, TCP: e.request.Kind == exchange.TCP}
 	if !q.TCP {
 		q.Method, q.Path = e.request.Method, e.request.Path
 	}
-	d, known := in.Access.Decide(ctx, stream.Local(), &q)
+	d, known := in.Access.Decide(ctx, stream.Local(), q)
 	if !known {
 		stream.Reset(exchange.InstanceNotServed)
 		return false
 	}
-	if d.Denied || d.WouldBeDenied {
-		e.spot.join(&e.request)
-		e.seen = Observation{
-			Kind: e.request.Kind, Inbound: true, Caller: stream.Peer(), Callee: stream.Local(), Instance: e.request.Target.Instance,
-			Method: q.Method, Path: q.Path, Host: e.request.Authority, Start: time.Now(),
-		}
-		if d.Denied {
-			e.seen.Outcome = exchange.Outcome{Reason: exchange.Denied}
-			if !q.TCP {
-				e.seen.Outcome.Status = statusOf(exchange.Denied)
-			}
-		}
-		e.seen.traced(&e.spot)
-		in.Access.Denied(&e.seen, &d)
+	if !d.Denied && !d.WouldBeDenied {
+		return true
 	}
+	in.denied(e, stream, d)
+	return !d.Denied
+}
+
+// denied tells of a request that is refused, or would be, and refuses it where it is.
+func (in *Inbound) denied(e *serving, stream *transport.Stream, d authz.Decision) {
+	q := &e.asks
+	e.spot.join(&e.request)
+	e.seen = Observation{
+		Kind: e.request.Kind, Inbound: true, Caller: stream.Peer(), Callee: stream.Local(), Instance: e.request.Target.Instance,
+		Method: q.Method, Path: q.Path, Host: e.request.Authority, Start: time.Now(),
+	}
+	if d.Denied {
+		e.seen.Outcome = exchange.Outcome{Reason: exchange.Denied}
+		if !q.TCP {
+			e.seen.Outcome.Status = statusOf(exchange.Denied)
+		}
+	}
+	e.seen.traced(&e.spot)
+	in.Access.Denied(&e.seen, &d)
 	if d.Denied {
 		stream.Reset(exchange.Denied)
 	}
-	return !d.Denied
 }

@@ -17,9 +17,9 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
-// ruled is an Access that goes by one service's rules.
+// ruled is an Access that goes by one service's rules; nil: everybody may call.
 type ruled struct {
-	rules *authz.Rules
+	rules atomic.Pointer[authz.Rules]
 
 	mu   sync.Mutex
 	seen []Observation
@@ -27,7 +27,7 @@ type ruled struct {
 }
 
 func (r *ruled) Decide(_ context.Context, _ exchange.ServiceName, q *authz.Request) (authz.Decision, bool) {
-	return r.rules.Decide(q), true
+	return r.rules.Load().Decide(q), true
 }
 
 func (r *ruled) Denied(seen *Observation, d *authz.Decision) {
@@ -36,18 +36,15 @@ func (r *ruled) Denied(seen *Observation, d *authz.Decision) {
 	r.seen, r.last = append(r.seen, *seen), *d
 }
 
-// restrict makes the nodes of a pair that is not called yet go by policies.
+// restrict makes the nodes of a pair go by policies.
 func (p *pair) restrict(policies ...*snapshot.AuthorizationPolicy) *ruled {
 	p.tb.Helper()
 	rules, err := authz.Compile(&snapshot.Authorization{Policies: policies})
 	if err != nil {
 		p.tb.Fatal(err)
 	}
-	r := &ruled{rules: rules}
-	for _, inbound := range p.inbounds {
-		inbound.Access = r
-	}
-	return r
+	p.access.rules.Store(rules)
+	return p.access
 }
 
 func allowing(service string, deny bool, o *snapshot.AuthorizationOperation) *snapshot.AuthorizationPolicy {

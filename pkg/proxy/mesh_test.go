@@ -34,7 +34,7 @@ type pair struct {
 	outbound *Outbound
 	lanes    *heldLanes // of outbound
 	inbound  *observed  // of the called services' nodes
-	inbounds []*Inbound
+	access   *ruled
 	address  string // of the caller's listener
 	drain    func() // what the end of a node is to its callers
 	cutOff   func() // what it is when they had their time
@@ -49,16 +49,15 @@ type pair struct {
 func startPair(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule, processes ...string) *pair {
 	tb.Helper()
 	var peers []servePeer
-	var inbounds []*Inbound
-	traced := new(observed)
+	traced, access := new(observed), new(ruled)
 	for _, process := range processes {
 		inbound := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, slog.New(slog.DiscardHandler))
-		inbound.Traced = traced
+		inbound.Traced, inbound.Access = traced, access
 		run(tb, inbound.Run)
-		peers, inbounds = append(peers, inbound.Serve), append(inbounds, inbound)
+		peers = append(peers, inbound.Serve)
 	}
 	p := startCaller(tb, protocol, rule, peers...)
-	p.inbound, p.inbounds = traced, inbounds
+	p.inbound, p.access = traced, access
 	return p
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"sync"
 
+	"github.com/sennit-mesh/sennit/pkg/authz"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http2"
 	"github.com/sennit-mesh/sennit/pkg/transport"
@@ -14,6 +15,7 @@ import (
 type serving struct {
 	request  exchange.Request
 	response exchange.Response
+	asks     authz.Request // of Inbound.Access
 	spot     spot
 	upgrade  string // that is asked of a process of HTTP/2
 	accept   string // what the caller waits for where that is a WebSocket
