@@ -18,11 +18,7 @@ import (
 // every policy. They add up: none takes another's place.
 func attachAuthorization(in Input, services *catalog) map[types.NamespacedName][]v1.Condition {
 	all := make(map[types.NamespacedName][]v1.Condition, len(in.Authorization))
-	policies := slices.Clone(in.Authorization)
-	slices.SortStableFunc(policies, func(a, b *api.AuthorizationPolicy) int {
-		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
-	})
-	for _, p := range policies {
+	for _, p := range byName(in.Authorization) {
 		compiled := compileAuthorization(p)
 		var problems []string
 		for _, t := range p.Spec.TargetRefs {

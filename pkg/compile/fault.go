@@ -29,11 +29,7 @@ func attachFaults(in Input, services *catalog, out *Output) *faults {
 	for _, r := range routesOf(in) {
 		routes[r.id()] = r
 	}
-	policies := slices.Clone(in.Faults)
-	slices.SortStableFunc(policies, func(a, b *api.FaultPolicy) int {
-		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
-	})
-	for _, p := range policies {
+	for _, p := range byName(in.Faults) {
 		name := types.NamespacedName{Namespace: p.Namespace, Name: p.Name}
 		compiled, problem := compileFaults(p)
 		if problem != "" {

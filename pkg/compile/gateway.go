@@ -60,14 +60,8 @@ type listener struct {
 
 	clients *snapshot.IngressClients // who may connect; nil: anybody
 
-	attached map[attachedRoute]bool
+	attached map[routeID]bool    // that the listener took
 	hosts    map[string][]*entry // by the hostnames that routes and listener have in common
-}
-
-// An attachedRoute is one that a listener took.
-type attachedRoute struct {
-	kind gatewayv1.Kind
-	name types.NamespacedName
 }
 
 func (l *listener) valid() bool { return l.refused == "" && l.conflict == "" }
@@ -189,7 +183,7 @@ func refusedGateway(g *gatewayv1.Gateway) (gatewayv1.GatewayConditionReason, str
 }
 
 func newListener(document *gatewayv1.Listener, namespace string, gs *gateways) *listener {
-	l := &listener{document: document, attached: map[attachedRoute]bool{}, hosts: map[string][]*entry{}, allowed: func(string) bool { return false }}
+	l := &listener{document: document, attached: map[routeID]bool{}, hosts: map[string][]*entry{}, allowed: func(string) bool { return false }}
 	if document.Hostname != nil {
 		l.hostname = strings.ToLower(string(*document.Hostname))
 	}

@@ -78,7 +78,7 @@ func (gs *gateways) attachTo(route routeAtGateway, ref gatewayv1.ParentReference
 			continue
 		}
 		attached = true
-		at := attachedRoute{route.kind, route.name}
+		at := routeID{string(route.kind), route.name.Namespace, route.name.Name}
 		if l.attached[at] || route.refused {
 			l.attached[at] = true
 			continue // by another of its parentRefs

@@ -1,10 +1,7 @@
 package compile
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
-	"strings"
 	"time"
 
 	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -87,11 +84,7 @@ func (how *balancing) say(b *snapshot.Backend) {
 // old ones the first by name.
 func (c *catalog) balance(policies []*api.LoadBalancingPolicy) map[types.NamespacedName][]v1.Condition {
 	all := make(map[types.NamespacedName][]v1.Condition, len(policies))
-	policies = slices.Clone(policies)
-	slices.SortStableFunc(policies, func(a, b *api.LoadBalancingPolicy) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace, b.Namespace), strings.Compare(a.Name, b.Name))
-	})
-	for _, p := range policies {
+	for _, p := range oldestFirst(policies) {
 		all[types.NamespacedName{Namespace: p.Namespace, Name: p.Name}] = observed(p.Generation, c.balanceBy(p))
 	}
 	return all

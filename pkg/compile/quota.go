@@ -3,7 +3,6 @@ package compile
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"k8s.io/apimachinery/pkg/types"
@@ -29,11 +28,7 @@ func attachQuotas(in Input, services *catalog, out *Output) *quotas {
 	for _, r := range routesOf(in) {
 		routes[r.id()] = true
 	}
-	policies := slices.Clone(in.Quotas)
-	slices.SortStableFunc(policies, func(a, b *api.QuotaPolicy) int {
-		return strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name)
-	})
-	for _, p := range policies {
+	for _, p := range byName(in.Quotas) {
 		var limits []*snapshot.Limit
 		for i := range p.Spec.Limits {
 			l := &p.Spec.Limits[i]

@@ -1,10 +1,8 @@
 package compile
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
-	"strings"
 
 	v1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
@@ -22,11 +20,7 @@ func attachResilience(in Input, services *catalog) map[types.NamespacedName][]v1
 	all := make(map[types.NamespacedName][]v1.Condition, len(in.Resilience))
 	services.routes = make(map[routeID]*snapshot.Resilience)
 	routes := routesOf(in)
-	policies := slices.Clone(in.Resilience)
-	slices.SortStableFunc(policies, func(a, b *api.ResiliencePolicy) int {
-		return cmp.Or(a.CreationTimestamp.Compare(b.CreationTimestamp.Time), strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name))
-	})
-	for _, p := range policies {
+	for _, p := range oldestFirst(in.Resilience) {
 		compiled := compileResilience(p)
 		var problems []string
 		reason := gatewayv1.PolicyReasonTargetNotFound

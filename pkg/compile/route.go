@@ -1,11 +1,9 @@
 package compile
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
 	gatewayv1 "sigs.k8s.io/gateway-api/apis/v1"
 
@@ -47,13 +45,7 @@ func routesOf(in Input) []*routeDocument {
 	for _, r := range in.TCP {
 		all = append(all, &routeDocument{HTTPRoute: tcpAsHTTP(r), kind: api.TCPRoute})
 	}
-	slices.SortStableFunc(all, func(a, b *routeDocument) int {
-		return cmp.Or(
-			a.CreationTimestamp.Time.Compare(b.CreationTimestamp.Time),
-			strings.Compare(a.Namespace+"/"+a.Name, b.Namespace+"/"+b.Name),
-		)
-	})
-	return all
+	return oldestFirst(all)
 }
 
 // unsupported is what unsupported says of an HTTPRoute, of a route of any kind.
