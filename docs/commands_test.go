@@ -23,21 +23,32 @@ var inOrder = []string{
 	"how-to/split-traffic.md",
 	"how-to/let-outside-in.md",
 	"how-to/call-outside.md",
+	"how-to/call-a-service-in-tls.md",
 	"how-to/limit-requests.md",
 	"how-to/bear-failures.md",
 	"how-to/test-faults.md",
 	"how-to/restrict-callers.md",
+	"how-to/know-end-users.md",
+	"how-to/introduce-the-mesh.md",
 	"how-to/balance-load.md",
+	"how-to/use-svids.md",
 	"how-to/debug-a-request.md",
 	"how-to/watch-the-mesh.md",
 	"how-to/find-out-who-changed-what.md",
+	"how-to/revoke.md",
+	"how-to/give-operators-roles.md",
 	"how-to/use-kubectl.md",
+	"how-to/use-helm.md",
 	"../README.md",
+	"how-to/rotate-the-authority.md",
 	"how-to/back-up-and-restore.md",
+	"how-to/keep-the-root-offline.md",
+	"how-to/seal-keys.md",
+	"how-to/use-an-external-authority.md",
 }
 
 // needed are programs without which a page's commands cannot be run. All pages need curl.
-var needed = map[string]string{"how-to/use-kubectl.md": "kubectl"}
+var needed = map[string]string{"how-to/use-kubectl.md": "kubectl", "how-to/use-helm.md": "helm", "how-to/know-end-users.md": "openssl"}
 
 const (
 	commandTime = 30 * time.Second
@@ -271,7 +282,7 @@ func (r *reader) logs(t *testing.T) {
 
 var (
 	loopback = regexp.MustCompile(`127\.0\.0\.1:(\d{2,5})\b`)
-	listened = regexp.MustCompile(`\bport: (\d{2,5}), protocol: HTTP\b`) // of a Gateway, which is reached at loopback
+	listened = regexp.MustCompile(`\bport: (\d{2,5}), protocol: HTTPS?\b`) // of a Gateway, which is reached at loopback
 	// outside are the ports of ExternalServices at loopback, alone and as callers name them.
 	outside = regexp.MustCompile(`((?m:^) +port: |\bdefault/bank:)(\d{4,5})\b`)
 )
@@ -279,8 +290,8 @@ var (
 // mapped replaces the ports of the text by free ones, so that this runs beside whatever else there is.
 func (r *reader) mapped(t *testing.T, text string) string {
 	text = listened.ReplaceAllStringFunc(text, func(listener string) string {
-		at := r.mapped(t, "127.0.0.1:"+listened.FindStringSubmatch(listener)[1])
-		return "port: " + strings.TrimPrefix(at, "127.0.0.1:") + ", protocol: HTTP"
+		port := listened.FindStringSubmatch(listener)[1]
+		return strings.Replace(listener, port, strings.TrimPrefix(r.mapped(t, "127.0.0.1:"+port), "127.0.0.1:"), 1)
 	})
 	text = outside.ReplaceAllStringFunc(text, func(port string) string {
 		parts := outside.FindStringSubmatch(port)

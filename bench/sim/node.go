@@ -156,6 +156,9 @@ func (n *node) follow() {
 
 // deliver applies an update, and notes when the common service's rules are in effect.
 func (n *node) deliver(u bus.Update) {
+	if len(u.Refused) > 0 {
+		return
+	}
 	if err := n.take(u); err != nil {
 		n.log.Error("configuration is not usable", "subject", u.Subject, "err", err)
 		n.follower.Applied(u.Subject, u.Version, err.Error())

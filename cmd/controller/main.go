@@ -20,11 +20,7 @@ func main() {
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	c, err := controller.New(cfg)
-	if err != nil {
-		exit(err)
-	}
-	exit(c.Run(ctx))
+	exit(controller.Serve(ctx, cfg))
 }
 
 func exit(err error) {

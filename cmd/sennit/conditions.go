@@ -41,9 +41,11 @@ func (a *apply) warnOfStatus(ctx context.Context) {
 	}
 }
 
-// A documentStatus is what controllers say of a document: of a route at each of its parents, of a policy as a whole.
+// A documentStatus is what controllers say of a document: of a route at each of its parents, of a BackendTLSPolicy at what
+// leads to its targets, of others as a whole.
 type documentStatus struct {
-	gatewayv1.RouteStatus `json:",inline"`
+	gatewayv1.RouteStatus  `json:",inline"`
+	gatewayv1.PolicyStatus `json:",inline"`
 
 	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
@@ -67,6 +69,9 @@ func settledStatus(ctx context.Context, c *client.Client, t client.Target, gener
 		for _, p := range status.Parents {
 			conditions = append(conditions, p.Conditions...)
 		}
+		for _, p := range status.Ancestors {
+			conditions = append(conditions, p.Conditions...)
+		}
 		if len(conditions) == 0 || slices.ContainsFunc(conditions, func(c metav1.Condition) bool { return c.ObservedGeneration < generation }) {
 			return nil
 		}
@@ -87,6 +92,13 @@ func conditionWarnings(status documentStatus) []string {
 	for _, cond := range status.Conditions {
 		if cond.Status != metav1.ConditionTrue {
 			out = append(out, fmt.Sprintf("%s is %s (%s): %s", cond.Type, cond.Status, cond.Reason, cond.Message))
+		}
+	}
+	for _, p := range status.Ancestors {
+		for _, cond := range p.Conditions {
+			if cond.Status != metav1.ConditionTrue {
+				out = append(out, fmt.Sprintf("%s is %s at %s (%s): %s", cond.Type, cond.Status, parentName(p.AncestorRef), cond.Reason, cond.Message))
+			}
 		}
 	}
 	for _, p := range status.Parents {

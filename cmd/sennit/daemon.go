@@ -22,11 +22,7 @@ cluster there, with a root certificate of its own.`,
   sennit controller --state-dir ./state --bus 127.0.0.1:4222 --api 127.0.0.1:6443 --socket ./controller.sock`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := controller.New(cfg)
-			if err != nil {
-				return err
-			}
-			return c.Run(cmd.Context())
+			return controller.Serve(cmd.Context(), cfg)
 		},
 	}
 	addFlags(cmd, cfg.Flags)

@@ -28,7 +28,7 @@ func diffCommand() *cobra.Command {
 		Use:   "diff (-f FILE|DIRECTORY|- | --at REVISION|TIME [--at REVISION|TIME] [KIND [NAME...]])",
 		Short: "Show what applying documents would change, or what was changed",
 		Long: `Diff asks the controller what documents would be if they were applied, and shows how that differs from what they are.
-With --at, it shows how documents differ between then and now, or between two such moments: all of them, those of a
+With --at, it shows how documents differ between then and now, or between two such moments: all of them but operators' roles, those of a
 kind, or those that are named. Nothing is changed. The exit code is 1 where there are differences.`,
 		Example: `  sennit diff -f orders.yaml
   sennit diff -f routes/ && echo "nothing to apply"

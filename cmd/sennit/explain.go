@@ -35,7 +35,9 @@ and which instances may get it with which share, from the code that routes reque
 orders, or orders.shop of namespace shop; its port is 80 where it names none. With --gateway, the request comes from
 outside, and the URL is what the client asks for.
 
-The controller answers from what it compiled last, for a node that reaches every instance. A node keeps to 32 nodes of a
+The controller answers from what it compiled last, for a node that reaches every instance; it says too whether the service of
+each backend lets the caller have the request, with the path as it was asked for and of nobody's token ('sennit authz check'
+asks more closely). A node keeps to 32 nodes of a
 service that runs on more, and knows what it cannot reach: --node asks the node of this host, which answers from its own
 table, for what is called from there.`,
 		Example: `  sennit explain --from storefront http://orders/api
@@ -107,16 +109,12 @@ func (x *explaining) question(args []string) (*routing.Question, error) {
 		}
 		q.Port = uint16(port)
 	}
-	for _, h := range x.headers {
-		name, value, ok := strings.Cut(h, ":")
-		if name, value = strings.TrimSpace(name), strings.TrimSpace(value); !ok || name == "" {
-			return nil, fmt.Errorf("--header must be 'NAME: VALUE', is %q", h)
-		}
-		if strings.EqualFold(name, "host") {
-			q.Authority = value
-		} else {
-			q.Fields = append(q.Fields, exchange.Field{Name: name, Value: value})
-		}
+	if q.Fields, err = fieldsOf(x.headers); err != nil {
+		return nil, err
+	}
+	if host, given := q.Fields.Get("host"); given {
+		q.Authority = host
+		q.Fields.Del("host")
 	}
 	if q.From, err = x.service(x.from + x.gateway); err != nil {
 		return nil, err
@@ -125,6 +123,19 @@ func (x *explaining) question(args []string) (*routing.Question, error) {
 		q.To, err = calledService(u.Hostname(), q.From.Namespace)
 	}
 	return q, err
+}
+
+// fieldsOf reads headers as flags give them.
+func fieldsOf(headers []string) (exchange.Fields, error) {
+	var fields exchange.Fields
+	for _, h := range headers {
+		name, value, ok := strings.Cut(h, ":")
+		if name, value = strings.TrimSpace(name), strings.TrimSpace(value); !ok || name == "" {
+			return nil, fmt.Errorf("--header must be 'NAME: VALUE', is %q", h)
+		}
+		fields = append(fields, exchange.Field{Name: name, Value: value})
+	}
+	return fields, nil
 }
 
 func (x *explaining) service(name string) (exchange.ServiceName, error) {

@@ -21,7 +21,7 @@ func joinTokenCommand() *cobra.Command {
   sennit get jointokens                    # which there are, and which were used`,
 		GroupID: groupHosts,
 	}
-	cmd.AddCommand(joinTokenCreateCommand())
+	cmd.AddCommand(joinTokenCreateCommand(), joinTokenEKCommand())
 	return cmd
 }
 
@@ -31,6 +31,8 @@ func joinTokenCreateCommand() *cobra.Command {
 		node     string
 		services []string
 		expires  time.Duration
+		attest   api.JoinTokenAttest
+		makers   string
 		file     string
 		out      *format
 	)
@@ -39,9 +41,18 @@ func joinTokenCreateCommand() *cobra.Command {
 		Short: "Make a token with which one host can join, once",
 		Long: `Create makes a token that lets one host join as a node that may run the given services, and prints it alone, so that it
 can be piped, or writes it into a new file that nobody else can read. The token is a secret until it is used; it works once, and
-not after it has expired.`,
+not after it has expired.
+
+With --attest, the token can go into a machine image: every machine of the accounts that are named joins with it by itself, as a
+node that is named for the machine (aws-i-0abc). Each has to show its cloud's word on which machine it is, so that the token
+alone lets nobody in; the controller needs the cloud's keys (--attest-aws and so on).
+
+With --attest tpm, it is the host's TPM 2.0 that proves which machine it is, and the node's key is made there. Say which TPMs:
+each by its endorsement key, or all that have a certificate of one authority.`,
 		Example: `  sennit join-token create --node web1 --service default/orders --out web1.token   # then, on web1: sennit node --join @web1.token
-  sennit join-token create --node web1 --service default/orders --service default/stock --expires 10m`,
+  sennit join-token create --node web1 --service default/orders --service default/stock --expires 10m
+  sennit join-token create --node web --attest aws --account 123456789012 --service default/orders --expires 2160h
+  sennit join-token create --node racks --attest tpm --tpm-ca maker.pem --service default/orders`,
 		Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			switch {
@@ -55,6 +66,19 @@ not after it has expired.`,
 			doc := &api.JoinToken{
 				ObjectMeta: metav1.ObjectMeta{GenerateName: node + "-"},
 				Spec:       api.JoinTokenSpec{Node: node, TTL: &metav1.Duration{Duration: expires}},
+			}
+			switch {
+			case attest.Provider != "":
+				if makers != "" {
+					file, err := os.ReadFile(makers)
+					if err != nil {
+						return fmt.Errorf("--tpm-ca: %w", err)
+					}
+					attest.Authorities = string(file)
+				}
+				doc.Spec.Attest = &attest
+			case len(attest.Accounts)+len(attest.Places)+len(attest.EndorsementKeys) > 0 || makers != "":
+				return misused(cmd, "--account, --place, --tpm-ek and --tpm-ca are for --attest")
 			}
 			for _, s := range services {
 				namespace, name := splitService(s)
@@ -99,6 +123,12 @@ not after it has expired.`,
 	f.StringVar(&node, "node", "", "name that the host will have in the cluster")
 	f.StringArrayVar(&services, "service", nil, "service that the host may run, NAMESPACE/NAME (may be repeated)")
 	f.DurationVar(&expires, "expires", time.Hour, "how long the token can be used")
+	f.StringVar(&attest.Provider, "attest", "", "cloud whose machines may join with the token, each under a name of its own: aws, gcp or azure; or tpm, for hosts with a TPM 2.0")
+	f.StringArrayVar(&attest.Accounts, "account", nil, "with --attest: AWS account, Google project or Azure subscription of the machines (may be repeated)")
+	f.StringArrayVar(&attest.Places, "place", nil, "with --attest: AWS region or Google zone of the machines (may be repeated)")
+	f.StringArrayVar(&attest.EndorsementKeys, "tpm-ek", nil, "with --attest tpm: SHA-256 of the endorsement key of a host's TPM, as \"sennit join-token ek\" says there (may be repeated)")
+	f.StringVar(&makers, "tpm-ca", "", "with --attest tpm: PEM file with the authorities that certified the endorsement keys; every TPM of theirs may join")
+	_ = cmd.MarkFlagFilename("tpm-ca")
 	f.StringVar(&file, "out", "", "file that is made with mode 0600 and holds the token; it must not be there yet")
 	_ = cmd.MarkFlagFilename("out")
 	out = outputFlag(cmd)

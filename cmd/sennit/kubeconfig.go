@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -12,15 +13,16 @@ import (
 
 func kubeconfigCommand() *cobra.Command {
 	var (
-		conn connection
-		file string
+		conn    connection
+		file    string
+		expires time.Duration
 	)
 	cmd := &cobra.Command{
 		Use:   "kubeconfig",
 		Short: "Print a configuration with which kubectl and others reach the controller",
 		Long: `Kubeconfig prints where the controller's API is, what its certificate must chain to, and a token: what kubectl, Helm and
-this command need on other hosts. It holds a secret, so that only the controller's unix socket answers it; --file writes
-it to a file that nobody else can read.`,
+this command need on other hosts. The token may do everything until it expires or is taken back ('sennit operator token' makes those that
+may less). It is a secret, so that only the controller's unix socket answers this; --file writes it to a file that nobody else can read.`,
 		Example: `  sennit kubeconfig --file ~/.kube/sennit && kubectl --kubeconfig ~/.kube/sennit get httproutes
   ssh controller sudo sennit kubeconfig > sennit.kubeconfig`,
 		GroupID: groupHosts, Args: cobra.NoArgs, ValidArgsFunction: cobra.NoFileCompletions,
@@ -28,12 +30,13 @@ it to a file that nobody else can read.`,
 	out := &format{is: "yaml", allowed: []string{"yaml", "json"}}
 	out.flag(cmd, "output", "o", "form of the output")
 	cmd.Flags().StringVar(&file, "file", "", "write to this file, with mode 0600, and not to standard output")
+	cmd.Flags().DurationVar(&expires, "expires", 30*24*time.Hour, "how long the token is good, at most 8760h")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		c, err := conn.open(cmd)
 		if err != nil {
 			return err
 		}
-		data, err := c.Kubeconfig(cmd.Context())
+		data, err := c.Kubeconfig(cmd.Context(), expires)
 		if apierrors.IsNotFound(err) || apierrors.IsForbidden(err) {
 			return fmt.Errorf("%w (only the controller's unix socket answers this: run it on the controller's host, without --server)", err)
 		}

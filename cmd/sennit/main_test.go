@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs testdata/script: what people type, and what they see. Beside sennit, scripts may use
 //
-//	controller                   runs a controller, whose socket commands find by themselves
+//	controller [DIR]             runs a controller, whose socket commands find by themselves; its state is in DIR
 //	node NAME SERVICE            runs a node that joined, likewise; in its services.d, FREEPORT is one
 //	lagging NODE...              puts nodes that apply nothing before the controller; awaited: until a command waits for them
 //	applies NODE...              they apply all, and commands that wait were told
@@ -128,9 +128,13 @@ func repeat(ts *testscript.TestScript, what string, try func(ctx context.Context
 var loopback = netip.MustParseAddrPort("127.0.0.1:0")
 
 // controller runs a controller until the script ends.
-func (w *world) controller(ts *testscript.TestScript, _ []string) {
+func (w *world) controller(ts *testscript.TestScript, args []string) {
+	dir := w.TempDir()
+	if len(args) > 0 {
+		dir = ts.MkAbs(args[0])
+	}
 	c, err := controller.New(controller.Config{
-		StateDir: w.TempDir(), Cluster: "demo", TrustDomain: "demo.example", Name: "c1",
+		StateDir: dir, Cluster: "demo", TrustDomain: "demo.example", Name: "c1",
 		Bus: loopback, API: loopback, Advertise: "127.0.0.1", Socket: ts.Getenv("SENNIT_SOCKET"), Log: bustest.Log(w),
 	})
 	ts.Check(err)

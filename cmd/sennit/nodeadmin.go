@@ -13,7 +13,7 @@ import (
 
 // nodeAdminCommands returns what operators say of nodes: the commands below `sennit node`, which is the daemon.
 func nodeAdminCommands() []*cobra.Command {
-	return []*cobra.Command{nodeAllowCommand(), nodeAcceptCommand(), nodeRemoveCommand()}
+	return []*cobra.Command{nodeAllowCommand(), nodeAcceptCommand(), nodeRemoveCommand(), nodeRevokeCommand()}
 }
 
 func nodeAllowCommand() *cobra.Command {
@@ -76,8 +76,8 @@ func nodeRemoveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove NODE",
 		Short: "End a node: it renews nothing more, and its name is free for another host",
-		Long: `Remove ends a node. It can renew nothing from then on; certificates that it has stay valid until they end. Its
-name can be given to another host with a new join token.`,
+		Long: `Remove ends a node. It can renew nothing from then on; certificates that it has stay valid until they end:
+a host that is not to be trusted is revoked instead. Its name can be given to another host with a new join token.`,
 		Example: `  sennit node remove web1
   sennit join-token create --node web1 --service default/orders    # the same name for a new host`,
 		Args: cobra.ExactArgs(1), ValidArgsFunction: completeNodes(&conn),

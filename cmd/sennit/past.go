@@ -31,11 +31,14 @@ func (s *scope) flags(cmd *cobra.Command) {
 	cmd.Flags().BoolVarP(&s.all, "all-namespaces", "A", false, "documents of all namespaces")
 }
 
-// read takes the arguments [KIND [NAME...]]. Without a kind and without -n, documents of all namespaces are meant.
+// read takes the arguments [KIND [NAME...]]. Without a kind, all but roles and their bindings are meant; without -n too,
+// documents of all namespaces.
 func (s *scope) read(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		s.all = s.all || !cmd.Flags().Changed("namespace")
-		s.kinds = slices.DeleteFunc(slices.Clone(api.Kinds()), func(k *api.Kind) bool { return k.Derived })
+		s.kinds = slices.DeleteFunc(slices.Clone(api.Kinds()), func(k *api.Kind) bool {
+			return k.Derived || k.Group == api.Roles.Group // to undo a change of the mesh must give nobody his rights back
+		})
 		return nil
 	}
 	kind, names, err := parseTargets(cmd, args)

@@ -64,7 +64,7 @@ func showQuota(w io.Writer, used []report.Quota, now time.Time) error {
 		}
 		var holders []string
 		for _, h := range q.Holders {
-			holders = append(holders, h.Node+"="+strconv.FormatInt(h.Tokens, 10))
+			holders = append(holders, firstOf(h.Node, "(others)")+"="+strconv.FormatInt(h.Tokens, 10))
 		}
 		rows = append(rows, []string{q.Limit, allows, orDash(q.Caller), orDash(q.Value), strconv.FormatInt(q.Granted, 10), resets, orDash(strings.Join(holders, ","))})
 	}

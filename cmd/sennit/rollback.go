@@ -27,7 +27,7 @@ func rollbackCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "rollback --to REVISION|TIME [KIND [NAME...]]",
 		Short: "Make documents what they were",
-		Long: `Rollback makes all documents, those of a kind or namespace, or those that are named, what they were at a revision or a
+		Long: `Rollback makes all documents but operators' roles, those of a kind or namespace, or those that are named, what they were at a revision or a
 time: what was changed is changed back, what was deleted is made again, and what was made since is deleted (but
 namespaces, which stay). It shows what will change, and asks on a terminal. All is checked before anything changes; a
 document that somebody changes meanwhile is left alone, with an error. A rollback is a change like any other: it can be

@@ -42,7 +42,7 @@ Exit codes: 0 done, 1 failed (for diff: there are differences; for analyze: ther
 	)
 	root.AddCommand(
 		applyCommand(), getCommand(), deleteCommand(), diffCommand(), analyzeCommand(), splitCommand(), rollbackCommand(), auditCommand(),
-		statusCommand(), graphCommand(), tapCommand(), explainCommand(), authzCommand(), quotaCommand(), joinTokenCommand(), serviceCommand(), kubeconfigCommand(),
+		certsCommand(), revokeCommand(), statusCommand(), graphCommand(), tapCommand(), explainCommand(), authzCommand(), quotaCommand(), joinTokenCommand(), caCommand(), bundleCommand(), serviceCommand(), operatorCommand(), loginCommand(), kubeconfigCommand(),
 		demoCommand(), controllerCommand(), nodeCommand(), versionCommand(),
 	)
 	root.InitDefaultHelpCmd()

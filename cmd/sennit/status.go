@@ -24,7 +24,7 @@ func statusCommand() *cobra.Command {
 		Use:   "status",
 		Short: "Show how the mesh is, or how this host's node is",
 		Long: `Status shows what the controller knows: which nodes are alive, how far each has come with the configuration, what
-Gateways nodes run, and what is wrong. With --local or --node-socket it shows what the node of this host knows of itself, which needs no controller:
+Gateways nodes run, and what is wrong. Who may view some namespaces alone is shown what is of these. With --local or --node-socket it shows what the node of this host knows of itself, which needs no controller:
 its connection to the bus, the services that it runs, its listeners, gateways, lanes and certificates.`,
 		Example: `  sennit status
   sennit status --local                    # this host's node
@@ -66,7 +66,12 @@ its connection to the bus, the services that it runs, its listeners, gateways, l
 // showCluster prints the controller's view for people.
 func showCluster(w io.Writer, st *report.Cluster, now time.Time) error {
 	fmt.Fprintf(w, "cluster %s (%s), controller %s %s, epoch %d, revision %d\n", st.Cluster, st.TrustDomain, st.Controller, st.Version, st.Epoch, st.Revision)
-	if len(st.Nodes) == 0 {
+	if len(st.Namespaces) > 0 {
+		fmt.Fprintf(w, "what follows is of the namespaces that you may view: %s\n", strings.Join(st.Namespaces, ", "))
+	}
+	if len(st.Nodes) == 0 && len(st.Namespaces) > 0 {
+		fmt.Fprintln(w, "no node may run a service of theirs")
+	} else if len(st.Nodes) == 0 {
 		fmt.Fprintln(w, "no node has joined (make a token for one with `sennit join-token create --node NAME --service NAMESPACE/NAME`)")
 	} else {
 		states := map[string]int{}
@@ -117,7 +122,12 @@ func showNode(w io.Writer, st *report.Node, now time.Time) error {
 		services = append(services, []string{s.Service, s.Instance, healthy(s.Healthy), s.Detail})
 	}
 	for _, l := range st.Listeners {
-		listeners = append(listeners, []string{l.Address, l.As, l.To, firstOf(l.Error, "listening")})
+		address, state := l.Address, "listening"
+		if f := l.Flows; f != nil {
+			address += "/udp"
+			state = fmt.Sprintf("listening: %d flows, %d datagrams refused, %d dropped", f.Open, f.Refused, f.Dropped)
+		}
+		listeners = append(listeners, []string{address, l.As, l.To, firstOf(l.Error, state)})
 	}
 	for _, g := range st.Gateways {
 		gateways = append(gateways, []string{g.Gateway, g.Address, strconv.Itoa(g.Connections), strconv.FormatUint(g.Refused, 10), firstOf(g.Error, "listening")})

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -106,6 +105,11 @@ func (m *Mesh) Join(ctx context.Context, name, lanes string, services ...string)
 	if err != nil {
 		return nil, err
 	}
+	return m.JoinWith(ctx, name, lanes, token)
+}
+
+// JoinWith makes a host a node with a token that was made before, and starts it.
+func (m *Mesh) JoinWith(ctx context.Context, name, lanes, token string) (*Process, error) {
 	if err := os.MkdirAll(m.ServicesDir(name), 0o700); err != nil {
 		return nil, err
 	}
@@ -341,29 +345,4 @@ func call(ctx context.Context, socket, method, path string, in any, out io.Write
 	}
 	_, err = io.Copy(out, response.Body)
 	return err
-}
-
-// FreePorts returns ports of 127.0.0.1 that were free a moment ago, for TCP and UDP alike. They are below
-// those that systems give to connections that go out, so that a part which is started again finds its own.
-func FreePorts(n int) ([]int, error) {
-	const from, to = 15000, 32000
-	var ports []int
-	for tries := 0; len(ports) < n; tries++ {
-		port := from + rand.IntN(to-from)
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-		if err != nil {
-			if tries > 1000 {
-				return nil, fmt.Errorf("find a free port: %w", err)
-			}
-			continue
-		}
-		defer l.Close()
-		u, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
-		if err != nil {
-			continue
-		}
-		defer u.Close()
-		ports = append(ports, port)
-	}
-	return ports, nil
 }

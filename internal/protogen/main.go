@@ -17,7 +17,7 @@ import (
 	"github.com/bufbuild/protocompile"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
-	"google.golang.org/protobuf/types/descriptorpb"
+	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/pluginpb"
 )
 
@@ -45,24 +45,19 @@ func run(ctx context.Context) error {
 		FileToGenerate: files,
 		Parameter:      proto.String("paths=source_relative"),
 	}
-	described := map[string]*descriptorpb.FileDescriptorProto{}
-	for _, file := range compiled {
-		described[file.Path()] = protodesc.ToFileDescriptorProto(file)
-	}
 	added := map[string]bool{}
-	var add func(path string) // imports come before those that import them
-	add = func(path string) {
-		file := described[path]
-		if file == nil || added[path] {
+	var add func(file protoreflect.FileDescriptor) // imports come before those that import them
+	add = func(file protoreflect.FileDescriptor) {
+		if added[file.Path()] {
 			return
 		}
-		added[path] = true
-		for _, dependency := range file.GetDependency() {
-			add(dependency)
+		added[file.Path()] = true
+		for i := range file.Imports().Len() {
+			add(file.Imports().Get(i).FileDescriptor)
 		}
-		request.ProtoFile = append(request.ProtoFile, file)
+		request.ProtoFile = append(request.ProtoFile, protodesc.ToFileDescriptorProto(file))
 	}
-	for _, file := range files {
+	for _, file := range compiled {
 		add(file)
 	}
 	return generate(ctx, request)

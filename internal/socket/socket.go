@@ -2,7 +2,7 @@
 // user can open, and to others on any listener, with answers in JSON.
 //
 // Whoever can open the socket's file may do everything that the API does: there is no moment in which its
-// mode lets anybody else in. Start reading at Listen.
+// mode lets anybody else in. The one socket for everybody, ListenForAll's, is for a server that asks the kernel who comes. Start reading at Listen.
 package socket
 
 import (
@@ -26,7 +26,15 @@ const maxPath = 107
 // folder is made where it is missing. Where another process answers on it, that is an error. Closing the
 // listener removes the file.
 func Listen(ctx context.Context, file string) (net.Listener, error) {
-	const remedy = "choose another place with --socket"
+	return listen(ctx, file, 0o600, "choose another place with --socket")
+}
+
+// ListenForAll is Listen for a socket that every process of the host may open; remedy is what errors end with.
+func ListenForAll(ctx context.Context, file, remedy string) (net.Listener, error) {
+	return listen(ctx, file, 0o666, remedy)
+}
+
+func listen(ctx context.Context, file string, mode os.FileMode, remedy string) (net.Listener, error) {
 	if len(file) > maxPath { // it could be made, by a shorter name, and nobody could connect
 		return nil, fmt.Errorf("socket %s: its path has %d bytes, more than the %d of a unix socket's address (%s)", file, len(file), maxPath, remedy)
 	}
@@ -52,7 +60,7 @@ func Listen(ctx context.Context, file string) (net.Listener, error) {
 		return nil, fmt.Errorf("socket: %w (%s)", err, remedy)
 	}
 	l.(*net.UnixListener).SetUnlinkOnClose(false) // it knows the first name only
-	if err := errors.Join(os.Chmod(made, 0o600), os.Rename(made, file)); err != nil {
+	if err := errors.Join(os.Chmod(made, mode), os.Rename(made, file)); err != nil {
 		return nil, errors.Join(fmt.Errorf("socket: %w (%s)", err, remedy), l.Close())
 	}
 	return &listener{l, file}, nil

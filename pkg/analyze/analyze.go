@@ -37,6 +37,7 @@ const (
 	CodeUnreachable = "RuleUnreachable"
 	CodeConflict    = "RuleConflict"
 	CodeNoInstances = "NoInstances"
+	CodePlaintext   = "PlaintextIsTaken"
 )
 
 // A Finding is one thing that is wrong.
@@ -53,7 +54,7 @@ type Finding struct {
 // field, each once.
 func Analyze(in compile.Input, out compile.Output) []Finding {
 	f := &findings{}
-	for kind, statuses := range map[string]map[types.NamespacedName]gatewayv1.RouteStatus{"httproute": out.Statuses, "grpcroute": out.GRPC, "tlsroute": out.TLS, "tcproute": out.TCP} {
+	for kind, statuses := range map[string]map[types.NamespacedName]gatewayv1.RouteStatus{"httproute": out.Statuses, "grpcroute": out.GRPC, "tlsroute": out.TLS, "tcproute": out.TCP, "udproute": out.UDP} {
 		for name, status := range statuses {
 			for _, parent := range status.Parents {
 				f.conditions(kind, name, "", parent.Conditions)
@@ -70,9 +71,21 @@ func Analyze(in compile.Input, out compile.Output) []Finding {
 	for name, conditions := range out.External {
 		f.conditions("externalservice", name, "", conditions)
 	}
+	for name, conditions := range out.Authentication {
+		f.conditions("authenticationpolicy", name, "", conditions)
+	}
+	for name, conditions := range out.Foreign {
+		f.conditions("federatedtrustdomain", name, "", conditions)
+	}
 	for name, conditions := range out.Authorization {
 		f.conditions("authorizationpolicy", name, "", conditions)
 	}
+	for name, status := range out.BackendTLS {
+		for _, a := range status.Ancestors {
+			f.conditions("backendtlspolicy", name, "", a.Conditions)
+		}
+	}
+	f.plaintext(in.Services)
 	for name, conditions := range out.Resilience {
 		f.conditions("resiliencepolicy", name, "", conditions)
 	}
@@ -86,6 +99,12 @@ func Analyze(in compile.Input, out compile.Output) []Finding {
 		f.conditions("gateway", name, "", status.Conditions)
 		for i, l := range status.Listeners {
 			f.conditions("gateway", name, fmt.Sprintf("spec.listeners[%d]", i), l.Conditions)
+		}
+	}
+	for name, status := range out.ListenerSets {
+		f.conditions("listenerset", name, "", status.Conditions)
+		for i, l := range status.Listeners {
+			f.conditions("listenerset", name, fmt.Sprintf("spec.listeners[%d]", i), l.Conditions)
 		}
 	}
 	for subject, body := range out.Bodies {
@@ -152,9 +171,12 @@ var remedies = map[string]string{
 	"UnsupportedValue":           "leave out or correct what the message names; the whole route is not in effect until then",
 	"NoMatchingParent":           "apply the parent, or correct the parentRef",
 	"NoMatchingListenerHostname": "give the route a hostname that a listener has, or a listener the hostname",
+	"NotAllowed":                 "let the Gateway's allowedListeners take the namespace",
 	"NotAllowedByListeners":      "let the listener's allowedRoutes take the route's namespace",
 	"Conflicted":                 "of the two that the message names keep one, or give each a place of its own",
 	"TargetNotFound":             "apply the target, or correct the targetRef",
+	"InvalidCACertificateRef":    "apply the ConfigMap, with certificates of authorities in ca.crt",
+	"NoValidCACertificate":       "name a ConfigMap with certificates of authorities in ca.crt; connections fail until then",
 	"HostnameConflict":           "give each listener of a port a hostname of its own",
 	"ProtocolConflict":           "give each port one protocol",
 	"NoResources":                "run the Gateway on a host: declare it with gateway: in services.d",

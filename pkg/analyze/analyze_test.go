@@ -36,6 +36,8 @@ func inputOf(t *testing.T, text string) (in compile.Input) {
 			in.Routes = append(in.Routes, decode[gatewayv1.HTTPRoute](t, d))
 		case api.QuotaPolicies:
 			in.Quotas = append(in.Quotas, decode[api.QuotaPolicy](t, d))
+		case api.AuthenticationPolicies:
+			in.Authentication = append(in.Authentication, decode[api.AuthenticationPolicy](t, d))
 		case api.AuthorizationPolicies:
 			in.Authorization = append(in.Authorization, decode[api.AuthorizationPolicy](t, d))
 		case api.ResiliencePolicies:

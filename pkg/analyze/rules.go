@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sennit-mesh/sennit/pkg/compile"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
@@ -19,7 +20,7 @@ func (f *findings) body(subject string, body proto.Message) {
 	switch body := body.(type) {
 	case *snapshot.Outbound:
 		for _, p := range body.Ports {
-			f.rules(fmt.Sprintf("port %d of %s", p.Number, where), p.Rules)
+			f.rules(fmt.Sprintf("port %s of %s", compile.PortName(p.Number), where), p.Rules)
 		}
 	case *snapshot.Inbound:
 		in := body.GetIngress()
@@ -69,15 +70,18 @@ func (f *findings) rules(where string, rules []*snapshot.Rule) {
 
 // fate is what becomes of what a rule takes that has no backend.
 func fate(r *snapshot.Rule) string {
+	if strings.HasPrefix(r.Origin, "udproute/") {
+		return "its datagrams are dropped"
+	}
 	if ofConnections(r.Origin) {
 		return "its connections are reset"
 	}
 	return fmt.Sprintf("its requests are answered with %d", r.Answer)
 }
 
-// ofConnections reports whether a rule is for whole connections, and has no matches.
+// ofConnections reports whether a rule is for whole connections, or flows of datagrams, and has no matches.
 func ofConnections(origin string) bool {
-	return strings.HasPrefix(origin, "tcproute/") || strings.HasPrefix(origin, "tlsroute/")
+	return strings.HasPrefix(origin, "tcproute/") || strings.HasPrefix(origin, "tlsroute/") || strings.HasPrefix(origin, "udproute/")
 }
 
 // maxCompared bounds the comparisons of one list.

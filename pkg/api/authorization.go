@@ -47,6 +47,7 @@ type AuthorizationTarget struct {
 type AuthorizationRule struct {
 	From []AuthorizationSource    `json:"from,omitempty"`
 	To   []AuthorizationOperation `json:"to,omitempty"`
+	When []string                 `json:"when,omitempty"` // in CEL; all must be true
 }
 
 // An AuthorizationSource is who calls.
@@ -55,6 +56,14 @@ type AuthorizationSource struct {
 	Namespaces    []string `json:"namespaces,omitempty"`
 	NotServices   []string `json:"notServices,omitempty"`
 	NotNamespaces []string `json:"notNamespaces,omitempty"`
+	// Labels are those of the calling service's document: its operator vouches for them, and no node can claim them.
+	Labels          map[string]string `json:"labels,omitempty"` // all of them
+	NotLabels       map[string]string `json:"notLabels,omitempty"`
+	TrustDomains    []string          `json:"trustDomains,omitempty"`
+	NotTrustDomains []string          `json:"notTrustDomains,omitempty"`
+	Nodes           []string          `json:"nodes,omitempty"`
+	NotNodes        []string          `json:"notNodes,omitempty"`
+	Plaintext       bool              `json:"plaintext,omitempty"` // who shows no identity
 }
 
 // An AuthorizationOperation is what is called.
@@ -66,6 +75,11 @@ type AuthorizationOperation struct {
 	GRPCMethods []string            `json:"grpcMethods,omitempty"` // beside Paths
 	Ports       []int32             `json:"ports,omitempty"`
 	NotPorts    []int32             `json:"notPorts,omitempty"`
+
+	Headers    []AuthorizationHeader `json:"headers,omitempty"` // all of them
+	NotHeaders []AuthorizationHeader `json:"notHeaders,omitempty"`
+	Hosts      []string              `json:"hosts,omitempty"`
+	NotHosts   []string              `json:"notHosts,omitempty"`
 }
 
 // An AuthorizationPath is one path, or all that begin with some segments.
@@ -114,6 +128,7 @@ func (w *walker) authorizationPolicy(u *unstructured.Unstructured) {
 		from, to := items(r, "from"), items(r, "to")
 		w.between(field(at, "from"), "items", int64(len(from)), 0, maxAuthorizationSources)
 		w.between(field(at, "to"), "items", int64(len(to)), 0, maxAuthorizationSources)
+		w.authorizationConditions(field(at, "when"), r)
 		for j, f := range from {
 			w.authorizationSource(index(field(at, "from"), j), f)
 		}
@@ -157,7 +172,7 @@ func (w *walker) lists(path string, of any, names []string, check func(at, value
 
 func (w *walker) authorizationSource(path string, f any) {
 	if m, ok := f.(map[string]any); !ok || len(m) == 0 {
-		w.add(path, Required, "must say who: give services, namespaces, notServices or notNamespaces (a rule without from is for every caller)")
+		w.add(path, Required, "must say who: give services, namespaces, labels, trustDomains, nodes, or one of their opposites (a rule without from is for every caller)")
 	}
 	w.lists(path, f, []string{"services", "notServices"}, func(at, value string) {
 		namespace, name, _ := strings.Cut(value, "/")
@@ -170,11 +185,23 @@ func (w *walker) authorizationSource(path string, f any) {
 			w.add(at, Invalid, "must be the name of a namespace, is %q", value)
 		}
 	})
+	w.authorizationLabels(path, f)
+	if m, ok := f.(map[string]any); ok && has(m, "plaintext") {
+		if m["plaintext"] != true || len(m) > 1 {
+			w.add(field(path, "plaintext"), Invalid, "is true, and alone in its item: who shows no identity has no other")
+		}
+	}
+	w.lists(path, f, []string{"nodes", "notNodes"}, func(at, value string) {
+		if !isLabel(value) {
+			w.add(at, Invalid, "must be the name of a node, is %q", value)
+		}
+	})
+	w.lists(path, f, []string{"trustDomains", "notTrustDomains"}, func(at, value string) { w.form(at, value, subdomain) })
 }
 
 func (w *walker) authorizationOperation(path string, t any) {
 	if m, ok := t.(map[string]any); !ok || len(m) == 0 {
-		w.add(path, Required, "must say what: give methods, paths, grpcMethods, ports, or one of their opposites (a rule without to is for everything)")
+		w.add(path, Required, "must say what: give methods, paths, grpcMethods, ports, headers, hosts, or one of their opposites (a rule without to is for everything)")
 	}
 	w.lists(path, t, []string{"methods", "notMethods"}, func(at, value string) {
 		if value == "" || strings.ContainsFunc(value, func(r rune) bool { return (r < 'A' || r > 'Z') && r != '-' && r != '_' }) {
@@ -201,6 +228,8 @@ func (w *walker) authorizationOperation(path string, t any) {
 			}
 		}
 	}
+	w.authorizationHeaders(path, t)
+	w.authorizationHosts(path, t)
 	for _, name := range []string{"ports", "notPorts"} {
 		if !has(t, name) {
 			continue
@@ -246,15 +275,12 @@ func (p *AuthorizationPolicy) DeepCopyObject() runtime.Object {
 	c.Spec.TargetRefs = slices.Clone(p.Spec.TargetRefs)
 	c.Spec.Rules = slices.Clone(p.Spec.Rules)
 	for i, r := range c.Spec.Rules {
-		r.From, r.To = slices.Clone(r.From), slices.Clone(r.To)
+		r.From, r.To, r.When = slices.Clone(r.From), slices.Clone(r.To), slices.Clone(r.When)
 		for j, f := range r.From {
-			r.From[j] = AuthorizationSource{slices.Clone(f.Services), slices.Clone(f.Namespaces), slices.Clone(f.NotServices), slices.Clone(f.NotNamespaces)}
+			r.From[j] = f.clone()
 		}
 		for j, t := range r.To {
-			r.To[j] = AuthorizationOperation{
-				slices.Clone(t.Methods), slices.Clone(t.NotMethods), slices.Clone(t.Paths), slices.Clone(t.NotPaths),
-				slices.Clone(t.GRPCMethods), slices.Clone(t.Ports), slices.Clone(t.NotPorts),
-			}
+			r.To[j] = t.clone()
 		}
 		c.Spec.Rules[i] = r
 	}

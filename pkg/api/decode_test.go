@@ -99,7 +99,7 @@ func TestDecodeNamesEveryMistake(t *testing.T) {
 			[]string{`f.yaml:1:13: apiVersion: HTTPRoute is served as gateway.networking.k8s.io/v1, not as "v1"`}},
 		{"unknown kind", "apiVersion: v1\nkind: Servce\n", []string{`f.yaml:2:7: kind: no kind "Servce" in v1; did you mean Service?`}},
 		{"a kind that is not served", "apiVersion: v1\nkind: Pod\n",
-			[]string{`f.yaml:2:7: kind: no kind "Pod" in v1; the kinds are Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant, QuotaPolicy, ExternalService, ResiliencePolicy, FaultPolicy, LoadBalancingPolicy, AuthorizationPolicy, JoinToken, Node`}},
+			[]string{`f.yaml:2:7: kind: no kind "Pod" in v1; the kinds are Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, ListenerSet, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute, ReferenceGrant, BackendTLSPolicy, QuotaPolicy, ExternalService, ResiliencePolicy, FaultPolicy, LoadBalancingPolicy, AuthorizationPolicy, AuthenticationPolicy, FederatedTrustDomain, JoinToken, OperatorToken, Node, Role, ClusterRole, RoleBinding, ClusterRoleBinding`}},
 		{"no kind", "metadata: {name: a}\n", []string{"f.yaml:1:1: apiVersion: is missing", "f.yaml:1:1: kind: is missing"}},
 		{"not a map", "hello\n", []string{`f.yaml:1:1: must be a document with apiVersion and kind, is the string "hello"`}},
 		{"syntax", "apiVersion: v1\nkind: [\n", []string{"f.yaml:2:1: did not find expected node content"}},

@@ -12,4 +12,4 @@
 // schemas) and validate.go (what schemas cannot say).
 package api
 
-//go:generate go run ../../internal/crdschema gatewayclasses gateways grpcroutes httproutes referencegrants tcproutes tlsroutes
+//go:generate go run ../../internal/crdschema backendtlspolicies gatewayclasses gateways grpcroutes httproutes listenersets referencegrants tcproutes tlsroutes udproutes

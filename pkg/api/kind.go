@@ -5,8 +5,11 @@ import (
 	"reflect"
 	"sync"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -70,6 +73,11 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "io.k8s.networking.gateway.v1.Gateway", typ: reflect.TypeFor[gatewayv1.Gateway](),
 	}
+	ListenerSet = &Kind{
+		Group: "gateway.networking.k8s.io", Version: "v1", Name: "ListenerSet", Plural: "listenersets", Singular: "listenerset", Short: []string{"lset"},
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "io.k8s.networking.gateway.v1.ListenerSet", typ: reflect.TypeFor[gatewayv1.ListenerSet](),
+	}
 	HTTPRoute = &Kind{
 		Group: "gateway.networking.k8s.io", Version: "v1", Name: "HTTPRoute", Plural: "httproutes", Singular: "httproute",
 		Namespaced: true, HasStatus: true, Verbs: stored,
@@ -90,10 +98,20 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "io.k8s.networking.gateway.v1.TCPRoute", typ: reflect.TypeFor[gatewayv1.TCPRoute](),
 	}
+	UDPRoute = &Kind{
+		Group: "gateway.networking.k8s.io", Version: "v1", Name: "UDPRoute", Plural: "udproutes", Singular: "udproute",
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "io.k8s.networking.gateway.v1.UDPRoute", typ: reflect.TypeFor[gatewayv1.UDPRoute](),
+	}
 	ReferenceGrant = &Kind{
 		Group: "gateway.networking.k8s.io", Version: "v1", Name: "ReferenceGrant", Plural: "referencegrants", Singular: "referencegrant", Short: []string{"refgrant"},
 		Namespaced: true, Verbs: stored,
 		model: "io.k8s.networking.gateway.v1.ReferenceGrant", typ: reflect.TypeFor[gatewayv1.ReferenceGrant](),
+	}
+	BackendTLSPolicy = &Kind{
+		Group: "gateway.networking.k8s.io", Version: "v1", Name: "BackendTLSPolicy", Plural: "backendtlspolicies", Singular: "backendtlspolicy", Short: []string{"btlspolicy"},
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "io.k8s.networking.gateway.v1.BackendTLSPolicy", typ: reflect.TypeFor[gatewayv1.BackendTLSPolicy](),
 	}
 	QuotaPolicies = &Kind{
 		Group: "sennit.dev", Version: "v1alpha1", Name: "QuotaPolicy", Plural: "quotapolicies", Singular: "quotapolicy", Short: []string{"quota"},
@@ -125,6 +143,11 @@ var (
 		Namespaced: true, HasStatus: true, Verbs: stored,
 		model: "dev.sennit.v1alpha1.AuthorizationPolicy", typ: reflect.TypeFor[AuthorizationPolicy](),
 	}
+	AuthenticationPolicies = &Kind{
+		Group: "sennit.dev", Version: "v1alpha1", Name: "AuthenticationPolicy", Plural: "authenticationpolicies", Singular: "authenticationpolicy", Short: []string{"authn"},
+		Namespaced: true, HasStatus: true, Verbs: stored,
+		model: "dev.sennit.v1alpha1.AuthenticationPolicy", typ: reflect.TypeFor[AuthenticationPolicy](),
+	}
 	JoinTokens = &Kind{
 		Group: "sennit.dev", Version: "v1alpha1", Name: "JoinToken", Plural: "jointokens", Singular: "jointoken",
 		Derived: true, Verbs: []string{"create", "delete", "get", "list", "watch"},
@@ -139,7 +162,7 @@ var (
 
 // Kinds lists all kinds, in the order in which they are shown.
 func Kinds() []*Kind {
-	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, ReferenceGrant, QuotaPolicies, ExternalServices, ResiliencePolicies, FaultPolicies, LoadBalancingPolicies, AuthorizationPolicies, JoinTokens, Nodes}
+	return []*Kind{Namespace, Service, Secret, ConfigMap, EndpointSlice, GatewayClass, Gateway, ListenerSet, HTTPRoute, GRPCRoute, TLSRoute, TCPRoute, UDPRoute, ReferenceGrant, BackendTLSPolicy, QuotaPolicies, ExternalServices, ResiliencePolicies, FaultPolicies, LoadBalancingPolicies, AuthorizationPolicies, AuthenticationPolicies, FederatedTrustDomains, JoinTokens, OperatorTokens, Nodes, Roles, ClusterRoles, RoleBindings, ClusterRoleBindings}
 }
 
 // ByResource returns the kind that a URL names, or nil.
@@ -193,17 +216,20 @@ func (k *Kind) New() runtime.Object {
 // Scheme returns the scheme that knows every kind's Go type. It must not be changed.
 var Scheme = sync.OnceValue(func() *runtime.Scheme {
 	s := runtime.NewScheme()
-	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, gatewayv1.Install} {
+	for _, add := range []func(*runtime.Scheme) error{corev1.AddToScheme, discoveryv1.AddToScheme, rbacv1.AddToScheme, authorizationv1.AddToScheme, authenticationv1.AddToScheme, gatewayv1.Install} {
 		if err := add(s); err != nil {
 			panic("api: " + err.Error()) // two kinds with one name: a mistake in this file
 		}
 	}
 	gv := schema.GroupVersion{Group: "sennit.dev", Version: "v1alpha1"}
 	s.AddKnownTypes(gv, &JoinToken{}, &JoinTokenList{}, &Node{}, &NodeList{}, &QuotaPolicy{}, &QuotaPolicyList{}, &ExternalService{}, &ExternalServiceList{})
+	s.AddKnownTypes(gv, &OperatorToken{}, &OperatorTokenList{})
 	s.AddKnownTypes(gv, &ResiliencePolicy{}, &ResiliencePolicyList{})
 	s.AddKnownTypes(gv, &FaultPolicy{}, &FaultPolicyList{})
+	s.AddKnownTypes(gv, &AuthenticationPolicy{}, &AuthenticationPolicyList{})
 	s.AddKnownTypes(gv, &AuthorizationPolicy{}, &AuthorizationPolicyList{})
 	s.AddKnownTypes(gv, &LoadBalancingPolicy{}, &LoadBalancingPolicyList{})
+	s.AddKnownTypes(gv, &FederatedTrustDomain{}, &FederatedTrustDomainList{})
 	return s
 })
 

@@ -130,7 +130,7 @@ func (w *walker) targets(path string, targets []any, kinds ...string) {
 
 // target checks what a policy names, and sets the group that goes without saying.
 func (w *walker) target(path string, t any, kinds ...string) {
-	groups := map[string]string{Service.Name: Service.Group, HTTPRoute.Name: HTTPRoute.Group, GRPCRoute.Name: GRPCRoute.Group, ExternalServices.Name: ExternalServices.Group}
+	groups := map[string]string{Service.Name: Service.Group, HTTPRoute.Name: HTTPRoute.Group, GRPCRoute.Name: GRPCRoute.Group, Gateway.Name: Gateway.Group, ExternalServices.Name: ExternalServices.Group}
 	if !slices.Contains(kinds, str(t, "kind")) {
 		w.oneOf(field(path, "kind"), str(t, "kind"), kinds...)
 		return

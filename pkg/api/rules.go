@@ -130,6 +130,15 @@ var rules = map[string]func(v any) bool{
 	"service must only contain valid characters (matching ^(?i)\\.?[a-z_][a-z_0-9]*(\\.[a-z_][a-z_0-9]*)*$)": callPart("service", callService),
 	"method must only contain valid characters (matching ^[A-Za-z_][A-Za-z_0-9]*$)":                          callPart("method", callMethod),
 
+	"sectionName must be specified when targetRefs includes 2 or more references to the same target": targetsNamed,
+	"sectionName must be unique when targetRefs includes 2 or more references to the same target":    targetsUnique,
+	"must not contain both CACertificateRefs and WellKnownCACertificates":                            func(v any) bool { return !believesRefs(v) || !believesKnown(v) },
+	"must specify either CACertificateRefs or WellKnownCACertificates":                               func(v any) bool { return believesRefs(v) || believesKnown(v) },
+	"SubjectAltName element must contain Hostname, if Type is set to Hostname":                       func(v any) bool { return str(v, "type") != "Hostname" || str(v, "hostname") != "" },
+	"SubjectAltName element must not contain Hostname, if Type is not set to Hostname":               func(v any) bool { return str(v, "type") == "Hostname" || str(v, "hostname") == "" },
+	"SubjectAltName element must contain URI, if Type is set to URI":                                 func(v any) bool { return str(v, "type") != "URI" || str(v, "uri") != "" },
+	"SubjectAltName element must not contain URI, if Type is not set to URI":                         func(v any) bool { return str(v, "type") == "URI" || str(v, "uri") == "" },
+
 	"Hostnames cannot contain an IP":            serverNames(notAddress),
 	"Hostnames must be valid based on RFC-1123": serverNames(exactName),
 	"Wildcards on hostnames must be the first label, and the rest of hostname must be valid based on RFC-1123": serverNames(wildName),

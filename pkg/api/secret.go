@@ -81,6 +81,9 @@ func (w *walker) dataSize(size int) {
 
 // Frozen says why a document must not become another that is valid; it is empty where it may.
 func Frozen(k *Kind, was, now *unstructured.Unstructured) string {
+	if (k == RoleBindings || k == ClusterRoleBindings) && fmt.Sprint(was.Object["roleRef"]) != fmt.Sprint(now.Object["roleRef"]) {
+		return "roleRef: must stay as it is; delete the binding and make it again"
+	}
 	if k != Secret && k != ConfigMap {
 		return ""
 	}

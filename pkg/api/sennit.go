@@ -1,6 +1,8 @@
 package api
 
 import (
+	"slices"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 )
@@ -19,6 +21,16 @@ type JoinTokenSpec struct {
 	Node     string           `json:"node"`
 	Services []string         `json:"services,omitempty"`
 	TTL      *metav1.Duration `json:"ttl,omitempty"`
+	Attest   *JoinTokenAttest `json:"attest,omitempty"`
+}
+
+// JoinTokenAttest says which machines the token admits: those of a cloud, or those with a TPM.
+type JoinTokenAttest struct {
+	Provider        string   `json:"provider"`
+	Accounts        []string `json:"accounts,omitempty"`
+	Places          []string `json:"places,omitempty"`
+	EndorsementKeys []string `json:"endorsementKeys,omitempty"`
+	Authorities     string   `json:"authorities,omitempty"` // PEM
 }
 
 // JoinTokenStatus is what became of the token.
@@ -83,9 +95,22 @@ func (JoinToken) SwaggerDoc() map[string]string {
 func (JoinTokenSpec) SwaggerDoc() map[string]string {
 	return map[string]string{
 		"":         "JoinTokenSpec is what the token allows.",
-		"node":     "Name that the host will have in the cluster.",
+		"node":     "Name that the host will have in the cluster. With attest, what the token is called: each node is named for its machine, such as aws-i-0abc.",
 		"services": "Services that the host may run, each as namespace/name.",
 		"ttl":      "How long the token may be used, such as 30m. One hour where it is not given.",
+		"attest":   "Lets many hosts join with the token, each of which has to prove with the word of its cloud or TPM that it is such a machine.",
+	}
+}
+
+// SwaggerDoc says what the fields mean.
+func (JoinTokenAttest) SwaggerDoc() map[string]string {
+	return map[string]string{
+		"":                "JoinTokenAttest says which machines the token admits: those of a cloud, or those with a TPM 2.0.",
+		"provider":        "The cloud, aws, gcp or azure; or tpm.",
+		"accounts":        "AWS accounts, Google projects or Azure subscriptions whose machines are admitted. At least one, of a cloud.",
+		"places":          "AWS regions or Google zones of the machines. Where it is not given, all.",
+		"endorsementKeys": "With tpm: SHA-256 of each TPM's endorsement key, in hexadecimal, as `sennit join-token ek` says it on a host. Either these or authorities.",
+		"authorities":     "With tpm: certificates of who certified the endorsement keys, in PEM. Every TPM of theirs is admitted.",
 	}
 }
 
@@ -139,6 +164,11 @@ func (t *JoinToken) DeepCopyObject() runtime.Object {
 	if t.Spec.TTL != nil {
 		d := *t.Spec.TTL
 		c.Spec.TTL = &d
+	}
+	if t.Spec.Attest != nil {
+		a := *t.Spec.Attest
+		a.Accounts, a.Places, a.EndorsementKeys = slices.Clone(a.Accounts), slices.Clone(a.Places), slices.Clone(a.EndorsementKeys)
+		c.Spec.Attest = &a
 	}
 	c.Status.Expires, c.Status.UsedAt = t.Status.Expires.DeepCopy(), t.Status.UsedAt.DeepCopy()
 	return &c

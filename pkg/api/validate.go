@@ -31,6 +31,8 @@ func Check(k *Kind, u *unstructured.Unstructured) []Problem {
 		w.configMap(u)
 	case JoinTokens:
 		w.joinToken(u)
+	case OperatorTokens:
+		w.operatorToken(u)
 	case QuotaPolicies:
 		w.quotaPolicy(u)
 	case Gateway:
@@ -39,12 +41,20 @@ func Check(k *Kind, u *unstructured.Unstructured) []Problem {
 		w.externalService(u)
 	case ResiliencePolicies:
 		w.resiliencePolicy(u)
+	case AuthenticationPolicies:
+		w.authenticationPolicy(u)
 	case AuthorizationPolicies:
 		w.authorizationPolicy(u)
+	case FederatedTrustDomains:
+		w.federatedTrustDomain(u)
 	case FaultPolicies:
 		w.faultPolicy(u)
 	case LoadBalancingPolicies:
 		w.loadBalancingPolicy(u)
+	case Roles, ClusterRoles:
+		w.role(k, u)
+	case RoleBindings, ClusterRoleBindings:
+		w.binding(k, u)
 	}
 	if len(w.problems) == 0 {
 		if err := As(u, k.New()); err != nil {
@@ -183,6 +193,9 @@ const balanceAnnotation = "sennit.dev/balance"
 // laneAnnotation on a Service says what the lanes to its instances run over.
 const laneAnnotation = "sennit.dev/lane"
 
+// plaintextAnnotation on a Service says whether callers without an identity are taken.
+const plaintextAnnotation = "sennit.dev/plaintext"
+
 func (w *walker) service(u *unstructured.Unstructured) {
 	spec := u.Object["spec"]
 	if spec == nil {
@@ -198,6 +211,9 @@ func (w *walker) service(u *unstructured.Unstructured) {
 	}
 	if lane, given := u.GetAnnotations()[laneAnnotation]; given {
 		w.oneOf(field("metadata.annotations", laneAnnotation), lane, "auto", "quic", "tcp")
+	}
+	if mode, given := u.GetAnnotations()[plaintextAnnotation]; given {
+		w.oneOf(field("metadata.annotations", plaintextAnnotation), mode, "permissive", "strict")
 	}
 	w.oneOf("spec.type", str(s, "type"), "ClusterIP", "NodePort", "LoadBalancer")
 	w.oneOf("spec.sessionAffinity", str(s, "sessionAffinity"), "None", "ClientIP")

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/apiserver/rbac"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 )
 
@@ -471,7 +472,7 @@ func TestDiscovery(t *testing.T) {
 		}
 	}
 	o := w.must(200, "GET", "/apis", "", "", "Accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json")
-	if o["kind"] != "APIGroupDiscoveryList" || len(o["items"].([]any)) != 3 {
+	if o["kind"] != "APIGroupDiscoveryList" || len(o["items"].([]any)) != 6 {
 		t.Errorf("%v", o)
 	}
 	index := w.must(200, "GET", "/openapi/v3", "", "")
@@ -529,7 +530,9 @@ func TestLimitsAndFailures(t *testing.T) {
 func TestWatchesEndWithTheServer(t *testing.T) {
 	t.Parallel()
 	resources, statuses := newMemory(), newMemory()
-	s, err := New(Config{Resources: resources, Status: statuses, Authenticate: func(context.Context, string) (string, error) { return "a", nil }})
+	s, err := New(Config{Resources: resources, Status: statuses, Authenticate: func(context.Context, string) (Identity, error) {
+		return Identity{User: "a", Groups: []string{rbac.Masters}}, nil
+	}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -98,8 +98,7 @@ func (r *request) fromProtobuf(data []byte) (*unstructured.Unstructured, error) 
 	if err != nil {
 		return nil, badRequest("the body is no protobuf document: %v", err)
 	}
-	k := api.ByKind(o.GetObjectKind().GroupVersionKind().GroupVersion().String(), o.GetObjectKind().GroupVersionKind().Kind)
-	if k != r.kind {
+	if o.GetObjectKind().GroupVersionKind() != r.kind.GVK() {
 		return nil, badRequest("the body is a %T, the path is of %s", o, r.kind.Name)
 	}
 	u, err := api.From(r.kind, o)

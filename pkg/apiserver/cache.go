@@ -1,7 +1,6 @@
 package apiserver
 
 import (
-	"context"
 	"maps"
 	"reflect"
 	"sort"
@@ -13,12 +12,13 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 
 	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/bus"
 )
 
 // A cache holds all documents as they are now, and for each kind its last events. Documents in it are never
 // changed: a new revision is a new document.
 type cache struct {
-	resources, statuses *progress
+	resources, statuses *bus.Progress
 
 	mu    sync.RWMutex
 	kinds map[*api.Kind]*collection
@@ -61,7 +61,7 @@ type event struct {
 func key(namespace, name string) string { return namespace + "/" + name }
 
 func newCache() *cache {
-	c := &cache{resources: newProgress(), statuses: newProgress(), kinds: map[*api.Kind]*collection{}}
+	c := &cache{resources: new(bus.Progress), statuses: new(bus.Progress), kinds: map[*api.Kind]*collection{}}
 	for _, k := range api.Kinds() {
 		c.kinds[k] = &collection{
 			items: map[string]*item{}, last: map[string]uint64{}, statuses: map[string]status{}, changed: make(chan struct{}),
@@ -115,7 +115,7 @@ func (c *cache) putStatus(k *api.Kind, r statusRecord, value any, sequence uint6
 	next := &item{written: old.written, sequence: old.sequence}
 	next.show(st, version)
 	col.items[id] = next
-	col.add(event{kind: watch.Modified, now: next.shown, was: old.shown, at: max(c.resources.get(), col.position), status: true})
+	col.add(event{kind: watch.Modified, now: next.shown, was: old.shown, at: max(c.resources.At(), col.position), status: true})
 }
 
 // show makes what readers see of written and the status that belongs to it.
@@ -242,7 +242,7 @@ func (c *cache) position(k *api.Kind) uint64 {
 	if k.Derived {
 		return c.kinds[k].position
 	}
-	return max(c.kinds[k].position, c.resources.get())
+	return max(c.kinds[k].position, c.resources.At())
 }
 
 func less(a, b metav1.Object) bool {
@@ -250,44 +250,4 @@ func less(a, b metav1.Object) bool {
 		return n < 0
 	}
 	return a.GetName() < b.GetName()
-}
-
-// A progress says how far a log was read.
-type progress struct {
-	mu    sync.Mutex
-	at    uint64
-	moved chan struct{}
-}
-
-func newProgress() *progress { return &progress{moved: make(chan struct{})} }
-
-func (p *progress) get() uint64 {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.at
-}
-
-func (p *progress) set(at uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.at = at
-	close(p.moved)
-	p.moved = make(chan struct{})
-}
-
-// wait returns once the log was read up to a sequence.
-func (p *progress) wait(ctx context.Context, at uint64) error {
-	for {
-		p.mu.Lock()
-		have, moved := p.at, p.moved
-		p.mu.Unlock()
-		if have >= at {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-moved:
-		}
-	}
 }

@@ -1,6 +1,7 @@
 package apiserver
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"slices"
@@ -140,9 +141,10 @@ func (s *Server) removeVirtual(r *request, old *item) error {
 	if err := v.Delete(r.Context(), r.namespace, r.name); err != nil {
 		return s.failed(r, change, err)
 	}
-	if err := s.refresh(r.Context(), r.kind); err != nil {
+	ctx := context.WithoutCancel(r.Context()) // what was deleted may be what the caller was let in by
+	if err := s.refresh(ctx, r.kind); err != nil {
 		return err
 	}
 	change.Sequence = max(1, s.position(r.kind))
-	return s.cfg.Hook(r.Context(), change)
+	return s.cfg.Hook(ctx, change)
 }

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	discovery "k8s.io/api/apidiscovery/v2"
+	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/version"
 
@@ -79,7 +80,7 @@ func (s *Server) versionInfo() version.Info {
 // groups lists the API groups beside the core one.
 func groups() []metav1.APIGroup {
 	var out []metav1.APIGroup
-	for _, k := range api.Kinds() {
+	for _, k := range served() {
 		if k.Group == "" || slices.ContainsFunc(out, func(g metav1.APIGroup) bool { return g.Name == k.Group }) {
 			continue
 		}
@@ -87,6 +88,17 @@ func groups() []metav1.APIGroup {
 		out = append(out, metav1.APIGroup{Name: k.Group, Versions: []metav1.GroupVersionForDiscovery{v}, PreferredVersion: v})
 	}
 	return out
+}
+
+// served are all kinds that have a path.
+func served() []*api.Kind { return append(api.Kinds(), api.Reviews()...) }
+
+// categories are what clients may name for several kinds at once: those that say what the mesh does.
+func categories(k *api.Kind) []string {
+	if k.Group == rbacv1.GroupName || !slices.Contains(k.Verbs, "list") {
+		return nil
+	}
+	return []string{"sennit"}
 }
 
 // statusVerbs are what a status subresource answers to.
@@ -98,13 +110,13 @@ func resources(group, version string) metav1.APIResourceList {
 		TypeMeta: metav1.TypeMeta{Kind: "APIResourceList", APIVersion: "v1"}, GroupVersion: strings.TrimPrefix(group+"/"+version, "/"),
 		APIResources: []metav1.APIResource{},
 	}
-	for _, k := range api.Kinds() {
+	for _, k := range served() {
 		if k.Group != group || k.Version != version {
 			continue
 		}
 		l.APIResources = append(l.APIResources, metav1.APIResource{
 			Name: k.Plural, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.Name, Verbs: k.Verbs, ShortNames: k.Short,
-			Categories: []string{"sennit"},
+			Categories: categories(k),
 		})
 		if k.HasStatus {
 			l.APIResources = append(l.APIResources, metav1.APIResource{
@@ -131,7 +143,7 @@ func aggregated(r *http.Request) bool {
 // aggregate lists all groups with all their kinds: the core group, or all others.
 func aggregate(core bool) discovery.APIGroupDiscoveryList {
 	l := discovery.APIGroupDiscoveryList{TypeMeta: metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"}}
-	for _, k := range api.Kinds() {
+	for _, k := range served() {
 		if (k.Group == "") != core {
 			continue
 		}
@@ -150,7 +162,7 @@ func aggregate(core bool) discovery.APIGroupDiscoveryList {
 		kind := metav1.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Name}
 		d := discovery.APIResourceDiscovery{
 			Resource: k.Plural, ResponseKind: &kind, Scope: scope, SingularResource: k.Singular, Verbs: k.Verbs,
-			ShortNames: k.Short, Categories: []string{"sennit"},
+			ShortNames: k.Short, Categories: categories(k),
 		}
 		if k.HasStatus {
 			d.Subresources = []discovery.APISubresourceDiscovery{{Subresource: "status", ResponseKind: &kind, Verbs: statusVerbs}}

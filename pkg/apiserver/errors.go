@@ -33,6 +33,7 @@ func (s *Server) statusOf(ctx context.Context, err error) metav1.Status {
 	var known apierrors.APIStatus
 	switch {
 	case errors.As(err, &known):
+	case ctx.Err() != nil && errors.As(context.Cause(ctx), &known): // he may no longer
 	case errors.Is(err, bus.ErrFull):
 		known = failure(http.StatusInsufficientStorage, metav1.StatusReasonInternalError,
 			"the controller has no room to store more (free some on its disk, or raise its limit)")

@@ -96,6 +96,9 @@ func (s *Server) rollback(w http.ResponseWriter, r *request, to string) error {
 			stored, err = s.changeOnce(r, verbRollback, old, u, nil)
 		} else {
 			code = http.StatusCreated
+			if err := s.mayCreate(r); err != nil {
+				return err
+			}
 			u.SetResourceVersion("")
 			begin(r.kind, u)
 			if err = r.check(u, nil); err == nil {

@@ -128,6 +128,9 @@ func (s *Server) apply(w http.ResponseWriter, r *request, body []byte) error {
 		code, stored := http.StatusOK, (*unstructured.Unstructured)(nil)
 		if old == nil {
 			code = http.StatusCreated
+			if err := s.mayCreate(r); err != nil {
+				return err
+			}
 			if !unconditional(u.GetResourceVersion()) || u.GetUID() != "" {
 				return conflict(r.kind, r.name, "the document is not there, but the apply names its resourceVersion or uid")
 			}

@@ -84,7 +84,7 @@ func ReadWritten(e bus.Entry) (Written, error) {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(r.Object, &u.Object); err != nil {
 		return Written{}, fmt.Errorf("decode document: %w", err)
 	}
-	return Written{Caller{r.User, r.From}, r.Verb, r.Deleted, r.Was, api.ByKind(u.GetAPIVersion(), u.GetKind()), u, r.Sealed}, nil
+	return Written{Caller{User: r.User, From: r.From}, r.Verb, r.Deleted, r.Was, api.ByKind(u.GetAPIVersion(), u.GetKind()), u, r.Sealed}, nil
 }
 
 // applyStatus takes one status into the cache.

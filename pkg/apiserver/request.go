@@ -1,19 +1,23 @@
 package apiserver
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 
 	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/apiserver/rbac"
 )
 
 // A request is what a URL asks for: a kind, and of it everything, a namespace's, or one document.
@@ -26,17 +30,18 @@ type request struct {
 	warnings        []string
 }
 
-func (s *Server) authenticate(r *http.Request) (Caller, error) {
+func (s *Server) authenticate(r *http.Request) (Identity, Caller, error) {
 	caller := Caller{From: r.RemoteAddr}
 	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
 	if !ok || token == "" {
-		return caller, unauthorized("no bearer token; `sennit kubeconfig` on the controller's host prints a configuration with one")
+		return Identity{}, caller, unauthorized("no bearer token; `sennit kubeconfig` on the controller's host prints a configuration with one")
 	}
-	user, err := s.cfg.Authenticate(r.Context(), token)
+	id, err := s.cfg.Authenticate(r.Context(), token)
 	if err != nil {
-		return caller, unauthorized("the bearer token is not accepted: %v", err)
+		return id, caller, unauthorized("the bearer token is not accepted: %v", err)
 	}
-	return Caller{User: user, From: r.RemoteAddr + ", token " + TokenID(token)}, nil
+	caller.From += ", token " + cmp.Or(id.Token, TokenID(token))
+	return id, caller, nil
 }
 
 // TokenID names a bearer token without telling it: the first 8 digits of its SHA-256.
@@ -45,30 +50,118 @@ func TokenID(token string) string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// handler is the whole API for callers whom who recognises.
-func (s *Server) handler(who func(*http.Request) (Caller, error)) http.Handler {
+type callerKey struct{}
+
+// CallerOf is who sent a request that Authenticated or Local let through.
+func CallerOf(ctx context.Context) (Caller, bool) {
+	c, ok := ctx.Value(callerKey{}).(Caller)
+	return c, ok
+}
+
+// Authenticated lets requests through that show a good bearer token, for as long as it is good, and answers what load
+// balancers ask without one.
+func (s *Server) Authenticated(h http.Handler) http.Handler {
+	return s.recognised(h, s.authenticate)
+}
+
+// Local lets all requests through, as who says, for a unix socket whose file mode says who may connect: they may do
+// everything.
+func (s *Server) Local(h http.Handler, who func(*http.Request) Caller) http.Handler {
+	return s.recognised(h, func(r *http.Request) (Identity, Caller, error) {
+		c := who(r)
+		return Identity{User: c.User, Groups: []string{rbac.Masters}}, c, nil
+	})
+}
+
+func (s *Server) recognised(h http.Handler, who func(*http.Request) (Identity, Caller, error)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		switch r.URL.Path { // what load balancers ask without a token
-		case "/healthz", "/livez":
-			_, _ = io.WriteString(w, "ok")
-			return
-		case "/readyz":
-			select {
-			case <-s.ready:
-				_, _ = io.WriteString(w, "ok")
-			default:
-				http.Error(w, "the resources have not been read to their end yet", http.StatusServiceUnavailable)
-			}
+		if s.health(w, r) {
 			return
 		}
-		caller, err := who(r)
+		id, caller, err := who(r)
+		if err == nil {
+			err = unimpersonated(r)
+		}
 		if err != nil {
-			s.cfg.Refused(caller, r.Method, r.URL.Path, err)
-			w.Header().Set("WWW-Authenticate", `Bearer realm="sennit"`)
-			s.fail(w, r, err)
+			s.unrecognised(w, r, caller, err)
+			return
+		}
+		caller.User, caller.Groups = id.User, append(slices.Clip(id.Groups), rbac.Authenticated)
+		ctx := context.WithValue(r.Context(), callerKey{}, caller)
+		if !id.Expires.IsZero() {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithDeadlineCause(ctx, id.Expires, unauthorized("the token has expired"))
+			defer cancel()
+		}
+		if id.Lives != nil {
+			var cancel context.CancelCauseFunc
+			ctx, cancel = context.WithCancelCause(ctx)
+			defer cancel(nil)
+			defer context.AfterFunc(id.Lives, func() { cancel(unauthorized("the token has expired, or was taken back")) })()
+		}
+		h.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// unrecognised answers who did not show who he is. Who fails too often is told to wait, on a connection that ends: each further
+// try costs him a handshake. His failures are counted in the audit, and not recorded each.
+func (s *Server) unrecognised(w http.ResponseWriter, r *http.Request, caller Caller, err error) {
+	if s.failures.note(r.RemoteAddr, time.Now()) {
+		s.refusals.tooMany.Add(1)
+		s.cfg.RefusedUnseen()
+		w.Header().Set("Connection", "close")
+		s.fail(w, r, tooMany("too many requests from %s did not show who sends them; wait %s, and look whose token it is", sourceOf(r.RemoteAddr).Addr(), failurePause))
+		return
+	}
+	s.refusals.unrecognised.Add(1)
+	s.cfg.Refused(caller, r.Method, r.URL.Path, err)
+	w.Header().Set("WWW-Authenticate", `Bearer realm="sennit"`)
+	s.fail(w, r, err)
+}
+
+// unimpersonated refuses who wants to be taken for somebody else: he would believe that less is allowed than is.
+func unimpersonated(r *http.Request) error {
+	for name := range r.Header {
+		if strings.HasPrefix(name, "Impersonate-") {
+			return failure(http.StatusForbidden, metav1.StatusReasonForbidden, "impersonation is not supported")
+		}
+	}
+	return nil
+}
+
+// health answers what load balancers ask, and reports whether it was that.
+func (s *Server) health(w http.ResponseWriter, r *http.Request) bool {
+	switch r.URL.Path {
+	case "/healthz", "/livez":
+	case "/readyz":
+		select {
+		case <-s.ready:
+		default:
+			http.Error(w, "the resources have not been read to their end yet", http.StatusServiceUnavailable)
+			return true
+		}
+	default:
+		return false
+	}
+	_, _ = io.WriteString(w, "ok")
+	return true
+}
+
+// API is the API itself, for callers that Authenticated or Local let through.
+func (s *Server) API() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller, ok := CallerOf(r.Context())
+		if !ok {
+			s.fail(w, r, unauthorized("nobody looked who asks"))
 			return
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, maxBody)
+		if k := reviewed(r.URL.Path); k != nil {
+			if err := s.review(w, &request{Request: r, caller: caller, kind: k}); err != nil {
+				s.fail(w, r, err)
+			}
+			return
+		}
 		if s.discovery(w, r) {
 			return
 		}
@@ -79,7 +172,7 @@ func (s *Server) handler(who func(*http.Request) (Caller, error)) http.Handler {
 		}
 		if err != nil {
 			if apierrors.IsForbidden(err) {
-				s.cfg.Refused(caller, r.Method, r.URL.Path, err)
+				s.forbid(caller, r.Method, r.URL.Path, err)
 			}
 			s.fail(w, r, err)
 		}
@@ -123,20 +216,38 @@ func parse(r *http.Request) (*request, error) {
 // startWithin is how long a request waits for a controller that is starting.
 const startWithin = 10 * time.Second
 
-// serve does what the method asks for.
-func (s *Server) serve(w http.ResponseWriter, r *request) error {
+// awaitReady waits until all documents are read.
+func (s *Server) awaitReady(ctx context.Context) error {
 	select {
 	case <-s.ready:
+		return nil
 	default:
-		late := time.NewTimer(startWithin)
-		defer late.Stop()
-		select {
-		case <-s.ready:
-		case <-r.Context().Done():
-			return r.Context().Err()
-		case <-late.C:
-			return unavailable("the controller has not read the resources to their end yet; its log says why")
-		}
+	}
+	late := time.NewTimer(startWithin)
+	defer late.Stop()
+	select {
+	case <-s.ready:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-late.C:
+		return unavailable("the controller has not read the resources to their end yet; its log says why")
+	}
+}
+
+// serve does what the method asks for, where the caller may.
+func (s *Server) serve(w http.ResponseWriter, r *request) error {
+	if err := s.awaitReady(r.Context()); err != nil {
+		return err
+	}
+	want := r.wants()
+	if err := s.allow(r.caller, want); err != nil {
+		return err
+	}
+	if want.Verb == "watch" {
+		ctx, stop := s.While(r.Context(), want)
+		defer stop()
+		r.Request = r.WithContext(ctx)
 	}
 	switch {
 	case r.Method == http.MethodGet && r.name == "" && isTrue(r.query("watch")):

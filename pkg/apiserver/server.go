@@ -13,10 +13,13 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/util/managedfields"
 
 	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/apiserver/rbac"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 )
 
@@ -58,8 +61,18 @@ type Deleter interface {
 
 // A Caller is who sent a request.
 type Caller struct {
-	User string // the operator
-	From string // "192.0.2.7:50000, token 5f3a9c12", or "unix socket, uid 0, pid 4711"
+	User   string   // the operator
+	Groups []string // that roles may be bound to
+	From   string   // "192.0.2.7:50000, token 5f3a9c12", or "unix socket, uid 0, pid 4711"
+}
+
+// An Identity is whom a bearer token stands for.
+type Identity struct {
+	User    string
+	Groups  []string
+	Token   string          // names the token in the audit; "": its TokenID
+	Lives   context.Context // ends when the token is taken back: answers that last end then. nil: it cannot be
+	Expires time.Time       // when they end anyhow; zero: never
 }
 
 // A Change is one write: who does what, and the document before (nil: created) and after (nil: deleted).
@@ -86,16 +99,18 @@ type Config struct {
 	// Sealer keeps the data of Secrets out of the log (cipher.NewGCMWithRandomNonce). nil: none can be stored.
 	Sealer cipher.AEAD
 
-	// Authenticate returns the name of the operator whose bearer token it is, or an error.
-	Authenticate func(ctx context.Context, token string) (user string, err error)
+	// Authenticate returns whom a bearer token stands for, or an error. What he may do the documents of RBAC say.
+	Authenticate func(ctx context.Context, token string) (Identity, error)
 	// Hook is called for each change before it is stored, and may refuse it (403 with the error's text); and
 	// again, with Sequence set, when it is stored and before the caller learns so. Changes of what no log keeps the
 	// history of, virtual documents and statuses, come again with Err where they failed. May be nil.
 	Hook func(ctx context.Context, c Change) error
 	// Refused is called for each request that is not answered because of who sent it (401, 403). May be nil.
 	Refused func(c Caller, method, path string, err error)
-	Version string
-	Log     *slog.Logger // nil: slog.Default
+	// RefusedUnseen is called in its place for those of whom there are too many. May be nil.
+	RefusedUnseen func()
+	Version       string
+	Log           *slog.Logger // nil: slog.Default
 }
 
 // A Server answers the API. Its handlers may be used as soon as New returned; requests wait for Run to catch up.
@@ -104,6 +119,9 @@ type Server struct {
 	cache    *cache
 	managers map[*api.Kind]*managedfields.FieldManager
 	watchers atomic.Int64
+	policies policies
+	failures *failures
+	refusals refusals
 	openAPI  func() *openAPI
 
 	mu      sync.Mutex
@@ -125,7 +143,10 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Refused == nil {
 		cfg.Refused = func(Caller, string, string, error) {}
 	}
-	s := &Server{cfg: cfg, cache: newCache(), closing: make(chan struct{}), ready: make(chan struct{})}
+	if cfg.RefusedUnseen == nil {
+		cfg.RefusedUnseen = func() {}
+	}
+	s := &Server{cfg: cfg, failures: newFailures(), cache: newCache(), closing: make(chan struct{}), ready: make(chan struct{})}
 	managers, err := fieldManagers()
 	if err != nil {
 		return nil, fmt.Errorf("apiserver: managed fields: %w", err)
@@ -149,17 +170,24 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 // byController is who makes what always exists.
-var byController = Caller{User: "system:controller"}
+var byController = Caller{User: "system:controller", Groups: []string{rbac.Masters}}
 
 // start makes the namespace and the documents that always exist, once the cache is current.
 func (s *Server) start(ctx context.Context) error {
 	always := append([]*unstructured.Unstructured{namespaceNamed("default")}, s.cfg.Always...)
+	always = append(always, defaultRoles()...)
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
 		err := s.current(ctx)
 		for _, u := range always {
 			k := api.ByKind(u.GetAPIVersion(), u.GetKind())
-			if err == nil && s.cache.get(k, "", u.GetName()) == nil {
+			if err != nil {
+				break
+			}
+			switch old := s.cache.get(k, "", u.GetName()); {
+			case old == nil:
 				_, err = s.make(ctx, byController, k, u.DeepCopy())
+			case outdated(old.written, u):
+				err = s.renew(ctx, old, k, u)
 			}
 		}
 		if err == nil {
@@ -178,27 +206,55 @@ func (s *Server) start(ctx context.Context) error {
 	}
 }
 
+// defaultRoles are the roles that are always there. They are brought to what this version says of them, unless somebody
+// took the annotation away by which they ask for that.
+func defaultRoles() (roles []*unstructured.Unstructured) {
+	for _, role := range rbac.Defaults() {
+		u, err := api.From(api.ClusterRoles, &role)
+		if err != nil {
+			panic("apiserver: " + err.Error()) // they are ours
+		}
+		roles = append(roles, u)
+	}
+	return roles
+}
+
+func outdated(old, u *unstructured.Unstructured) bool {
+	return old.GetAnnotations()[rbacv1.AutoUpdateAnnotationKey] == "true" && !equality.Semantic.DeepEqual(old.Object["rules"], u.Object["rules"])
+}
+
+// renew brings a document that is always there to what this version says.
+func (s *Server) renew(ctx context.Context, old *item, k *api.Kind, u *unstructured.Unstructured) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPut, root(k)+"/"+k.Plural+"/"+u.GetName()+"?fieldManager=sennit", nil)
+	if err != nil {
+		return err
+	}
+	r := &request{Request: req, caller: byController, kind: k, name: u.GetName()}
+	_, err = s.changeOnce(r, "update", old, u.DeepCopy(), nil)
+	return err
+}
+
 // follow keeps the cache behind a log, and starts again behind what it has when the log breaks off.
-func (s *Server) follow(ctx context.Context, name string, log Records, apply func(bus.Entry) error, at *progress) error {
+func (s *Server) follow(ctx context.Context, name string, log Records, apply func(bus.Entry) error, at *bus.Progress) error {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 5*time.Second) {
-		before := at.get()
+		before := at.At()
 		err := log.Follow(ctx, before+1, func(e bus.Entry) error {
-			if e.Sequence <= at.get() {
+			if e.Sequence <= at.At() {
 				return nil
 			}
-			if at == s.cache.resources && at.get() == 0 {
+			if at == s.cache.resources && at.At() == 0 {
 				s.cache.forget(e.Sequence - 1)
 			}
 			if err := apply(e); err != nil { // one bad record must not hide all that follow
 				s.cfg.Log.Error("record skipped", "subject", e.Subject, "sequence", e.Sequence, "err", err)
 			}
-			at.set(e.Sequence)
+			at.Reach(e.Sequence)
 			return nil
 		})
 		if ctx.Err() != nil {
 			return nil
 		}
-		if at.get() > before {
+		if at.At() > before {
 			wait = 50 * time.Millisecond
 		}
 		s.cfg.Log.Warn("log broke off, following again", "log", name, "err", err)
@@ -252,10 +308,10 @@ func (s *Server) current(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the end of the statuses: %w", err)
 	}
-	if err := s.cache.resources.wait(ctx, last); err != nil {
+	if err := s.cache.resources.Wait(ctx, last); err != nil {
 		return err
 	}
-	return s.cache.statuses.wait(ctx, lastStatus)
+	return s.cache.statuses.Wait(ctx, lastStatus)
 }
 
 const epochStep = 1_000_000_000
@@ -290,11 +346,9 @@ func (s *Server) sequence(version string) (uint64, error) {
 }
 
 // Handler answers operators who show a bearer token, over TLS.
-func (s *Server) Handler() http.Handler {
-	return s.handler(s.authenticate)
-}
+func (s *Server) Handler() http.Handler { return s.Authenticated(s.API()) }
 
 // LocalHandler answers everyone, as who says: for a unix socket whose file mode says who may connect.
 func (s *Server) LocalHandler(who func(*http.Request) Caller) http.Handler {
-	return s.handler(func(r *http.Request) (Caller, error) { return who(r), nil })
+	return s.Local(s.API(), who)
 }

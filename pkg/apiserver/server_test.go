@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/apiserver/rbac"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/bus/bustest"
 )
@@ -98,11 +99,11 @@ func startOn(t *testing.T, resources, statuses Records, edit func(*Config)) *wor
 	t.Helper()
 	cfg := Config{
 		Resources: resources, Status: statuses, Version: "test", Log: slog.New(slog.NewTextHandler(t.Output(), nil)),
-		Authenticate: func(_ context.Context, token string) (string, error) {
+		Authenticate: func(_ context.Context, token string) (Identity, error) {
 			if token != "good" {
-				return "", errors.New("unknown")
+				return Identity{}, errors.New("unknown")
 			}
-			return "alice", nil
+			return Identity{User: "alice", Groups: []string{rbac.Masters}}, nil
 		},
 	}
 	if edit != nil {

@@ -86,7 +86,7 @@ func (s *Server) putStatus(ctx context.Context, k *api.Kind, of *item, value any
 	u := of.written
 	data, err := json.Marshal(statusRecord{
 		APIVersion: k.APIVersion(), Kind: k.Name, Namespace: u.GetNamespace(), Name: u.GetName(),
-		UID: string(u.GetUID()), Seen: s.cache.resources.get(), Status: st,
+		UID: string(u.GetUID()), Seen: s.cache.resources.At(), Status: st,
 	})
 	if err != nil {
 		return 0, fmt.Errorf("encode status: %w", err)
@@ -96,7 +96,7 @@ func (s *Server) putStatus(ctx context.Context, k *api.Kind, of *item, value any
 	if err != nil {
 		return 0, err
 	}
-	return seq, s.cache.statuses.wait(ctx, seq)
+	return seq, s.cache.statuses.Wait(ctx, seq)
 }
 
 // Documents returns all documents of a kind as they are now, and the sequence of the log of resources that they
@@ -111,11 +111,7 @@ func (s *Server) Documents(ctx context.Context, k *api.Kind) ([]*unstructured.Un
 
 // Changed returns a channel that is closed when a document changes, or anything else is appended to the log of
 // resources.
-func (s *Server) Changed() <-chan struct{} {
-	s.cache.resources.mu.Lock()
-	defer s.cache.resources.mu.Unlock()
-	return s.cache.resources.moved
-}
+func (s *Server) Changed() <-chan struct{} { return s.cache.resources.Moved() }
 
 func (s *Server) position(k *api.Kind) uint64 {
 	s.cache.mu.RLock()

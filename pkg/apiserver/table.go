@@ -46,6 +46,27 @@ var routeColumns = []column{
 	}},
 }
 
+// bindingColumns are those of both kinds of bindings.
+var bindingColumns = []column{
+	{"Role", "What it allows.", false, func(u *unstructured.Unstructured) any {
+		return fmt.Sprintf("%v/%v", value(u, "roleRef", "kind"), value(u, "roleRef", "name"))
+	}},
+	{"Users", "Operators that it is given to.", true, bound("User")},
+	{"Groups", "Groups that it is given to.", true, bound("Group")},
+}
+
+func bound(kind string) func(*unstructured.Unstructured) any {
+	return func(u *unstructured.Unstructured) any {
+		var names []string
+		for _, s := range slice(u, "subjects") {
+			if m, _ := s.(map[string]any); m["kind"] == kind {
+				names = append(names, fmt.Sprint(m["name"]))
+			}
+		}
+		return strings.Join(names, ",")
+	}
+}
+
 // columns are what people look for in each kind, after the name and before the age.
 var columns = map[*api.Kind][]column{
 	api.Namespace: {
@@ -70,6 +91,8 @@ var columns = map[*api.Kind][]column{
 	api.ConfigMap: {
 		{"Data", "How many values it has.", false, func(u *unstructured.Unstructured) any { return entries(u, "data") + entries(u, "binaryData") }},
 	},
+	api.RoleBindings:        bindingColumns,
+	api.ClusterRoleBindings: bindingColumns,
 	api.EndpointSlice: {
 		{"AddressType", "Kind of addresses.", false, func(u *unstructured.Unstructured) any { return value(u, "addressType") }},
 		{"Ports", "Ports of the endpoints.", false, func(u *unstructured.Unstructured) any {
@@ -93,21 +116,32 @@ var columns = map[*api.Kind][]column{
 			return joined(slice(u, "status", "addresses"), func(m map[string]any) string { return fmt.Sprint(m["value"]) })
 		}},
 		{"Programmed", "Whether the nodes that run it have all that it says in effect.", false, condition("Programmed")},
-		{"Listeners", "Its listeners: name, port, and how many routes are attached.", false, func(u *unstructured.Unstructured) any {
-			attached := map[any]any{}
-			for _, l := range slice(u, "status", "listeners") {
-				m, _ := l.(map[string]any)
-				attached[m["name"]] = m["attachedRoutes"]
-			}
-			return joined(slice(u, "spec", "listeners"), func(m map[string]any) string {
-				return fmt.Sprintf("%v:%v(%v)", m["name"], m["port"], cmp.Or(attached[m["name"]], any(0)))
-			})
-		}},
+		{"Listeners", "Its listeners: name, port, and how many routes are attached.", false, listeners},
+	},
+	api.ListenerSet: {
+		{"Gateway", "Whose listeners they are.", false, func(u *unstructured.Unstructured) any { return listenerSetParent(u) }},
+		{"Accepted", "Whether they, or some of them, are in effect.", false, condition("Accepted")},
+		{"Programmed", "Whether the nodes that run the Gateway have opened them.", false, condition("Programmed")},
+		{"Listeners", "Name, port, and how many routes are attached.", false, listeners},
 	},
 	api.HTTPRoute: routeColumns,
 	api.GRPCRoute: routeColumns,
 	api.TLSRoute:  routeColumns,
 	api.TCPRoute:  routeColumns[1:], // it has no hostnames
+	api.UDPRoute:  routeColumns[1:],
+	api.BackendTLSPolicy: {
+		{"Targets", "Whose instances are spoken to in TLS.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "spec", "targetRefs"), func(m map[string]any) string {
+				name := fmt.Sprintf("%v/%v", strings.ToLower(fmt.Sprint(m["kind"])), m["name"])
+				if section, _ := m["sectionName"].(string); section != "" {
+					name += ":" + section
+				}
+				return name
+			})
+		}},
+		{"Hostname", "Whom they must show to be.", false, text("spec", "validation", "hostname")},
+		{"Accepted", "Whether the policy is in effect.", false, condition("Accepted")},
+	},
 	api.QuotaPolicies: {
 		{"Targets", "What is limited.", false, func(u *unstructured.Unstructured) any {
 			return joined(slice(u, "spec", "targetRefs"), func(m map[string]any) string {
@@ -183,11 +217,33 @@ var columns = map[*api.Kind][]column{
 		{"Mode", "Whether it refuses, or only counts what it would refuse.", false, text("spec", "mode")},
 		{"Accepted", "Whether the policy is in effect.", false, condition("Accepted")},
 	},
+	api.AuthenticationPolicies: {
+		{"Targets", "For which requests it is.", false, func(u *unstructured.Unstructured) any {
+			return joined(slice(u, "spec", "targetRefs"), func(m map[string]any) string {
+				return fmt.Sprintf("%v/%v", strings.ToLower(fmt.Sprint(m["kind"])), m["name"])
+			})
+		}},
+		{"Presence", "Whether a request without a token is refused.", false, text("spec", "presence")},
+		{"Keys", "Whether the keys of all issuers are known.", false, condition("ResolvedRefs")},
+		{"Accepted", "Whether the policy is in effect.", false, condition("Accepted")},
+	},
+	api.FederatedTrustDomains: {
+		{"Trust-Domain", "Whose SVIDs processes may verify.", false, text("spec", "trustDomain")},
+		{"Endpoint", "Where its bundle is served.", false, text("spec", "endpoint", "url")},
+		{"Accepted", "Whether the document is in effect.", false, condition("Accepted")},
+		{"Fetched", "Whether the endpoint served the bundle last.", false, condition("Fetched")},
+	},
 	api.JoinTokens: {
 		{"Node", "Name that the host will have.", false, text("spec", "node")},
 		{"Services", "Services that the host may run.", false, list("spec", "services")},
 		{"Expires", "When the token ends.", false, text("status", "expires")},
 		{"Used By", "The node that joined with it.", false, text("status", "usedBy")},
+	},
+	api.OperatorTokens: {
+		{"Operator", "Whom the token stands for.", false, text("spec", "operator")},
+		{"Groups", "Groups that he is of.", false, list("spec", "groups")},
+		{"Expires", "When the token ends.", false, text("status", "expires")},
+		{"Made By", "The operator who made it.", true, text("status", "madeBy")},
 	},
 	api.Nodes: {
 		{"Liveness", "alive, lost or frozen.", false, text("status", "liveness")},
@@ -298,11 +354,31 @@ func pairs(m map[string]string) string {
 	return strings.Join(parts, ",")
 }
 
-// condition gives True where all parents, or the document as a whole, say so, else what the first other one says.
+// listeners are those of a Gateway or a ListenerSet.
+func listeners(u *unstructured.Unstructured) any {
+	attached := map[any]any{}
+	for _, l := range slice(u, "status", "listeners") {
+		m, _ := l.(map[string]any)
+		attached[m["name"]] = m["attachedRoutes"]
+	}
+	return joined(slice(u, "spec", "listeners"), func(m map[string]any) string {
+		return fmt.Sprintf("%v:%v(%v)", m["name"], m["port"], cmp.Or(attached[m["name"]], any(0)))
+	})
+}
+
+func listenerSetParent(u *unstructured.Unstructured) string {
+	name, _, _ := unstructured.NestedString(u.Object, "spec", "parentRef", "name")
+	if namespace, _, _ := unstructured.NestedString(u.Object, "spec", "parentRef", "namespace"); namespace != "" {
+		return namespace + "/" + name
+	}
+	return name
+}
+
+// condition gives True where all parents or ancestors, or the document as a whole, say so, else what the first other one says.
 func condition(kind string) func(*unstructured.Unstructured) any {
 	return func(u *unstructured.Unstructured) any {
 		said := ""
-		of := slices.Concat(slice(u, "status", "parents"), []any{value(u, "status")})
+		of := slices.Concat(slice(u, "status", "parents"), slice(u, "status", "ancestors"), []any{value(u, "status")})
 		for _, parent := range of {
 			m, _ := parent.(map[string]any)
 			l, _ := m["conditions"].([]any)

@@ -241,7 +241,7 @@ func (s *Server) unchanged(r *request, old *item, asked string) error {
 	if err != nil && !apierrors.IsResourceExpired(err) {
 		return err
 	}
-	if err != nil || have < old.sequence || have > s.cache.resources.get() {
+	if err != nil || have < old.sequence || have > s.cache.resources.At() {
 		return conflict(r.kind, r.name, "resourceVersion %s is not the document's, which is %s; read it again and apply your changes to what it is now",
 			asked, old.shown.GetResourceVersion())
 	}
@@ -286,6 +286,11 @@ func (s *Server) store(r *request, verb string, old *item, u *unstructured.Unstr
 		return nil, err
 	}
 	change.DryRun = dry
+	if verb != "delete" {
+		if err := s.mayGrant(r, change.Before, u); err != nil {
+			return nil, err
+		}
+	}
 	if err := s.cfg.Hook(ctx, change); err != nil {
 		return nil, forbidden(r.kind, u.GetName(), err)
 	}
@@ -325,7 +330,7 @@ func (s *Server) store(r *request, verb string, old *item, u *unstructured.Unstr
 	if err := s.cfg.Hook(ctx, change); err != nil {
 		return nil, fmt.Errorf("record that %s was stored: %w", u.GetName(), err)
 	}
-	if err := s.cache.resources.wait(ctx, seq); err != nil {
+	if err := s.cache.resources.Wait(ctx, seq); err != nil {
 		return nil, err
 	}
 	if verb == "delete" {

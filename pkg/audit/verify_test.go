@@ -64,7 +64,7 @@ func newHistory(writers ...string) *history {
 		signer := snapshot.NewSigner(key)
 		h.keys[signer.ID] = key.Public().(ed25519.PublicKey)
 		clock := time.Unix(1_800_000_000, 0)
-		h.writers = append(h.writers, NewWriter(WriterConfig{Store: &h.stream, Cluster: "demo", Writer: name, Signer: signer, Now: func() time.Time {
+		h.writers = append(h.writers, NewWriter(WriterConfig{Store: &h.stream, Cluster: "demo", Writer: name, Signer: func() snapshot.Signer { return signer }, Now: func() time.Time {
 			clock = clock.Add(time.Second)
 			return clock
 		}}))
@@ -251,7 +251,7 @@ func TestEveryChangeOfTheStreamIsFound(t *testing.T) {
 					}
 					entry.Previous = hash
 				}
-				data, err := seal(w.cfg.Signer, entry)
+				data, err := seal(w.cfg.Signer(), entry)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -338,7 +338,7 @@ func TestARetiredKeysRecordsAreCovered(t *testing.T) {
 	if err := h.write(h.writers[0], h.change("orders")); err != nil {
 		t.Fatal(err)
 	}
-	delete(h.keys, h.writers[0].cfg.Signer.ID)
+	delete(h.keys, h.writers[0].cfg.Signer().ID)
 	if found := h.verify(); len(found.Problems) != 1 || !strings.Contains(found.Problems[0], "no checkpoint covers it") {
 		t.Errorf("%+v", found)
 	}

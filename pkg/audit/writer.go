@@ -35,8 +35,8 @@ type Store interface {
 // WriterConfig composes a Writer.
 type WriterConfig struct {
 	Store           Store
-	Cluster, Writer string // Writer is the controller's name
-	Signer          snapshot.Signer
+	Cluster, Writer string                 // Writer is the controller's name
+	Signer          func() snapshot.Signer // of this moment
 	Log             *slog.Logger
 	Now             func() time.Time // nil: time.Now
 }
@@ -177,7 +177,7 @@ func (w *Writer) write(ctx context.Context, batch []*pending) error {
 		number++
 		p.entry.Cluster, p.entry.Writer, p.entry.Number, p.entry.Previous = w.cfg.Cluster, w.cfg.Writer, number, hash
 		p.entry.UnixNs = w.cfg.Now().UnixNano()
-		data, err := seal(w.cfg.Signer, p.entry)
+		data, err := seal(w.cfg.Signer(), p.entry)
 		if err != nil {
 			return err
 		}

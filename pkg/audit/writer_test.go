@@ -27,7 +27,7 @@ func TestRecordedOnARealStream(t *testing.T) {
 	var kept []byte
 	const each, rounds = 40, 2
 	for round := range rounds {
-		w := audit.NewWriter(audit.WriterConfig{Store: records, Cluster: "demo", Writer: "c1", Signer: key, Log: b.Log})
+		w := audit.NewWriter(audit.WriterConfig{Store: records, Cluster: "demo", Writer: "c1", Signer: func() snapshot.Signer { return key }, Log: b.Log})
 		ctx, stop := context.WithCancel(t.Context())
 		var running, recording sync.WaitGroup
 		running.Go(func() { _ = w.Run(ctx) })
@@ -86,7 +86,7 @@ func TestActsAreRecordedBeforeTheyAreBegun(t *testing.T) {
 	t.Parallel()
 	b := bustest.Start(t)
 	records := b.Controller.Records(bus.StreamAudit)
-	w := audit.NewWriter(audit.WriterConfig{Store: records, Cluster: "demo", Writer: "c1", Signer: signer(), Log: b.Log})
+	w := audit.NewWriter(audit.WriterConfig{Store: records, Cluster: "demo", Writer: "c1", Signer: signer, Log: b.Log})
 	ctx, stop := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { _ = w.Run(ctx) })

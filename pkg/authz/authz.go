@@ -1,16 +1,20 @@
 // Package authz decides who may call a service, and for what, as AuthorizationPolicies say.
 //
 // Compile makes the rules of one service ready for reading; Decide answers for one request. It is pure, takes no lock and
-// allocates nothing. The caller is who its certificate says, and what is called is what the service will see: paths are
-// read by routing.PlainPath, and one that servers read differently is refused wherever a policy asks for paths. Who
-// enforces what is decided here is the inbound side of pkg/proxy.
+// allocates nothing, but where a condition needs CEL for a text of the request. The caller is who its certificate says, and
+// what is called is what the service will see: paths are read by routing.PlainPath, and one that servers read differently is
+// refused wherever a policy asks for paths. Who enforces what is decided here is the inbound side of pkg/proxy.
 //
-// Start reading at Decide; index.go finds the rules that a request may match, match.go says whether it does.
+// Start reading at Decide; index.go finds the rules that a request may match, match.go says whether it does. Conditions are
+// in when.go, and those that need no CEL in plain.go.
 package authz
 
 import (
 	"fmt"
+	"slices"
 
+	"github.com/sennit-mesh/sennit/internal/grammar"
+	"github.com/sennit-mesh/sennit/pkg/authn"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/routing"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -25,6 +29,10 @@ type Rules struct {
 	allows, dryAllows   uint32
 	paths, dryPaths     uint32
 	methods, dryMethods uint32
+
+	names  []string          // of the headers that clauses ask for
+	frames map[string]*frame // by what they ask for
+	whens  []*when
 }
 
 // none is no policy.
@@ -36,13 +44,20 @@ type policy struct {
 	dryRun bool
 }
 
-// A Request is what is decided on.
+// A Request is what is decided on. What is empty is not known, and counts against the caller.
 type Request struct {
 	Caller exchange.ServiceName // as its certificate says
-	Port   uint16               // of the service
-	TCP    bool                 // a connection that nobody looks into; it has no method or path
-	Method string
-	Path   string // as the service will get it, with or without its query
+	// Plaintext says that the caller shows no identity: it has no name, trust domain or node.
+	Plaintext   bool
+	TrustDomain string      // as the caller's certificate says
+	Node        string      // that the certificate was issued to
+	User        *authn.User // the end user, as far as it is proven; nil: nobody
+	Port        uint16      // of the service
+	TCP         bool        // a connection, or flow of datagrams, that nobody looks into; it has nothing of what follows
+	Method      string
+	Path        string // as the service will get it, with or without its query
+	Host        string // likewise, with or without a port
+	Fields      exchange.Fields
 }
 
 // A Decision says whether a request passes, and by which policy it does not. Policies are named by "<ns>/<name>".
@@ -67,7 +82,7 @@ func Compile(body *snapshot.Authorization) (*Rules, error) {
 			first(at, p.DryRun, &r.allows, &r.dryAllows)
 		}
 		for n, rule := range p.Rules {
-			clauses, err := clausesOf(at, p.Deny, rule)
+			clauses, err := r.clausesOf(at, p.Deny, rule)
 			if err != nil {
 				return nil, fmt.Errorf("policy %s: rule %d: %w", p.Origin, n, err)
 			}
@@ -79,6 +94,13 @@ func Compile(body *snapshot.Authorization) (*Rules, error) {
 					first(at, p.DryRun, &r.methods, &r.dryMethods)
 				}
 				r.index.add(c)
+			}
+			path, method := r.asks(rule)
+			if path {
+				first(at, p.DryRun, &r.paths, &r.dryPaths)
+			}
+			if method {
+				first(at, p.DryRun, &r.methods, &r.dryMethods)
 			}
 		}
 	}
@@ -104,6 +126,12 @@ func (r *Rules) Origins() []string {
 	return all
 }
 
+// Asks reports whether a rule may go by a field of a request's head, to the loosest reader.
+func (r *Rules) Asks(field string) bool {
+	return r != nil && (slices.ContainsFunc(r.names, func(name string) bool { return grammar.SameName(name, field) }) ||
+		slices.ContainsFunc(r.whens, func(w *when) bool { return w.is.Headers })) // which ones only the evaluation tells
+}
+
 // A verdict is what was found out about one request. Each is the first policy that is so, or none.
 type verdict struct {
 	deny, dryDeny   uint32
@@ -117,17 +145,19 @@ func (r *Rules) Decide(q *Request) Decision {
 	}
 	v := verdict{none, none, none, none}
 	path := ""
+	var seen heads
 	if !q.TCP {
 		var room [256]byte
 		var plain bool
 		if path, plain = routing.PlainPath(room[:0], q.Path); !plain {
 			v.deny, v.dryDeny = r.paths, r.dryPaths
 		}
+		seen.path = path
 		if !upper(q.Method) {
 			v.deny, v.dryDeny = min(v.deny, r.methods), min(v.dryDeny, r.dryMethods)
 		}
 	}
-	r.index.find(q, path, func(c *clause) {
+	r.index.find(q, path, &seen, func(c *clause) {
 		p := &r.policies[c.policy]
 		to := &v.allow
 		switch {
@@ -138,7 +168,7 @@ func (r *Rules) Decide(q *Request) Decision {
 		case p.dryRun:
 			to = &v.dryAllow
 		}
-		if c.policy < *to && c.matches(q, path) {
+		if c.policy < *to && (c.deny || *to == none) && c.matches(q, path, &seen) {
 			*to = c.policy
 		}
 	})

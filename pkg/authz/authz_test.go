@@ -207,13 +207,17 @@ func TestCompileRefusesWhatItCannotDecide(t *testing.T) {
 	for _, o := range []*snapshot.AuthorizationOperation{
 		{Paths: []*snapshot.StringMatch{{Kind: snapshot.StringMatch_REGEX, Value: "/a"}}},
 		{Paths: exact("/a/../b")}, {Paths: prefix("a")}, {NotPaths: exact("/a?b")}, {Paths: exact("")},
+		{Headers: []*snapshot.AuthorizationHeader{{Name: "x-role", Kind: 99}}}, {NotHeaders: []*snapshot.AuthorizationHeader{{Name: "x-role", Kind: 99}}},
+		{Headers: []*snapshot.AuthorizationHeader{{Value: "of no name"}}},
 	} {
 		if _, err := Compile(&snapshot.Authorization{Policies: []*snapshot.AuthorizationPolicy{policyOf("p", true, &snapshot.AuthorizationRule{To: to(o)})}}); err == nil {
 			t.Errorf("%v is compiled", o)
 		}
 	}
-	if _, err := Compile(&snapshot.Authorization{Policies: []*snapshot.AuthorizationPolicy{policyOf("p", true, &snapshot.AuthorizationRule{From: from("Shop/_")})}}); err == nil {
-		t.Error("what is no service's name is compiled")
+	for _, s := range []*snapshot.AuthorizationSource{{Services: []string{"Shop/_"}}, {NotServices: []string{"Shop/_"}}} {
+		if _, err := Compile(&snapshot.Authorization{Policies: []*snapshot.AuthorizationPolicy{policyOf("p", true, &snapshot.AuthorizationRule{From: []*snapshot.AuthorizationSource{s}})}}); err == nil {
+			t.Errorf("what is no service's name is compiled: %v", s)
+		}
 	}
 }
 

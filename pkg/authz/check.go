@@ -1,9 +1,11 @@
 package authz
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 
+	"github.com/sennit-mesh/sennit/pkg/authn"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/routing"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -17,6 +19,34 @@ type Question struct {
 	TCP    bool                 `json:"tcp,omitempty"`
 	Method string               `json:"method,omitempty"`
 	Path   string               `json:"path,omitempty"` // as the service gets it
+	Host   string               `json:"host,omitempty"` // likewise
+	Fields exchange.Fields      `json:"fields,omitempty"`
+	// Claims are those of the end user, as a token has them: an object. They are believed. Empty: nobody was proven.
+	Claims json.RawMessage `json:"claims,omitempty"`
+	// Token is the end user's, which Unproven verifies; empty: only Claims are known.
+	Token string `json:"token,omitempty"`
+	// Where the caller is; empty: not known.
+	TrustDomain string `json:"trustDomain,omitempty"`
+	Node        string `json:"node,omitempty"`
+	// Plaintext asks for a caller without an identity; From is then not looked at.
+	Plaintext bool `json:"plaintext,omitempty"`
+}
+
+func (q *Question) request() (*Request, error) {
+	var user *authn.User
+	if len(q.Claims) > 0 {
+		var err error
+		if user, err = authn.ParseUser(q.Claims); err != nil {
+			return nil, err
+		}
+	}
+	if q.Plaintext {
+		q.From, q.TrustDomain, q.Node = exchange.ServiceName{}, "", ""
+	}
+	return &Request{User: user, Plaintext: q.Plaintext,
+		Caller: q.From, TrustDomain: q.TrustDomain, Node: q.Node, Port: q.Port, TCP: q.TCP,
+		Method: q.Method, Path: q.Path, Host: q.Host, Fields: q.Fields,
+	}, nil
 }
 
 // An Answer is a Decision, for people. Policies are named by "<ns>/<name>".
@@ -36,7 +66,11 @@ func Check(q *Question, body *snapshot.Authorization) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	d := rules.Decide(&Request{Caller: q.From, Port: q.Port, TCP: q.TCP, Method: q.Method, Path: q.Path})
+	request, err := q.request()
+	if err != nil {
+		return nil, err
+	}
+	d := rules.Decide(request)
 	return &Answer{
 		Allowed: !d.Denied, Policy: d.Policy, WouldBeDenied: d.WouldBeDenied, WouldPolicy: d.WouldPolicy,
 		Policies: rules.Origins(), Why: why(q, body, d),

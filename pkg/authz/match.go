@@ -21,6 +21,8 @@ type clause struct {
 	methods, notMethods       []string
 	paths, notPaths           []pattern
 	ports, notPorts           []uint32
+	more                      *asked // nil: no more is asked
+	plaintext                 bool   // it is for callers without an identity alone
 }
 
 // A pattern is a path, or a prefix of whole segments.
@@ -47,23 +49,30 @@ func matchesAny(patterns []pattern, path string) bool {
 	return false
 }
 
-// matches reports whether a clause is for a request, of which path is the normal form. Of a TCP connection nobody knows
-// what it is for: a clause that allows and asks is not for it, and one that denies is.
-func (c *clause) matches(q *Request, path string) bool {
-	if len(c.services) > 0 && !slices.Contains(c.services, q.Caller) ||
-		len(c.namespaces) > 0 && !slices.Contains(c.namespaces, q.Caller.Namespace) ||
-		slices.Contains(c.notServices, q.Caller) || slices.Contains(c.notNamespaces, q.Caller.Namespace) ||
-		len(c.ports) > 0 && !slices.Contains(c.ports, uint32(q.Port)) || slices.Contains(c.notPorts, uint32(q.Port)) {
+// matches reports whether a clause that the index finds for its caller is for a request, of which path is the normal form.
+// Of a TCP connection nobody knows what it is for: a clause that allows and asks is not for it, and one that denies is.
+func (c *clause) matches(q *Request, path string, seen *heads) bool {
+	if c.plaintext != q.Plaintext && (c.plaintext || !c.deny && len(c.services)+len(c.notServices)+len(c.namespaces)+len(c.notNamespaces) > 0) {
+		return false // nobody knows who that is
+	}
+	if !q.Plaintext && c.misses(q) || len(c.ports) > 0 && !slices.Contains(c.ports, uint32(q.Port)) || slices.Contains(c.notPorts, uint32(q.Port)) {
 		return false
 	}
 	if q.TCP {
-		return c.deny || len(c.methods)+len(c.notMethods)+len(c.paths)+len(c.notPaths) == 0
+		return (c.deny || len(c.methods)+len(c.notMethods)+len(c.paths)+len(c.notPaths) == 0) && (c.more == nil || c.more.matches(q, c.deny, seen))
 	}
 	return (len(c.methods) == 0 || slices.Contains(c.methods, q.Method)) && !slices.Contains(c.notMethods, q.Method) &&
-		(len(c.paths) == 0 || matchesAny(c.paths, path)) && !matchesAny(c.notPaths, path)
+		(len(c.paths) == 0 || matchesAny(c.paths, path)) && !matchesAny(c.notPaths, path) &&
+		(c.more == nil || c.more.matches(q, c.deny, seen))
 }
 
-func clausesOf(policy uint32, deny bool, rule *snapshot.AuthorizationRule) ([]clause, error) {
+// misses reports whether a caller is another one. That it is of one of the services is known by the index.
+func (c *clause) misses(q *Request) bool {
+	return len(c.services) > 0 && len(c.namespaces) > 0 && !slices.Contains(c.namespaces, q.Caller.Namespace) ||
+		slices.Contains(c.notServices, q.Caller) || slices.Contains(c.notNamespaces, q.Caller.Namespace)
+}
+
+func (r *Rules) clausesOf(policy uint32, deny bool, rule *snapshot.AuthorizationRule) ([]clause, error) {
 	from, to := rule.From, rule.To
 	if len(from) == 0 {
 		from = []*snapshot.AuthorizationSource{{}}
@@ -75,7 +84,7 @@ func clausesOf(policy uint32, deny bool, rule *snapshot.AuthorizationRule) ([]cl
 	for _, f := range from {
 		for _, t := range to {
 			c := clause{
-				policy: policy, deny: deny, namespaces: f.Namespaces, notNamespaces: f.NotNamespaces,
+				policy: policy, deny: deny, plaintext: f.Plaintext, namespaces: f.Namespaces, notNamespaces: f.NotNamespaces,
 				methods: t.Methods, notMethods: t.NotMethods, ports: t.Ports, notPorts: t.NotPorts,
 			}
 			var err error
@@ -89,6 +98,9 @@ func clausesOf(policy uint32, deny bool, rule *snapshot.AuthorizationRule) ([]cl
 				return nil, err
 			}
 			if c.notPaths, err = patternsOf(t.NotPaths, !deny); err != nil {
+				return nil, err
+			}
+			if c.more, err = r.askedOf(f, t, rule.When, deny); err != nil {
 				return nil, err
 			}
 			all = append(all, c)

@@ -23,10 +23,11 @@ const (
 	VerbQuota     = "quota"
 	VerbTelemetry = "telemetry"
 	VerbTap       = "tap"
+	VerbWorkload  = "workload"
 )
 
 // nodeVerbs are what a node that joined may ask. Joining is not among them: a node that joined renews.
-var nodeVerbs = []string{VerbRenew, VerbRegister, VerbCatchup, VerbApplied, VerbAlive, VerbQuota, VerbTelemetry, VerbTap}
+var nodeVerbs = []string{VerbRenew, VerbRegister, VerbCatchup, VerbApplied, VerbAlive, VerbQuota, VerbTelemetry, VerbTap, VerbWorkload}
 
 const (
 	nodePrefix = "sennit.node."
@@ -63,6 +64,11 @@ const (
 // The system account is the server's own.
 type Accounts struct {
 	operator, system, control, nodes nkeys.KeyPair
+
+	made           time.Time // when they took the place of others; zero: these are the first
+	formerOperator string
+	formerControl  string
+	formerNodes    []*FormerNodes // the newest last
 }
 
 // NewAccounts makes the keys of a new cluster.
@@ -95,6 +101,10 @@ func (a *Accounts) MarshalBinary() ([]byte, error) {
 			return nil, fmt.Errorf("marshal the keys of the bus accounts: %w", err)
 		}
 	}
+	if !a.made.IsZero() {
+		m.MadeUnixMs = a.made.UnixMilli()
+	}
+	m.FormerOperator, m.FormerControl, m.FormerNodes = a.formerOperator, a.formerControl, a.formerNodes
 	return proto.Marshal(&m)
 }
 
@@ -124,6 +134,11 @@ func (a *Accounts) UnmarshalBinary(data []byte) error {
 			return fmt.Errorf("read the keys of the bus accounts: %s: %w", k.name, err)
 		}
 	}
+	a.made = time.Time{}
+	if m.MadeUnixMs != 0 {
+		a.made = time.UnixMilli(m.MadeUnixMs)
+	}
+	a.formerOperator, a.formerControl, a.formerNodes = m.FormerOperator, m.FormerControl, m.FormerNodes
 	return nil
 }
 
@@ -163,13 +178,26 @@ func (a *Accounts) controlClaims() *jwt.AccountClaims {
 
 // nodesClaims describe the account of nodes: no JetStream, and nothing but what it imports.
 func (a *Accounts) nodesClaims() *jwt.AccountClaims {
-	claims := jwt.NewAccountClaims(public(a.nodes))
+	return a.nodesOf(public(a.nodes), LetIn)
+}
+
+// nodesOf describe an account of nodes: the present one, or one of before.
+func (a *Accounts) nodesOf(key string, access Access) *jwt.AccountClaims {
+	claims := jwt.NewAccountClaims(key)
 	claims.Name = "nodes"
 	claims.Limits.DisallowBearer = true
 	claims.Limits.LeafNodeConn = 0
 	control := public(a.control)
-	claims.Imports.Add(&jwt.Import{Name: "configuration", Account: control, Subject: snapshot.LivePrefix + ">", Type: jwt.Stream})
-	claims.Imports.Add(&jwt.Import{Name: "requests", Account: control, Subject: requestSubjects, LocalSubject: requestSubjects, Type: jwt.Service})
+	switch access {
+	case LetIn:
+		claims.Imports.Add(&jwt.Import{Name: "configuration", Account: control, Subject: snapshot.LivePrefix + ">", Type: jwt.Stream})
+		claims.Imports.Add(&jwt.Import{Name: "requests", Account: control, Subject: requestSubjects, LocalSubject: requestSubjects, Type: jwt.Service})
+	case MayRenew:
+		const renewing = nodePrefix + "*." + VerbRenew
+		claims.Imports.Add(&jwt.Import{Name: "requests", Account: control, Subject: renewing, LocalSubject: renewing, Type: jwt.Service})
+	case ShutOut:
+		claims.RevokeAt(jwt.All, never)
+	}
 	return claims
 }
 

@@ -104,7 +104,7 @@ func (f *follow) sendAsk(now time.Time) {
 		return
 	}
 	request.All = len(asked.subjects) == len(f.subjects)
-	if f.outdated {
+	if f.outdated || f.disputed {
 		request.Roster = f.trust.Raw()
 	}
 	payload, err := proto.Marshal(request)

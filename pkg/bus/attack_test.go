@@ -41,6 +41,7 @@ const (
 	secretSubject = "sennit.resource.v1.secrets.default.tls"
 	tokenSubject  = "sennit.registry.token.web3"
 	configSubject = "sennit.config.in.default.orders"
+	auditSubject  = "sennit.audit.controller.log"
 	theTrue       = "the true one"   // what is stored under each subject
 	honest        = "asked honestly" // by web2
 )
@@ -51,7 +52,7 @@ func newStage(t *testing.T) *stage {
 	for stream, subject := range map[bus.Stream]string{
 		bus.StreamResource: secretSubject, bus.StreamRegistry: tokenSubject, bus.StreamConfig: configSubject,
 		bus.StreamInstance: "sennit.instance.default.orders.web2.orders-1", bus.StreamStatus: "sennit.status.v1.services.default.orders",
-		bus.StreamQuota: "sennit.quota.reserved.default.0",
+		bus.StreamQuota: "sennit.quota.reserved.default.0", bus.StreamAudit: auditSubject,
 	} {
 		if _, err := s.Controller.Records(stream).Append(t.Context(), subject, []byte(theTrue), 0); err != nil {
 			t.Fatal(err)
@@ -110,7 +111,7 @@ func connectRaw(t *testing.T, b *bustest.Bus, credential bus.Credential, failed 
 func (s *stage) fingerprint(t *testing.T) string {
 	t.Helper()
 	var state strings.Builder
-	for _, stream := range []bus.Stream{bus.StreamResource, bus.StreamStatus, bus.StreamInstance, bus.StreamConfig, bus.StreamRegistry, bus.StreamQuota} {
+	for _, stream := range []bus.Stream{bus.StreamResource, bus.StreamStatus, bus.StreamInstance, bus.StreamConfig, bus.StreamRegistry, bus.StreamQuota, bus.StreamAudit} {
 		records := s.Controller.Records(stream)
 		first, err := records.First(t.Context())
 		if err != nil {
@@ -196,11 +197,17 @@ func TestAttackPublishing(t *testing.T) {
 		// as another node, or as one that has yet to join
 		"sennit.node.web2.register", "sennit.node.web2.alive", "sennit.node.web2.applied", "sennit.node.web1.join", "sennit.node.web1.other",
 		"sennit.node.web1", "sennit.node.web1.register.x", "sennit.node.web2.tap",
+		"sennit.node.web2.quota", "sennit.node.web2.telemetry", "sennit.node.web2.renew", "sennit.node.web2.catchup", "sennit.node.web2.workload",
 		// make another node ask who taps it
 		"sennit.live.tap.web2", "sennit.live.tap.web1",
 		// configuration, where it is stored and where it is republished
 		configSubject, "sennit.config.in.default.orders.0", snapshot.BeatSubject, snapshot.RosterSubject,
 		"sennit.live.in.default.orders", "sennit.live.in.default.orders.0", "sennit.live.beat", "sennit.live.roster", "sennit.live.node.web2",
+		// who is revoked, what a gateway holds, the roots of another trust domain
+		snapshot.RevokedSubject, "sennit.live.revoked", "sennit.live.revoked.0", "sennit.config.in.edge.gateway", "sennit.live.in.edge.gateway.0",
+		snapshot.BundleSubject, "sennit.live.bundle",
+		// what was reserved, what happened, what is revoked, who is a node
+		"sennit.quota.reserved.default.0", "sennit.quota.term", auditSubject, "sennit.audit.web1.log", "sennit.registry.revoked", "sennit.registry.node.web1", "sennit.config.term",
 		// the other streams
 		secretSubject, tokenSubject, "sennit.status.v1.services.default.orders", "sennit.instance.default.orders.web1.orders-1",
 		// roll up, purge, delete, change, take or replace a stream
@@ -252,7 +259,8 @@ func TestAttackSubscribing(t *testing.T) {
 	var taken []*nats.Subscription
 	for _, subject := range []string{
 		">", "*", "*.>", "sennit.>", "sennit.live.>", "sennit.*.>", "sennit.resource.>", secretSubject, "sennit.registry.>", tokenSubject,
-		"sennit.config.>", "sennit.instance.>", "sennit.status.>",
+		"sennit.config.>", "sennit.instance.>", "sennit.status.>", "sennit.quota.>", "sennit.audit.>", auditSubject, "sennit.telemetry.>", "sennit.applied.>",
+		"sennit.live.in.edge.gateway", "sennit.live.in.edge.gateway.>", "sennit.live.in.edge.>",
 		"sennit.live.in.>", "sennit.live.in.*.*", "sennit.live.in.default.payments", "sennit.live.in.default.payments.>", "sennit.live.node.>", "sennit.live.node.web2",
 		"sennit.live.tap.>", "sennit.live.tap.*", "sennit.live.tap.web2",
 		"sennit.node.>", "sennit.node.*.*", "sennit.node.*.register", "sennit.node.web2.register", "sennit.node.web1.register",

@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -48,17 +49,25 @@ func (f *follow) load(now time.Time, features []string, keptMessages []snapshot.
 // roster takes a roster from wherever it comes: it proves itself. What is held by a key that left it stays in
 // force, and is asked for again.
 func (f *follow) roster(now time.Time, data []byte, keep bool) {
+	before := f.trust.Roster().GetDelegation()
 	replaced, err := f.trust.Update(data)
 	if err != nil {
 		f.problem("roster was dropped", err)
 	}
+	if errors.Is(err, snapshot.ErrDelegation) && !f.disputed {
+		f.disputed, f.subjects[snapshot.RosterSubject].ask = true, true
+		f.askSoon(now, f.jitter(askSpread))
+	}
 	if !replaced {
 		return
 	}
+	f.disputed = false
 	roster := f.trust.Roster()
 	keys := roster.SigningKeys()
 	f.opener.SetKeys(keys)
-	f.epoch = max(f.epoch, roster.GetEpoch())
+	if roster.GetDelegation() > before || roster.GetEpoch() > f.epoch { // whatever epoch the delegate before named
+		f.epoch = roster.GetEpoch()
+	}
 	f.subjects[snapshot.RosterSubject].version = rosterVersion(roster)
 	f.actions = append(f.actions, action{update: &Update{Subject: snapshot.RosterSubject, Version: rosterVersion(roster), Body: data}})
 	revoked := false

@@ -280,13 +280,18 @@ func (x *ErrorMessage) GetMessage() string {
 
 // AccountKeys are the seeds behind a cluster's bus: who holds them may do everything on it.
 type AccountKeys struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Operator      []byte                 `protobuf:"bytes,1,opt,name=operator,proto3" json:"operator,omitempty"`
-	System        []byte                 `protobuf:"bytes,2,opt,name=system,proto3" json:"system,omitempty"`
-	Control       []byte                 `protobuf:"bytes,3,opt,name=control,proto3" json:"control,omitempty"`
-	Nodes         []byte                 `protobuf:"bytes,4,opt,name=nodes,proto3" json:"nodes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Operator []byte                 `protobuf:"bytes,1,opt,name=operator,proto3" json:"operator,omitempty"`
+	System   []byte                 `protobuf:"bytes,2,opt,name=system,proto3" json:"system,omitempty"`
+	Control  []byte                 `protobuf:"bytes,3,opt,name=control,proto3" json:"control,omitempty"`
+	Nodes    []byte                 `protobuf:"bytes,4,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	// Of the keys whose place these took; absent in a new cluster. All are public.
+	MadeUnixMs     int64          `protobuf:"varint,5,opt,name=made_unix_ms,json=madeUnixMs,proto3" json:"made_unix_ms,omitempty"`
+	FormerOperator string         `protobuf:"bytes,6,opt,name=former_operator,json=formerOperator,proto3" json:"former_operator,omitempty"`
+	FormerControl  string         `protobuf:"bytes,7,opt,name=former_control,json=formerControl,proto3" json:"former_control,omitempty"` // whose folder the streams may still be in
+	FormerNodes    []*FormerNodes `protobuf:"bytes,8,rep,name=former_nodes,json=formerNodes,proto3" json:"former_nodes,omitempty"`       // the newest last
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *AccountKeys) Reset() {
@@ -347,6 +352,87 @@ func (x *AccountKeys) GetNodes() []byte {
 	return nil
 }
 
+func (x *AccountKeys) GetMadeUnixMs() int64 {
+	if x != nil {
+		return x.MadeUnixMs
+	}
+	return 0
+}
+
+func (x *AccountKeys) GetFormerOperator() string {
+	if x != nil {
+		return x.FormerOperator
+	}
+	return ""
+}
+
+func (x *AccountKeys) GetFormerControl() string {
+	if x != nil {
+		return x.FormerControl
+	}
+	return ""
+}
+
+func (x *AccountKeys) GetFormerNodes() []*FormerNodes {
+	if x != nil {
+		return x.FormerNodes
+	}
+	return nil
+}
+
+// FormerNodes is an account of nodes whose place another took.
+type FormerNodes struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Key            string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"` // public
+	ReplacedUnixMs int64                  `protobuf:"varint,2,opt,name=replaced_unix_ms,json=replacedUnixMs,proto3" json:"replaced_unix_ms,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *FormerNodes) Reset() {
+	*x = FormerNodes{}
+	mi := &file_bus_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FormerNodes) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FormerNodes) ProtoMessage() {}
+
+func (x *FormerNodes) ProtoReflect() protoreflect.Message {
+	mi := &file_bus_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FormerNodes.ProtoReflect.Descriptor instead.
+func (*FormerNodes) Descriptor() ([]byte, []int) {
+	return file_bus_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *FormerNodes) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *FormerNodes) GetReplacedUnixMs() int64 {
+	if x != nil {
+		return x.ReplacedUnixMs
+	}
+	return 0
+}
+
 var File_bus_proto protoreflect.FileDescriptor
 
 const file_bus_proto_rawDesc = "" +
@@ -364,12 +450,20 @@ const file_bus_proto_rawDesc = "" +
 	"\x05error\x18\x0f \x01(\v2\x1b.sennit.bus.v1.ErrorMessageR\x05error\"V\n" +
 	"\fErrorMessage\x12,\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x18.sennit.bus.v1.ErrorCodeR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"q\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xa2\x02\n" +
 	"\vAccountKeys\x12\x1a\n" +
 	"\boperator\x18\x01 \x01(\fR\boperator\x12\x16\n" +
 	"\x06system\x18\x02 \x01(\fR\x06system\x12\x18\n" +
 	"\acontrol\x18\x03 \x01(\fR\acontrol\x12\x14\n" +
-	"\x05nodes\x18\x04 \x01(\fR\x05nodes*\xd7\x01\n" +
+	"\x05nodes\x18\x04 \x01(\fR\x05nodes\x12 \n" +
+	"\fmade_unix_ms\x18\x05 \x01(\x03R\n" +
+	"madeUnixMs\x12'\n" +
+	"\x0fformer_operator\x18\x06 \x01(\tR\x0eformerOperator\x12%\n" +
+	"\x0eformer_control\x18\a \x01(\tR\rformerControl\x12=\n" +
+	"\fformer_nodes\x18\b \x03(\v2\x1a.sennit.bus.v1.FormerNodesR\vformerNodes\"I\n" +
+	"\vFormerNodes\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12(\n" +
+	"\x10replaced_unix_ms\x18\x02 \x01(\x03R\x0ereplacedUnixMs*\xd7\x01\n" +
 	"\tErrorCode\x12\x1a\n" +
 	"\x16ERROR_CODE_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13ERROR_CODE_INTERNAL\x10\x01\x12\x16\n" +
@@ -393,22 +487,24 @@ func file_bus_proto_rawDescGZIP() []byte {
 }
 
 var file_bus_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_bus_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_bus_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_bus_proto_goTypes = []any{
 	(ErrorCode)(0),         // 0: sennit.bus.v1.ErrorCode
 	(*RequestMessage)(nil), // 1: sennit.bus.v1.RequestMessage
 	(*ReplyMessage)(nil),   // 2: sennit.bus.v1.ReplyMessage
 	(*ErrorMessage)(nil),   // 3: sennit.bus.v1.ErrorMessage
 	(*AccountKeys)(nil),    // 4: sennit.bus.v1.AccountKeys
+	(*FormerNodes)(nil),    // 5: sennit.bus.v1.FormerNodes
 }
 var file_bus_proto_depIdxs = []int32{
 	3, // 0: sennit.bus.v1.ReplyMessage.error:type_name -> sennit.bus.v1.ErrorMessage
 	0, // 1: sennit.bus.v1.ErrorMessage.code:type_name -> sennit.bus.v1.ErrorCode
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	5, // 2: sennit.bus.v1.AccountKeys.former_nodes:type_name -> sennit.bus.v1.FormerNodes
+	3, // [3:3] is the sub-list for method output_type
+	3, // [3:3] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_bus_proto_init() }
@@ -422,7 +518,7 @@ func file_bus_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_bus_proto_rawDesc), len(file_bus_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   4,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -7,6 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -65,7 +67,7 @@ type Conn struct {
 }
 
 // Dial prepares a connection and returns at once; it connects when a server answers, see Ready. The servers
-// must show a certificate for the host that was dialled, from cfg.TLS.RootCAs.
+// must show a certificate for the host that was dialled, from cfg.TLS.RootCAs, or one that cfg.TLS.VerifyConnection takes.
 func Dial(cfg ConnConfig) (*Conn, error) {
 	if cfg.TLS == nil {
 		return nil, errors.New("connect to the bus: no TLS roots were given")
@@ -74,7 +76,7 @@ func Dial(cfg ConnConfig) (*Conn, error) {
 		return nil, errors.New("connect to the bus: no server was given")
 	}
 	verified := cfg.TLS.Clone()
-	verified.MinVersion, verified.InsecureSkipVerify = tls.VersionTLS13, false
+	verified.MinVersion, verified.InsecureSkipVerify = tls.VersionTLS13, cfg.TLS.VerifyConnection != nil
 	urls := make([]string, len(cfg.Servers))
 	for i, server := range cfg.Servers {
 		urls[i] = "tls://" + server
@@ -232,8 +234,9 @@ func (c *Conn) isConnected() {
 		c.broken = make(chan struct{})
 	default:
 	}
+	listeners := c.listening()
 	c.mu.Unlock()
-	c.tell(Notice{Kind: Connected})
+	tell(listeners, Notice{Kind: Connected})
 }
 
 func (c *Conn) isDisconnected(err error) {
@@ -251,8 +254,9 @@ func (c *Conn) isDisconnected(err error) {
 			close(c.broken)
 		}
 	}
+	listeners := c.listening()
 	c.mu.Unlock()
-	c.tell(Notice{Kind: Disconnected, Err: readable(err)})
+	tell(listeners, Notice{Kind: Disconnected, Err: readable(err)})
 }
 
 // failed notes why an attempt to connect did not succeed.
@@ -260,6 +264,9 @@ func (c *Conn) failed(err error) {
 	c.mu.Lock()
 	c.lastErr = readable(err)
 	c.mu.Unlock()
+	if c.cfg.Credential.Refused != nil && errors.Is(err, nats.ErrAuthorization) {
+		c.cfg.Credential.Refused()
+	}
 	c.cfg.Log.Debug("bus cannot be reached", "err", err)
 }
 
@@ -270,6 +277,8 @@ func (c *Conn) asyncError(err error) {
 	case errors.Is(err, nats.ErrPermissionViolation):
 		c.cfg.Log.Warn("bus refuses what this user may not do", "err", err)
 		c.tell(Notice{Kind: Refused, Err: err})
+	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthRevoked), errors.Is(err, nats.ErrAuthExpired):
+		c.failed(err) // of connecting again
 	default:
 		c.cfg.Log.Debug("bus connection", "err", err)
 	}
@@ -277,11 +286,17 @@ func (c *Conn) asyncError(err error) {
 
 func (c *Conn) tell(notice Notice) {
 	c.mu.Lock()
-	listeners := make([]func(Notice), 0, len(c.listeners))
-	for _, fn := range c.listeners {
-		listeners = append(listeners, fn)
-	}
+	listeners := c.listening()
 	c.mu.Unlock()
+	tell(listeners, notice)
+}
+
+// listening are those that hear of what happens now. The lock is held: whoever listens after a change has seen it already.
+func (c *Conn) listening() []func(Notice) {
+	return slices.Collect(maps.Values(c.listeners))
+}
+
+func tell(listeners []func(Notice), notice Notice) {
 	for _, fn := range listeners {
 		fn(notice)
 	}

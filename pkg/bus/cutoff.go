@@ -1,6 +1,7 @@
 package bus
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -35,12 +36,17 @@ const (
 // ends their connections. run owns everything but the channel.
 type cutOff struct {
 	server *Server
-	first  time.Duration
-	asked  chan flood
-	refuse chan uint64 // connections on which the server refuses too much
-	out    map[flood]*offender
-	known  map[uint64]flood // whose the connections are, by the server's number of each
-	sent   map[uint64]sent  // by connection, at the last count
+
+	accounts *Accounts
+	first    time.Duration
+	asked    chan flood
+	orders   chan func()  // they change ended and former
+	ended    []string     // users that are not let in, all of them
+	former   FormerAccess // what those of accounts of before may do
+	refuse   chan uint64  // connections on which the server refuses too much
+	out      map[flood]*offender
+	known    map[uint64]flood // whose the connections are, by the server's number of each
+	sent     map[uint64]sent  // by connection, at the last count
 }
 
 // sent is what came over a connection since it was made.
@@ -59,12 +65,27 @@ type offender struct {
 	last  time.Duration
 }
 
-func newCutOff(s *Server) *cutOff {
-	first := s.cfg.FirstCutOff
-	if first == 0 {
-		first = firstCutOff
+func newCutOff(cfg ServerConfig) *cutOff {
+	return &cutOff{
+		accounts: cfg.Accounts, first: cmp.Or(cfg.FirstCutOff, firstCutOff), asked: make(chan flood, 64), orders: make(chan func()), ended: cfg.Ended,
+		former: cfg.Former, refuse: make(chan uint64, 64), out: map[flood]*offender{},
 	}
-	return &cutOff{server: s, first: first, asked: make(chan flood, 64), refuse: make(chan uint64, 64), out: map[flood]*offender{}}
+}
+
+// order changes what run owns, and returns when the server has applied it, or ctx ends.
+func (c *cutOff) order(ctx context.Context, change func()) error {
+	applied := make(chan struct{})
+	select {
+	case c.orders <- func() { change(); c.apply(); close(applied) }:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	select {
+	case <-applied:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // ask never blocks: a node that goes on flooding is asked for again.
@@ -89,6 +110,8 @@ func (c *cutOff) run(ctx context.Context, fatal <-chan error) error {
 	defer due.Stop()
 	count := time.NewTicker(watchEvery)
 	defer count.Stop()
+	tell := time.NewTicker(tellEvery)
+	defer tell.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -97,8 +120,12 @@ func (c *cutOff) run(ctx context.Context, fatal <-chan error) error {
 			return c.server.startError(err)
 		case f := <-c.asked:
 			c.add(f, time.Now())
+		case order := <-c.orders:
+			order()
 		case <-due.C:
 			c.release(time.Now())
+		case <-tell.C:
+			c.tell()
 		case <-count.C:
 			for _, f := range c.tooMuch() {
 				c.add(f, time.Now())
@@ -177,22 +204,41 @@ func (c *cutOff) forgetOldest() {
 	delete(c.out, oldest)
 }
 
-// apply gives the account of nodes its present revocations. The server ends the connections of revoked
+// apply gives the accounts of nodes their present revocations. The server ends the connections of revoked
 // users. A request of another node that falls into the moment of the change finds no responder, and is
 // asked again by Request.
 func (c *cutOff) apply() {
-	claims := c.server.cfg.Accounts.nodesClaims()
-	for _, o := range c.out {
-		for _, key := range o.keys {
-			claims.RevokeAt(key, o.until) // tokens that are issued meanwhile are refused too
+	for _, claims := range c.claims() {
+		account, err := c.server.nats.LookupAccount(claims.Subject)
+		if err != nil {
+			c.server.cfg.Log.Error("change the bus account of nodes", "account", claims.Subject, "err", err)
+			continue
 		}
+		c.server.nats.UpdateAccountClaims(account, claims)
 	}
-	account, err := c.server.nats.LookupAccount(claims.Subject)
-	if err != nil {
-		c.server.cfg.Log.Error("change the bus account of nodes", "err", err)
-		return
+}
+
+// claims describe the accounts of nodes as they are to be: the present one first, then those of before.
+func (c *cutOff) claims() (all []*jwt.AccountClaims) {
+	all = append(all, c.accounts.nodesClaims())
+	for key, access := range c.former {
+		all = append(all, c.accounts.nodesOf(key, access))
 	}
-	c.server.nats.UpdateAccountClaims(account, claims)
+	for _, claims := range all {
+		for _, o := range c.out {
+			for _, key := range o.keys {
+				claims.RevokeAt(key, o.until) // tokens that are issued meanwhile are refused too
+			}
+		}
+		endUsers(claims, c.ended)
+	}
+	return all
+}
+
+// nodes reports whether an account is one of nodes.
+func (c *cutOff) nodes(account string) bool {
+	_, former := c.former[account]
+	return former || account == public(c.accounts.nodes)
 }
 
 // tooMuch finds who has more connections than maxNodeConns, or sent more than a node may since the last count.
@@ -248,7 +294,7 @@ func (c *cutOff) count() error {
 // owner finds whose a connection is; false where it is no node's, or closed.
 func (c *cutOff) owner(connection uint64) (f flood, ok bool) {
 	page, err := c.server.nats.Connz(&server.ConnzOptions{Username: true, CID: connection})
-	if err != nil || len(page.Conns) != 1 || page.Conns[0].Account != public(c.server.cfg.Accounts.nodes) {
+	if err != nil || len(page.Conns) != 1 || !c.nodes(page.Conns[0].Account) {
 		return flood{}, false
 	}
 	f.node, f.joining = tokenOf(page.Conns[0].JWT)
@@ -266,12 +312,20 @@ func (c *cutOff) users(f flood) (keys []string, err error) {
 	return keys, err
 }
 
-// each calls fn for every connection of the account of nodes, with its user where names are wanted.
+// each calls fn for every connection of an account of nodes, with its user where names are wanted.
 func (c *cutOff) each(names bool, fn func(*server.ConnInfo)) error {
+	err := c.eachOf(public(c.accounts.nodes), names, fn)
+	for account := range c.former {
+		if err == nil {
+			err = c.eachOf(account, names, fn)
+		}
+	}
+	return err
+}
+
+func (c *cutOff) eachOf(account string, names bool, fn func(*server.ConnInfo)) error {
 	for offset := 0; ; {
-		page, err := c.server.nats.Connz(&server.ConnzOptions{
-			Username: names, Account: public(c.server.cfg.Accounts.nodes), Offset: offset, Limit: 4096,
-		})
+		page, err := c.server.nats.Connz(&server.ConnzOptions{Username: names, Account: account, Offset: offset, Limit: 4096})
 		if err != nil {
 			return fmt.Errorf("list the connections of nodes: %w", err)
 		}

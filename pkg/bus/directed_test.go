@@ -1,10 +1,14 @@
 package bus
 
 import (
+	"bytes"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
+
+	"google.golang.org/protobuf/proto"
 
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -200,6 +204,9 @@ func TestUnknownFeatureKeepsWhatItHad(t *testing.T) {
 	if got := n.applied[subject]; got.Version != had.Version {
 		t.Errorf("applied %v, want to keep %v", got.Version, had.Version)
 	}
+	if len(n.lacks) != 1 || n.lacks[0].Subject != subject || !slices.Equal(n.lacks[0].Refused, []string{"newer"}) || n.lacks[0].Body != nil {
+		t.Errorf("its user hears %+v", n.lacks)
+	}
 	if state := n.core.state(); !slices.Equal(state.Refused, []string{subject}) {
 		t.Errorf("refused %v, want %s", state.Refused, subject)
 	}
@@ -210,4 +217,52 @@ func TestUnknownFeatureKeepsWhatItHad(t *testing.T) {
 		t.Errorf("still refuses %v", state.Refused)
 	}
 	s.checkHeld(t)
+}
+
+// TestARosterOfAnEndedDelegationIsAnsweredWithTheNewest: who sends it has forgotten, since it was restored, that the root said
+// something else, and is shown what does; no more once its roster is believed.
+func TestARosterOfAnEndedDelegationIsAnsweredWithTheNewest(t *testing.T) {
+	now := time.Unix(1_900_000_000, 0)
+	sealed := func(epoch, delegation uint64) []byte {
+		t.Helper()
+		raw, err := snapshot.SealRoster(simRoot().key, simRoot().certificate, &snapshot.Roster{Cluster: simCluster, Epoch: epoch, Delegation: delegation, Serial: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return raw
+	}
+	f := newFollow(simCluster, "web1", snapshot.RootHash(simRoot().certificate), nil, rand.New(rand.NewPCG(1, 2)),
+		func() []byte { return make([]byte, 16) }, func(string, error) {}, now, nil)
+	shown := func() []byte {
+		t.Helper()
+		f.ask = nil
+		f.resync(now, 0)
+		now = now.Add(time.Minute)
+		f.tick(now)
+		for _, a := range f.take() {
+			if a.catchup == nil {
+				continue
+			}
+			request := new(CatchupRequest)
+			if err := proto.Unmarshal(a.catchup, request); err != nil {
+				t.Fatal(err)
+			}
+			return request.GetRoster()
+		}
+		t.Fatal("nothing is asked")
+		return nil
+	}
+	newest := sealed(0, 2)
+	f.roster(now, newest, false)
+	if got := shown(); got != nil {
+		t.Error("a roster is shown that nobody disputes")
+	}
+	f.roster(now, sealed(9, 1), false)
+	if got := shown(); !bytes.Equal(got, newest) {
+		t.Errorf("%d bytes are shown to who sent a roster of an ended delegation", len(got))
+	}
+	f.roster(now, sealed(9, 3), false)
+	if got := shown(); got != nil {
+		t.Error("it is shown further")
+	}
 }

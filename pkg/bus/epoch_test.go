@@ -3,6 +3,7 @@ package bus_test
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -46,7 +47,7 @@ func TestANewerEpochEndsLeading(t *testing.T) {
 	b, a := bustest.Start(t), newAuthority(t)
 	told := make(chan uint64, 2)
 	p, err := bus.NewPublisher(bus.PublisherConfig{
-		Conn: b.Controller, Cluster: "shop", Controller: "controller", Epoch: 3, Root: a.root, Roster: a.rosterOf(3), Signer: a.signer, Log: b.Log,
+		Conn: b.Controller, Cluster: "shop", Controller: "controller", Epoch: 3, Root: a.root, Roster: a.rosterOf(3), Signer: func() snapshot.Signer { return a.signer }, Log: b.Log,
 		MayRun:     func(string, string, string) bool { return true },
 		Superseded: func(epoch uint64, _ []byte) { told <- epoch },
 	})
@@ -76,13 +77,63 @@ func TestANewerEpochEndsLeading(t *testing.T) {
 	}
 }
 
+// A delegate that named an epoch beyond all others ends with its delegation: what a controller publishes by the next one is
+// applied by nodes that believed it, also in an epoch before.
+func TestTheNextDelegationEndsWhatTheOneBeforeBegan(t *testing.T) {
+	t.Parallel()
+	b, a := bustest.Start(t), newAuthority(t)
+	subject := snapshot.OutSubject("default", "orders", "")
+	a.roster = a.delegated(1, 0, 1)
+	p, stop := a.publish(t, b, b.Controller)
+	awaitThat(t, "the controller leads", p.Leading)
+	thiefs := a.delegated(1, 99, 1)
+	catchup(t, p, "web2", thiefs)
+	awaitThat(t, "it does not lead", func() bool { return p.Superseded() == 99 })
+	web1 := a.node(t, b, b.Node(t, "web1", "default/orders"), "web1", []snapshot.Raw{{Subject: snapshot.RosterSubject, Data: thiefs}}, subject)
+	web1.until(t, "the epoch", func(applied map[string]bus.Update) bool { return applied[snapshot.RosterSubject].Version.Epoch == 99 })
+	stop()
+
+	a.roster = a.delegated(2, 0, 1)
+	p, _ = a.publish(t, b, b.Controller)
+	p.Publish(set(1, map[string][]byte{subject: []byte("1")}))
+	web1.untilBody(t, subject, []byte("1"))
+	web1.stop()
+	web2 := a.node(t, b, b.Node(t, "web2", "default/orders"), "web2", []snapshot.Raw{{Subject: snapshot.RosterSubject, Data: thiefs}}, subject)
+	web2.untilBody(t, subject, []byte("1"))
+	if epoch := p.Superseded(); epoch != 0 {
+		t.Errorf("whoever shows the roster of before ends that it leads: epoch %d", epoch)
+	}
+}
+
+// The same, where the delegate named a serial beyond all others: the controller itself had believed and stored that.
+func TestTheNextDelegationReplacesWhatIsStored(t *testing.T) {
+	t.Parallel()
+	b, a := bustest.Start(t), newAuthority(t)
+	a.roster = a.delegated(1, 0, 1)
+	p, stop := a.publish(t, b, b.Controller)
+	web1 := a.node(t, b, b.Node(t, "web1", "default/orders"), "web1", nil, snapshot.OutSubject("default", "orders", ""))
+	at := func(serial uint64) {
+		t.Helper()
+		web1.until(t, fmt.Sprintf("serial %d", serial), func(applied map[string]bus.Update) bool {
+			return applied[snapshot.RosterSubject].Version.Revision == serial
+		})
+	}
+	at(1)
+	catchup(t, p, "web2", a.delegated(1, 0, 99))
+	at(99)
+	stop()
+	a.roster = a.delegated(2, 0, 2)
+	a.publish(t, b, b.Controller)
+	at(2)
+}
+
 // A node that a restored controller does not know everything of is told the roster, and not that the rest is absent: it
 // would drop what it serves with.
 func TestWhoHasNotShownIsToldTheRosterAlone(t *testing.T) {
 	t.Parallel()
 	b, a := bustest.Start(t), newAuthority(t)
 	p, err := bus.NewPublisher(bus.PublisherConfig{
-		Conn: b.Controller, Cluster: "shop", Controller: "controller", Epoch: 3, Root: a.root, Roster: a.rosterOf(3), Signer: a.signer, Log: b.Log,
+		Conn: b.Controller, Cluster: "shop", Controller: "controller", Epoch: 3, Root: a.root, Roster: a.rosterOf(3), Signer: func() snapshot.Signer { return a.signer }, Log: b.Log,
 		MayRun: func(string, string, string) bool { return false },
 		Shown:  func(node string) bool { return node == "shown" },
 	})

@@ -35,6 +35,9 @@ type Update struct {
 	Body      []byte // see snapshot.Decode; the canary's where this node is picked; nobody changes it
 	Gone      bool   // deleted, or absent; Body is empty
 	Absent    bool   // never published, as far as a controller knows; Version may be zero
+	// Refused are the features that a newer snapshot requires: where there are any, nothing is applied, there is no Body,
+	// and what was delivered before stays, unless whoever uses it cannot stand for that.
+	Refused []string
 }
 
 // follow is the core of a Follower: it takes messages, answers and the time, and gives actions. It has no
@@ -62,6 +65,7 @@ type follow struct {
 
 	ask      *ask      // outstanding
 	outdated bool      // the last answer was of an older epoch than what is known: who gives them is shown the roster
+	disputed bool      // a roster came of a delegation that was ended: so is who has not heard of its end
 	askAt    time.Time // when the next may go out; zero: nothing to ask
 	failures int
 	unasked  trouble // of catching up
@@ -281,6 +285,7 @@ func (f *follow) refuse(now time.Time, s *followed, opened snapshot.Opened, err 
 	if v := opened.Version(); v.Epoch >= f.epoch && v.Compare(s.newest()) > 0 {
 		s.refused, s.keyOf = v, opened.KeyID
 		s.problem, s.unsaid = err.Error(), true
+		f.actions = append(f.actions, action{update: &Update{Subject: opened.GetSubject(), Version: v, Refused: opened.GetRequires()}})
 		f.reportSoon(now)
 		f.problem("configuration is not applied", err)
 	}

@@ -118,6 +118,14 @@ func (l *leader) want(set Set) {
 	l.compare()
 }
 
+// signAs makes a key sign from now on, also what is stored already: nobody needs the one before then.
+func (l *leader) signAs(signer snapshot.Signer) {
+	if l.signer.ID != signer.ID {
+		l.signer, l.complete = signer, false
+		l.compare()
+	}
+}
+
 var goneSum = sumOf(&snapshot.Snapshot{Gone: true})
 
 // compare finds what differs between what is wanted and what is stored.

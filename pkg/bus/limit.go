@@ -21,9 +21,15 @@ var DefaultLimits = Limits{Rate: 50, Burst: 200, Flood: 2000}
 // signed and kept, and it makes two synced writes.
 const issuingCost = 10
 
+// workloadCost is what a request for SVIDs of processes counts for: it may ask for a few, each of which is signed and kept.
+const workloadCost = 3
+
 func costOf(verb string) int {
-	if verb == VerbJoin || verb == VerbRenew {
+	switch verb {
+	case VerbJoin, VerbRenew:
 		return issuingCost
+	case VerbWorkload:
+		return workloadCost
 	}
 	return 1
 }

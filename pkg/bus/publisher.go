@@ -39,8 +39,8 @@ type PublisherConfig struct {
 	Controller string // its name, unique in the cluster
 	Epoch      uint64 // the history; a newer one after a restore
 	Root       [32]byte
-	Roster     []byte // lists Signer
-	Signer     snapshot.Signer
+	Roster     []byte                 // lists Signer
+	Signer     func() snapshot.Signer // of this moment: it is asked for again before each write
 	// MayRun says whether a node may run a service: only then it is told the service's inbound configuration.
 	MayRun func(node, namespace, service string) bool
 	// Removed says whether a node was removed from the cluster: nobody waits for it. nil: none was.
@@ -51,8 +51,10 @@ type PublisherConfig struct {
 	// Superseded is told once of a newer epoch, in which this controller does not lead any more, with the roster that
 	// the root signed. May be nil.
 	Superseded func(epoch uint64, roster []byte)
-	Now        func() time.Time // this host's clock, which beats tell the nodes; nil: time.Now
-	Log        *slog.Logger
+	// Showed is told of each roster that a node shows; nobody has verified it. May be nil.
+	Showed func(roster []byte)
+	Now    func() time.Time // this host's clock, which beats tell the nodes; nil: time.Now
+	Log    *slog.Logger
 }
 
 // A Publisher is a controller's side of configuration. The one that leads publishes, numbers, signs and
@@ -79,8 +81,8 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	if err := p.mirror.believe(cfg.Roster); err != nil {
 		return nil, fmt.Errorf("publish configuration: %w", err)
 	}
-	if !p.mirror.lists(cfg.Signer) {
-		return nil, fmt.Errorf("publish configuration: %w (the root signs a new roster that lists key %q of this controller)", snapshot.ErrKey, cfg.Signer.ID)
+	if signer := cfg.Signer(); !p.mirror.lists(signer) {
+		return nil, fmt.Errorf("publish configuration: %w (the root signs a new roster that lists key %q of this controller)", snapshot.ErrKey, signer.ID)
 	}
 	return p, nil
 }
@@ -135,11 +137,14 @@ func (p *Publisher) Catchup(_ context.Context, node string, payload []byte) ([]b
 		if err := p.PublishRoster(request.GetRoster()); err != nil {
 			p.cfg.Log.Debug("a node showed a roster that is none", "node", node, "err", err)
 		}
+		if p.cfg.Showed != nil {
+			p.cfg.Showed(request.GetRoster())
+		}
 	}
 	if p.cfg.Shown != nil && !p.cfg.Shown(node) {
 		request.Wants = slices.DeleteFunc(request.GetWants(), func(w *Want) bool { return w.GetSubject() != snapshot.RosterSubject })
 	}
-	reply, err := p.mirror.answer(p.cfg.Signer, node, request, func(subject string) bool { return p.mayRead(node, subject) })
+	reply, err := p.mirror.answer(p.cfg.Signer(), node, request, func(subject string) bool { return p.mayRead(node, subject) })
 	if errors.Is(err, ErrCatchup) {
 		return nil, &Error{ErrorCode_ERROR_CODE_INVALID, err.Error()}
 	}
@@ -262,7 +267,7 @@ func (p *Publisher) turn(ctx context.Context, stream configStream) error {
 func (p *Publisher) term(ctx context.Context, stream configStream) error {
 	l := &leader{
 		cluster: p.cfg.Cluster, controller: p.cfg.Controller, instance: make([]byte, 16), epoch: p.cfg.Epoch,
-		signer: p.cfg.Signer, stream: stream, mirror: p.mirror, clock: p.cfg.Now, sent: map[string]time.Time{},
+		signer: p.cfg.Signer(), stream: stream, mirror: p.mirror, clock: p.cfg.Now, sent: map[string]time.Time{},
 	}
 	rand.Read(l.instance) // never fails
 	if err := l.takeOver(ctx, time.Now()); err != nil {
@@ -288,6 +293,7 @@ func (p *Publisher) term(ctx context.Context, stream configStream) error {
 			told = false
 		}
 		p.mu.Unlock()
+		l.signAs(p.cfg.Signer())
 		beat, err := p.step(ctx, l, time.Since(beaten) >= beatEvery)
 		if beat && err == nil {
 			beaten = time.Now()
@@ -321,11 +327,11 @@ func (p *Publisher) step(ctx context.Context, l *leader, beatDue bool) (bool, er
 	return l.step(ctx, time.Now(), beatDue)
 }
 
-// unstoredRoster returns the newest roster where the stream holds none or an older one.
+// unstoredRoster returns the newest roster where the stream holds none or another one.
 func (m *mirror) unstoredRoster() []byte {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if rosterVersion(m.trust.Roster()).Compare(m.rosterHeld) <= 0 {
+	if rosterVersion(m.trust.Roster()) == m.rosterHeld {
 		return nil
 	}
 	return m.trust.Raw()

@@ -46,7 +46,9 @@ type RequestsConfig struct {
 	Conn   *Conn
 	Limits Limits
 	CutOff func(node, verb string) // Server.CutOff; must not block
-	Log    *slog.Logger
+	// Refused is told of each request that is refused, and why: by a code, or RefusedFlood. It must not block. nil: nobody is.
+	Refused func(node, verb, why string)
+	Log     *slog.Logger
 }
 
 // Requests answers what nodes ask. Every request is answered, if only with an error, except those of a
@@ -125,6 +127,9 @@ func (r *Requests) admit(verb string, message *nats.Msg) *question {
 	// node choose where a controller publishes. The server passes "$JS.ACK…" through as it is.
 	if !ok || message.Reply != "" && !strings.HasPrefix(message.Reply, importedReply) {
 		r.cfg.Log.Warn("a request that no node sent", "node", node, "verb", verb)
+		if ok { // with a reply subject of its own choice
+			r.refused(&question{node: node, verb: verb}, refusedCodes[ErrorCode_ERROR_CODE_INVALID])
+		}
 		return nil
 	}
 	r.mu.Lock()
@@ -133,9 +138,11 @@ func (r *Requests) admit(verb string, message *nats.Msg) *question {
 	q := &question{node: node, verb: verb, message: message, arrived: now}
 	switch verdict {
 	case cut:
+		r.refused(q, RefusedFlood)
 		r.cfg.CutOff(node, verb)
 		return nil
 	case discard:
+		r.refused(q, RefusedFlood)
 		return nil
 	}
 	var request RequestMessage
@@ -193,7 +200,21 @@ func (r *Requests) fail(q *question, err error) {
 			told = &Error{ErrorCode_ERROR_CODE_UNAVAILABLE, "the controller did not manage in time: ask again"}
 		}
 	}
+	if why, is := refusedCodes[told.Code]; is {
+		r.refused(q, why)
+	}
 	r.send(q, &ReplyMessage{Error: &ErrorMessage{Code: told.Code, Message: told.Message}})
+}
+
+// refusedCodes are the codes of answers that refuse something, which others would not be.
+var refusedCodes = map[ErrorCode]string{
+	ErrorCode_ERROR_CODE_DENIED: "denied", ErrorCode_ERROR_CODE_INVALID: "invalid", ErrorCode_ERROR_CODE_TOO_MANY: "too-many",
+}
+
+func (r *Requests) refused(q *question, why string) {
+	if r.cfg.Refused != nil {
+		r.cfg.Refused(q.node, q.verb, why)
+	}
 }
 
 // send reports whether more can be sent.

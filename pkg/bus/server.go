@@ -45,6 +45,16 @@ type ServerConfig struct {
 	// FirstCutOff is how long a node that floods is kept out the first time; 0: 10 seconds. Each further
 	// time doubles it, up to 10 minutes.
 	FirstCutOff time.Duration
+
+	// Refused is told, each second, what users of the bus were refused. It must not block, nor call the server. nil: nobody
+	// is.
+	Refused func(Refusal)
+
+	// Former says what users of accounts of nodes of before may do; those that are not in it are not let in.
+	Former FormerAccess
+
+	// Ended are users, by public nkey, that are not let in (Server.End).
+	Ended []string
 }
 
 // Server is the NATS server inside a controller: JetStream on files that are synced before a write is
@@ -73,8 +83,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
+	cut := newCutOff(cfg)
 	resolver := &server.MemAccResolver{}
-	for _, claims := range []*jwt.AccountClaims{cfg.Accounts.systemClaims(), cfg.Accounts.controlClaims(), cfg.Accounts.nodesClaims()} {
+	for _, claims := range append(cut.claims(), cfg.Accounts.systemClaims(), cfg.Accounts.controlClaims()) {
 		token, err := cfg.Accounts.encode(claims)
 		if err != nil {
 			return nil, err
@@ -116,9 +127,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bus server: %w", err)
 	}
-	s := &Server{cfg: cfg, nats: ns, log: newServerLog(cfg.Log), ready: make(chan struct{}), fault: newStoreFault()}
+	s := &Server{cfg: cfg, nats: ns, log: newServerLog(cfg.Log), ready: make(chan struct{}), fault: newStoreFault(), cut: cut}
 	s.log.fault = s.fault
-	s.cut = newCutOff(s)
+	cut.server = s
 	s.log.refused = s.cut.refused
 	ns.SetLoggerV2(s.log, false, false, false)
 	return s, nil
@@ -127,6 +138,9 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 // Run serves until ctx ends, and returns when the streams are closed. It can be called once. An error
 // names what was in the way: a port in use, a state directory that cannot be written.
 func (s *Server) Run(ctx context.Context) error {
+	if err := s.cfg.Accounts.inherit(s.cfg.StateDir); err != nil {
+		return s.startError(err)
+	}
 	held, err := storedStreams(s.cfg.StateDir)
 	if err != nil {
 		return s.startError(err)

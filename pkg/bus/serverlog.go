@@ -20,6 +20,7 @@ type serverLog struct {
 
 	refused  func(connection uint64) // is told of a connection on which too much is refused; must not block
 	refusals refusals
+	tallies  tallies
 }
 
 func newServerLog(log *slog.Logger) *serverLog {
@@ -48,7 +49,8 @@ func (l *serverLog) Warnf(format string, v ...any) {
 
 // Errorf also finds the store's failures, and what clients were refused, which the server gives in no other way.
 func (l *serverLog) Errorf(format string, v ...any) {
-	if connection, ok := refusedOn(format); ok {
+	if connection, kind, detail, ok := refusalIn(format, v); ok {
+		l.tallies.add(connection, kind, detail)
 		log, left, flood := l.refusals.take(connection, time.Now())
 		if left > 0 {
 			l.log.Warn("more was refused to users of the bus than is logged", "times", left)
@@ -119,12 +121,9 @@ func (r *refusals) take(connection uint64, now time.Time) (log bool, left int, f
 	return r.all <= refusalsLogged, left, r.by[connection] == refusalsFlood
 }
 
-// refusedOn reads which connection a line about a refusal is of: "127.0.0.1:54072 - cid:24 - …Violation…". What
-// comes behind the number is the client's to choose in part.
-func refusedOn(format string) (connection uint64, ok bool) {
-	if !strings.Contains(format, " Violation ") {
-		return 0, false
-	}
+// connectionOf reads which connection a line is of: "127.0.0.1:54072 - cid:24 - …". What comes behind the number is the
+// client's to choose in part.
+func connectionOf(format string) (connection uint64, ok bool) {
 	_, rest, _ := strings.Cut(format, " - cid:")
 	number, _, _ := strings.Cut(rest, " ")
 	connection, err := strconv.ParseUint(number, 10, 64)

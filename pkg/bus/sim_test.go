@@ -99,6 +99,7 @@ type simNode struct {
 	interest []string
 	disk     map[string][]snapshot.Raw
 	applied  map[string]Update
+	lacks    []Update // what requires features that it does not know
 	subs     map[string]bool
 	wake     time.Time
 }
@@ -524,6 +525,10 @@ func (n *simNode) do(a action) {
 // apply is what the property is about: never an older version than before.
 func (n *simNode) apply(u Update) {
 	if u.Subject == snapshot.RosterSubject {
+		return
+	}
+	if len(u.Refused) > 0 {
+		n.lacks = append(n.lacks, u)
 		return
 	}
 	if before, ok := n.applied[u.Subject]; ok && u.Version.Compare(before.Version) <= 0 && !before.Version.IsZero() {

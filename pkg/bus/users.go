@@ -15,8 +15,10 @@ import (
 // called for each connecting, so that a renewed user is used from the next one on.
 type Credential struct {
 	Token func() (string, error)
-	Seed  []byte // an nkey seed, "SU…"
-	Inbox string // the prefix of the subjects on which this user may be answered
+	// Refused is called where the bus does not know whom Token named, which may then name another; nil: nobody is told.
+	Refused func()
+	Seed    []byte // an nkey seed, "SU…"
+	Inbox   string // the prefix of the subjects on which this user may be answered
 }
 
 // ControllerUser makes a user that may do everything in the account of the controllers, for connections of
@@ -54,6 +56,8 @@ func (a *Accounts) NodeUser(node string, services []string, key string, expires 
 	claims.Sub.Allow.Add(
 		snapshot.Live(snapshot.BeatSubject), snapshot.Live(snapshot.BeatSubject)+".>",
 		snapshot.Live(snapshot.RosterSubject), snapshot.Live(snapshot.RosterSubject)+".>",
+		snapshot.Live(snapshot.BundleSubject), snapshot.Live(snapshot.BundleSubject)+".>",
+		snapshot.Live(snapshot.RevokedSubject), snapshot.Live(snapshot.RevokedSubject)+".>",
 		snapshot.LivePrefix+"out.>", snapshot.LivePrefix+"endpoints.>", nudgeSubject(node),
 		snapshot.Live(snapshot.NodeSubject(node)), snapshot.Live(snapshot.NodeSubject(node))+".>",
 	)

@@ -2,6 +2,7 @@ package ca
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/x509"
 	"fmt"
@@ -18,7 +19,7 @@ const heldEnough = 8
 
 // accept checks an answer, stores what it grants and uses it. key is the node's, keys those of services,
 // that the request was made for. Nothing changes where it fails.
-func (i *Identity) accept(key *ecdsa.PrivateKey, keys map[string]*ecdsa.PrivateKey, request, data []byte) error {
+func (i *Identity) accept(key *nodeKey, keys map[string]*ecdsa.PrivateKey, request, data []byte) error {
 	rotation, err := i.take(key, keys, request, data)
 	if err == nil {
 		i.cfg.Rotated(rotation)
@@ -26,7 +27,7 @@ func (i *Identity) accept(key *ecdsa.PrivateKey, keys map[string]*ecdsa.PrivateK
 	return err
 }
 
-func (i *Identity) take(key *ecdsa.PrivateKey, keys map[string]*ecdsa.PrivateKey, request, data []byte) (rotation Rotation, err error) {
+func (i *Identity) take(key *nodeKey, keys map[string]*ecdsa.PrivateKey, request, data []byte) (rotation Rotation, err error) {
 	i.writing.Lock()
 	defer i.writing.Unlock()
 	state := i.current() // a newer roster may have come since the request was made
@@ -47,7 +48,9 @@ func (i *Identity) take(key *ecdsa.PrivateKey, keys map[string]*ecdsa.PrivateKey
 	}
 	grant := reply.GetGrant()
 	next := cloneState(state)
-	next.Roster = trust.Raw()
+	root := trust.Root()
+	next.Roster, next.RootHash = trust.Raw(), root[:]
+	next.CarriedSerials = i.believed.Load().carried(state, trust.Roster())
 	b, err := newBelieved(next)
 	if err != nil {
 		return rotation, fmt.Errorf("%w: %w", ErrUntrusted, err)
@@ -59,19 +62,13 @@ func (i *Identity) take(key *ecdsa.PrivateKey, keys map[string]*ecdsa.PrivateKey
 	if known := b.roster.GetEpoch(); receipt.GetEpoch() < known {
 		return rotation, refuse(ErrOldEpoch, "its registry is of epoch %d, and a controller was restored into epoch %d since; stop the older one", receipt.GetEpoch(), known)
 	}
-	public, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		return rotation, err
-	}
-	if receipt.GetNode() != state.GetNode() || !bytes.Equal(receipt.GetPublicKey(), public) {
+	if receipt.GetNode() != state.GetNode() || !bytes.Equal(receipt.GetPublicKey(), key.spki) {
 		return rotation, fmt.Errorf("%w: the receipt is of another node or key", ErrUntrusted)
 	}
 	if _, err := parseServices(receipt.GetServices()); err != nil {
 		return rotation, fmt.Errorf("%w: receipt: %w", ErrUntrusted, err)
 	}
-	if next.Key, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
-		return rotation, err
-	}
+	next.Key = key.stored
 	if err := b.checkIssued(grant.GetNodeChain(), NodeID(state.GetTrustDomain(), state.GetNode()), key, time.UnixMilli(reply.GetNowUnixMs())); err != nil {
 		return rotation, err
 	}
@@ -80,6 +77,9 @@ func (i *Identity) take(key *ecdsa.PrivateKey, keys map[string]*ecdsa.PrivateKey
 	}
 	next.NodeChain, next.Receipt = grant.GetNodeChain(), grant.GetReceipt()
 	next.PendingKey, next.TokenId = nil, nil
+	if rotation.Bus = state.GetRenewJwt() != "" && busIssuer(grant.GetRenewJwt()) != busIssuer(state.GetRenewJwt()); rotation.Bus {
+		next.FormerRenewJwt = state.GetRenewJwt()
+	}
 	next.BusJwt, next.BusExpiresUnixMs, next.RenewJwt = grant.GetBusJwt(), grant.GetBusExpiresUnixMs(), grant.GetRenewJwt()
 	rotation.Key = !bytes.Equal(next.GetKey(), state.GetKey())
 	if next.Services, rotation.Services, err = b.mergeServices(state, receipt, grant, keys, time.UnixMilli(reply.GetNowUnixMs())); err != nil {
@@ -91,6 +91,7 @@ func (i *Identity) take(key *ecdsa.PrivateKey, keys map[string]*ecdsa.PrivateKey
 	if err := i.use(next); err != nil {
 		return rotation, err
 	}
+	i.busRefusals.Store(0)
 	if len(grant.GetNotAllowed()) > 0 {
 		i.cfg.Log.Warn("the registry no longer allows services that this node ran", "node", state.GetNode(), "service", grant.GetNotAllowed())
 	}
@@ -155,7 +156,7 @@ func (b *believed) mergeServices(state *NodeIdentity, receipt *Receipt, grant *G
 }
 
 // checkIssued makes sure that a chain is what was asked for: this name, this key, this cluster's root.
-func (b *believed) checkIssued(chain [][]byte, id string, key *ecdsa.PrivateKey, now time.Time) error {
+func (b *believed) checkIssued(chain [][]byte, id string, key crypto.Signer, now time.Time) error {
 	certificates, err := parseChain(chain)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUntrusted, err)
@@ -164,7 +165,7 @@ func (b *believed) checkIssued(chain [][]byte, id string, key *ecdsa.PrivateKey,
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUntrusted, err)
 	}
-	if got.String() != id || !key.PublicKey.Equal(certificates[0].PublicKey) {
+	if got.String() != id || !sameKey(key, certificates[0].PublicKey) {
 		return fmt.Errorf("%w: it holds a certificate of %s where that of %s was asked for, or of another key", ErrUntrusted, got, id)
 	}
 	return nil

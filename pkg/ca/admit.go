@@ -12,6 +12,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sennit-mesh/sennit/pkg/attest"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 )
 
@@ -22,18 +23,19 @@ func (r *Registrar) Join(ctx context.Context, node string, request []byte) ([]by
 	if err := unmarshalRequest(request, signed); err != nil {
 		return r.reply(nil, nil, err)
 	}
-	grant, err := r.join(ctx, node, signed)
+	answer, err := r.join(ctx, node, signed)
 	if err != nil {
 		r.cfg.Log.Warn("a node was refused to join", "node", node, "err", err)
 		r.recordRefusal(ctx, node, "join", err)
+		answer = new(Reply)
 	}
-	return r.reply(signed.GetRequest(), grant, err)
+	return r.answer(signed.GetRequest(), answer, err)
 }
 
 // join decides in this order: is it a request, does the token exist and match, are the clocks near, is the
 // token still good, is the name free. Only then the token is spent, and the node registered. A join whose
 // answer was lost is repeated by the same key with the same outcome.
-func (r *Registrar) join(ctx context.Context, node string, signed *SignedRequest) (*Grant, error) {
+func (r *Registrar) join(ctx context.Context, node string, signed *SignedRequest) (*Reply, error) {
 	request := &JoinRequest{}
 	if err := unmarshalRequest(signed.GetRequest(), request); err != nil {
 		return nil, err
@@ -69,7 +71,22 @@ func (r *Registrar) join(ctx context.Context, node string, signed *SignedRequest
 	if err := keys.readServices(request.GetWanted()); err != nil {
 		return nil, err
 	}
-	record, recordSequence, err := r.joinedRecord(ctx, node, token, keys)
+	var machine *attest.Instance
+	if token.GetAttestation() != nil {
+		if attest.Provider(token.GetAttestation().GetProvider()) == attest.TPM {
+			var challenge *TPMChallenge
+			if machine, challenge, err = r.attestedByTPM(token, request, keys.node); challenge != nil {
+				return &Reply{Challenge: challenge}, nil
+			}
+		} else {
+			machine, err = r.attested(token, request, keys.node)
+		}
+		if err != nil {
+			return nil, err
+		}
+		node = machine.Name()
+	}
+	record, recordSequence, err := r.joinedRecord(ctx, node, token, keys, machine)
 	if err != nil {
 		return nil, err
 	}
@@ -78,13 +95,14 @@ func (r *Registrar) join(ctx context.Context, node string, signed *SignedRequest
 	}); err != nil {
 		return nil, err
 	}
-	if token.GetUsedBy() == nil {
+	if token.GetUsedBy() == nil && machine == nil {
 		token.UsedBy, token.UsedUnixMs = keys.node, now.UnixMilli()
 		if err := r.spend(ctx, request.GetTokenId(), token, sequence); err != nil {
 			return nil, err
 		}
 	}
-	return r.grant(ctx, "join", record, recordSequence, request.GetWanted(), keys)
+	grant, err := r.grant(ctx, "join", record, recordSequence, request.GetWanted(), keys)
+	return &Reply{Grant: grant}, err
 }
 
 // recordRefusal keeps that a request was refused. What the controller could not answer is not refused.
@@ -98,15 +116,21 @@ func (r *Registrar) recordRefusal(ctx context.Context, node, verb string, err er
 }
 
 // joinedRecord is the record that a join makes, or has made when its answer was lost.
-func (r *Registrar) joinedRecord(ctx context.Context, node string, token *TokenRecord, keys *wantedKeys) (*NodeRecord, uint64, error) {
+func (r *Registrar) joinedRecord(ctx context.Context, node string, token *TokenRecord, keys *wantedKeys, machine *attest.Instance) (*NodeRecord, uint64, error) {
 	record, sequence, err := r.read(ctx, node)
-	generation, now := uint64(1), r.cfg.Now().UnixMilli()
+	generation, now, ended := uint64(1), r.cfg.Now().UnixMilli(), record.GetEndedUsers()
 	switch {
 	case errors.Is(err, ErrUnknownNode):
 	case err != nil:
 		return nil, 0, err
 	case record.GetState() == NodeState_NODE_STATE_ACTIVE && bytes.Equal(record.GetPublicKey(), keys.node):
 		return record, sequence, nil
+	case machine != nil && record.GetRevoked():
+		return nil, 0, refuse(ErrRemoved, "%s was revoked, and the word of its cloud or TPM is not enough; make a token for it with `sennit join-token create --node %s`", node, node)
+	case token.GetUsedBy() != nil && record.GetState() == NodeState_NODE_STATE_REMOVED && record.GetRemovedUnixMs() >= token.GetUsedUnixMs():
+		return nil, 0, refuse(ErrRemoved, "the token let %s in before that; make another with `sennit join-token create --node %s`", node, node)
+	case machine != nil && machine.Provider == attest.Amazon:
+		return nil, 0, admittedBefore(node)
 	case !r.free(record):
 		return nil, 0, r.taken(record)
 	default:
@@ -114,7 +138,7 @@ func (r *Registrar) joinedRecord(ctx context.Context, node string, token *TokenR
 	}
 	return &NodeRecord{
 		Node: node, PublicKey: keys.node, Generation: generation, Floor: generation, Services: token.GetServices(),
-		State: NodeState_NODE_STATE_ACTIVE, JoinedUnixMs: now,
+		State: NodeState_NODE_STATE_ACTIVE, JoinedUnixMs: now, EndedUsers: ended,
 	}, sequence, nil
 }
 
@@ -144,7 +168,7 @@ func (r *Registrar) checkToken(ctx context.Context, node string, request *JoinRe
 		return nil, 0, refuse(ErrBadRequest, "the node's key did not sign it: %v", err)
 	}
 	if token.GetRevoked() {
-		return nil, 0, refuse(ErrTokenUnknown, "an operator took it back; make another with `sennit join-token create --node %s`", node)
+		return nil, 0, refuse(ErrTokenUnknown, "an operator or a restore took it back; make another with `sennit join-token create --node %s`", node)
 	}
 	return token, entry.Sequence, nil
 }

@@ -24,12 +24,18 @@ func FuzzHandlers(f *testing.F) {
 	if err := i.Renew(f.Context(), wire); err != nil {
 		f.Fatal(err)
 	}
+	if _, err := i.WorkloadCertificate(f.Context(), wire, orders); err != nil {
+		f.Fatal(err)
+	}
+	if _, err := i.WorkloadToken(f.Context(), wire, orders, []string{"db"}); err != nil {
+		f.Fatal(err)
+	}
 	before := c.node("web1")
 	for _, seed := range seeds {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, payload []byte) {
-		for _, handler := range []func(context.Context, string, []byte) ([]byte, error){c.registrar.Join, c.registrar.Renew} {
+		for _, handler := range []func(context.Context, string, []byte) ([]byte, error){c.registrar.Join, c.registrar.Renew, c.registrar.Workload} {
 			data, err := handler(context.Background(), "web1", payload)
 			if err != nil {
 				t.Fatalf("handler failed: %v", err)

@@ -2,8 +2,6 @@ package ca
 
 import (
 	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -39,6 +37,7 @@ const (
 	purposeSigning          = "signing key"
 	purposeRoster           = "roster"
 	purposeCluster          = "cluster"
+	purposeState            = "state"
 	purposeSecretPrefix     = "secret: "
 	maxSecret               = 1 << 20
 	intermediateRenewalPart = 2 // renewed past 1/2 of its life
@@ -51,9 +50,11 @@ type AuthorityConfig struct {
 	TrustDomain string           // a DNS name
 	Name        string           // of this controller, a DNS label
 	MaxTTL      time.Duration    // of certificates; 0: DefaultTTL
+	KeyFile     string           // that ca.db is sealed under; empty: ca.key in Dir
+	Passphrase  Passphrase       // that the key file is sealed under; nil: it is not, and its mode protects it
 	Now         func() time.Time // nil: time.Now
-	// Issued is told of each certificate once it is recorded, before it is handed out; nil: nobody is. It
-	// may be called concurrently.
+	// Issued is told of each certificate once it is recorded, before it is handed out, and of an intermediate that was
+	// renewed by itself, whose SPIFFE ID is the trust domain's; nil: nobody is. It may be called concurrently.
 	Issued func(Issued)
 }
 
@@ -62,23 +63,28 @@ type AuthorityConfig struct {
 //
 // NOTHING IT RETURNS WAS NOT RECORDED FIRST: a certificate that is not in ca.db does not exist.
 type Authority struct {
-	cfg     AuthorityConfig
-	db      *bbolt.DB
-	sealer  *sealer
-	signer  snapshot.Signer
-	root    *x509.Certificate
-	rootKey *ecdsa.PrivateKey
+	cfg    AuthorityConfig
+	db     *bbolt.DB
+	sealer *sealer
 
-	mu              sync.Mutex
-	intermediate    *x509.Certificate
-	intermediateKey *ecdsa.PrivateKey
-	roster          *snapshot.Roster
-	signedRoster    []byte
+	// issuing is held for reading from signing until what was signed is recorded, and for writing where the holding is
+	// replaced: what an intermediate signed is on record when another takes its place. Inside it is mu.
+	issuing sync.RWMutex
+	mu      sync.Mutex
+	holding
+
+	jwtMu   sync.Mutex
+	jwtKeys []jwtKey // nil: not read yet; never changed, only replaced
 }
 
 // NewAuthority opens the authority in cfg.Dir, and makes it with a new root where there is none. The
 // caller closes it. Errors name the file and the remedy: ErrCorrupt, ErrPermissions, ErrInUse.
 func NewAuthority(cfg AuthorityConfig) (*Authority, error) {
+	return openAuthorityFile(cfg, func(a *Authority) error { return a.load(nil, false) })
+}
+
+// openAuthorityFile opens the file in cfg.Dir, or makes it, and lets load read it.
+func openAuthorityFile(cfg AuthorityConfig, load func(*Authority) error) (*Authority, error) {
 	if cfg.MaxTTL == 0 {
 		cfg.MaxTTL = DefaultTTL
 	}
@@ -108,7 +114,7 @@ func NewAuthority(cfg AuthorityConfig) (*Authority, error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("open the authority: %w", err)
 	}
-	sealer, commit, err := sealingKey(cfg.Dir, err == nil)
+	sealer, commit, err := sealingKey(keySource{cfg.Dir, cfg.KeyFile, cfg.Passphrase}, err == nil)
 	if err != nil {
 		return nil, fmt.Errorf("open the authority: %w", err)
 	}
@@ -116,8 +122,9 @@ func NewAuthority(cfg AuthorityConfig) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
+	db.MaxBatchDelay = recordTogether
 	a := &Authority{cfg: cfg, db: db, sealer: sealer}
-	if err = a.load(); err == nil {
+	if err = load(a); err == nil {
 		err = commit()
 	}
 	if err != nil {
@@ -135,143 +142,27 @@ func (a *Authority) Cluster() string { return a.cfg.Cluster }
 // TrustDomain is the SPIFFE trust domain, as configured.
 func (a *Authority) TrustDomain() string { return a.cfg.TrustDomain }
 
-// Root is the root's certificate; nobody changes it.
-func (a *Authority) Root() *x509.Certificate { return a.root }
+// Root is the certificate of the root that signs; nobody changes it.
+func (a *Authority) Root() *x509.Certificate { return a.held().root }
 
 // RootHash is what join tokens pin.
-func (a *Authority) RootHash() [32]byte { return snapshot.RootHash(a.root) }
+func (a *Authority) RootHash() [32]byte { return snapshot.RootHash(a.Root()) }
 
-// RootPEM is the root for clients of the controller's API (a kubeconfig's certificate-authority-data).
-func (a *Authority) RootPEM() []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.root.Raw})
+// RootPEM is what is trusted, for clients of the controller's API (a kubeconfig's certificate-authority-data): the root,
+// and while it is rotated the other one too. Roots of authorities outside, which certify no controller, are not among them.
+func (a *Authority) RootPEM() (all []byte) {
+	h := a.held()
+	for _, der := range h.roster.GetRoots() {
+		if h.ofUpstream(der) {
+			continue
+		}
+		all = append(all, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	}
+	return all
 }
 
-// Signer is this controller's signing key, which the roster lists.
-func (a *Authority) Signer() snapshot.Signer { return a.signer }
-
-// load reads everything in one transaction, or makes all of it.
-func (a *Authority) load() error {
-	return a.db.Update(func(tx *bbolt.Tx) error {
-		if tx.Bucket(bucketKeys) == nil {
-			return a.create(tx)
-		}
-		values := map[string][]byte{}
-		for _, purpose := range []string{purposeCluster, purposeRootKey, purposeRoot, purposeIntermediateKey, purposeIntermediate, purposeSigning, purposeRoster} {
-			sealed := tx.Bucket(bucketKeys).Get([]byte(purpose))
-			if sealed == nil {
-				return fmt.Errorf("%w: no %s in it; restore it and ca.key from a backup", ErrCorrupt, purpose)
-			}
-			value, err := a.sealer.open(purpose, sealed)
-			if err != nil {
-				return err
-			}
-			values[purpose] = value
-		}
-		if want := a.cfg.Cluster + " " + a.cfg.TrustDomain; string(values[purposeCluster]) != want {
-			return fmt.Errorf("it is of cluster and trust domain %q, and %q is configured: neither can be changed later", values[purposeCluster], want)
-		}
-		var err error
-		if a.root, a.rootKey, err = parsePair(values[purposeRoot], values[purposeRootKey]); err != nil {
-			return fmt.Errorf("%w: root: %w", ErrCorrupt, err)
-		}
-		if a.intermediate, a.intermediateKey, err = parsePair(values[purposeIntermediate], values[purposeIntermediateKey]); err != nil {
-			return fmt.Errorf("%w: intermediate: %w", ErrCorrupt, err)
-		}
-		if len(values[purposeSigning]) != ed25519.SeedSize {
-			return fmt.Errorf("%w: signing key of %d bytes", ErrCorrupt, len(values[purposeSigning]))
-		}
-		a.signer = snapshot.NewSigner(ed25519.NewKeyFromSeed(values[purposeSigning]))
-		a.signedRoster = values[purposeRoster]
-		if a.roster, err = snapshot.OpenRoster(a.cfg.Cluster, a.RootHash(), a.signedRoster); err != nil {
-			return fmt.Errorf("%w: %w", ErrCorrupt, err)
-		}
-		return nil
-	})
-}
-
-// create makes a cluster's root, this controller's intermediate and signing key, and the first roster.
-func (a *Authority) create(tx *bbolt.Tx) error {
-	for _, bucket := range [][]byte{bucketKeys, bucketIssued} {
-		if _, err := tx.CreateBucketIfNotExists(bucket); err != nil {
-			return err
-		}
-	}
-	key, err := newKey()
-	if err != nil {
-		return err
-	}
-	template := caTemplate(a.cfg.TrustDomain, a.cfg.Cluster+" root", 1, a.cfg.Now(), rootLife)
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	if a.root, err = x509.ParseCertificate(der); err != nil {
-		return err
-	}
-	a.rootKey = key
-	seed := make([]byte, ed25519.SeedSize)
-	_, _ = rand.Read(seed) // never fails
-	a.signer = snapshot.NewSigner(ed25519.NewKeyFromSeed(seed))
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	for purpose, value := range map[string][]byte{
-		purposeCluster: []byte(a.cfg.Cluster + " " + a.cfg.TrustDomain),
-		purposeRootKey: keyDER, purposeRoot: der, purposeSigning: seed,
-	} {
-		if err := a.put(tx, purpose, value); err != nil {
-			return err
-		}
-	}
-	if err := a.renewIntermediate(tx); err != nil {
-		return err
-	}
-	a.roster = &snapshot.Roster{
-		Cluster: a.cfg.Cluster, Serial: 1, Keys: []*snapshot.SigningKey{a.signer.Public()}, Roots: [][]byte{a.root.Raw},
-	}
-	if a.signedRoster, err = snapshot.SealRoster(a.rootKey, a.root, a.roster); err != nil {
-		return err
-	}
-	return a.put(tx, purposeRoster, a.signedRoster)
-}
-
-// renewIntermediate makes a new intermediate with a new key. Certificates of the one before stay valid:
-// each is shown with its own chain.
-func (a *Authority) renewIntermediate(tx *bbolt.Tx) error {
-	key, err := newKey()
-	if err != nil {
-		return err
-	}
-	template := caTemplate(a.cfg.TrustDomain, a.cfg.Cluster+" "+a.cfg.Name, 0, a.cfg.Now(), intermediateLife)
-	if template.NotAfter.After(a.root.NotAfter) {
-		template.NotAfter = a.root.NotAfter
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.root, key.Public(), a.rootKey)
-	if err != nil {
-		return err
-	}
-	certificate, err := x509.ParseCertificate(der)
-	if err != nil {
-		return err
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	if err := a.put(tx, purposeIntermediateKey, keyDER); err != nil {
-		return err
-	}
-	if err := a.put(tx, purposeIntermediate, der); err != nil {
-		return err
-	}
-	a.intermediate, a.intermediateKey = certificate, key
-	return nil
-}
-
-func (a *Authority) put(tx *bbolt.Tx, purpose string, value []byte) error {
-	return tx.Bucket(bucketKeys).Put([]byte(purpose), a.sealer.seal(purpose, value))
-}
+// MaxTTL is how long certificates live, as configured.
+func (a *Authority) MaxTTL() time.Duration { return a.cfg.MaxTTL }
 
 // parsePair reads a certificate and its key, and checks that they belong together.
 func parsePair(certificate, key []byte) (*x509.Certificate, *ecdsa.PrivateKey, error) {

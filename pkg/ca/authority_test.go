@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -127,7 +128,7 @@ func TestNameConstraintsBind(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	template, err := leafTemplate("spiffe://other.example.com/ns/a/svc/b", testStart, time.Hour)
+	template, err := leafTemplate("spiffe://other.example.com/ns/a/svc/b", "", testStart, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +179,7 @@ func TestVerifyChainFollowsSPIFFE(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			template, err := leafTemplate(id, testStart, time.Hour)
+			template, err := leafTemplate(id, "", testStart, time.Hour)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -264,6 +265,8 @@ func TestAuthorityRenewsItsIntermediate(t *testing.T) {
 	cfg := authorityConfig(t)
 	now := testStart
 	cfg.Now = func() time.Time { return now }
+	var told []string
+	cfg.Issued = func(i Issued) { told = append(told, i.SPIFFEID) }
 	a := openAuthority(t, cfg)
 	old, err := a.IssueSVID(csrFor(t), NodeID(testDomain, "web1"), 0)
 	if err != nil {
@@ -284,6 +287,10 @@ func TestAuthorityRenewsItsIntermediate(t *testing.T) {
 	}
 	if bytes.Equal(old[1], ders[1]) {
 		t.Fatal("still the intermediate of the start")
+	}
+	node := NodeID(testDomain, "web1")
+	if want := []string{node, "spiffe://" + testDomain, node}; !slices.Equal(told, want) {
+		t.Errorf("told of %q, want %q", told, want)
 	}
 	chain, err := parseChain(ders)
 	if err != nil {

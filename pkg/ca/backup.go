@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"errors"
@@ -18,33 +17,33 @@ import (
 // the cluster's.
 type SealingKey struct {
 	sealer *sealer
-	secret []byte // nil: it is systemd's credential, and stays there
+	stored []byte // the file, as it is; nil: it is systemd's credential, and stays there
 }
 
-// ReadSealingKey reads a copy of an authority's ca.key, or systemd's credential where file is empty.
-func ReadSealingKey(file string) (*SealingKey, error) {
+// ReadSealingKey reads a copy of an authority's ca.key, or systemd's credential where file is empty. passphrase opens a
+// copy that is sealed.
+func ReadSealingKey(file string, passphrase Passphrase) (*SealingKey, error) {
 	if file == "" {
-		folder := os.Getenv("CREDENTIALS_DIRECTORY")
-		if folder == "" {
-			return nil, fmt.Errorf("read the sealing key: none was named (it is %s of the controller that was backed up, or its unit's credential %s)", keyFile, CredentialName)
-		}
-		path := filepath.Join(folder, CredentialName)
-		secret, err := os.ReadFile(path)
+		secret, from, err := credential(CredentialName)
 		if err != nil {
 			return nil, fmt.Errorf("read the sealing key: %w", err)
 		}
-		sealer, err := newSealer(secret, path)
+		if secret == nil {
+			return nil, fmt.Errorf("read the sealing key: none was named (it is %s of the controller that was backed up, or its unit's credential %s)", keyFile, CredentialName)
+		}
+		sealer, err := newSealer(secret, from)
 		return &SealingKey{sealer: sealer}, err
 	}
-	if err := checkPrivate(file); err != nil {
-		return nil, fmt.Errorf("read the sealing key: %w", err)
-	}
-	secret, err := os.ReadFile(file)
+	secret, err := readKeyFile(file, passphrase)
 	if err != nil {
 		return nil, fmt.Errorf("read the sealing key: %w", err)
 	}
-	sealer, err := newSealer(bytes.TrimSpace(secret), file)
-	return &SealingKey{sealer, secret}, err
+	stored, err := os.ReadFile(file) // as it is: sealed where it was
+	if err != nil {
+		return nil, fmt.Errorf("read the sealing key: %w", err)
+	}
+	sealer, err := newSealer(secret, file)
+	return &SealingKey{sealer, stored}, err
 }
 
 // MAC authenticates a digest of what is kept elsewhere.
@@ -86,8 +85,8 @@ func RestoreFiles(dir string, key *SealingKey, write func(io.Writer) error) erro
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("restore the authority: %w", err)
 	}
-	if key.secret != nil {
-		if err := writeNew(filepath.Join(dir, keyFile), func(w io.Writer) error { _, err := w.Write(key.secret); return err }); err != nil {
+	if key.stored != nil {
+		if err := writeNew(filepath.Join(dir, keyFile), func(w io.Writer) error { _, err := w.Write(key.stored); return err }); err != nil {
 			return err
 		}
 	}

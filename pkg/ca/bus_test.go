@@ -81,7 +81,7 @@ func TestJoinAndRenewOverTheBus(t *testing.T) {
 	i = openIdentity(t, IdentityConfig{Dir: dir, Log: bustest.Log(t)})
 	renewOver := func() error {
 		cfg := i.BusConfig()
-		cfg.TLS.Time = nil // the controller's clock does not go on with the host's
+		cfg.TLS = i.busTLS(time.Now) // the controller's clock does not go on with the host's
 		conn, err := bus.Dial(cfg)
 		if err != nil {
 			return err

@@ -94,26 +94,28 @@ const (
 	RefusalCode_REFUSAL_CODE_REMOVED        RefusalCode = 12
 	RefusalCode_REFUSAL_CODE_BAD_REQUEST    RefusalCode = 13
 	RefusalCode_REFUSAL_CODE_TRY_AGAIN      RefusalCode = 14
+	RefusalCode_REFUSAL_CODE_NOT_ATTESTED   RefusalCode = 210
 )
 
 // Enum value maps for RefusalCode.
 var (
 	RefusalCode_name = map[int32]string{
-		0:  "REFUSAL_CODE_UNSPECIFIED",
-		1:  "REFUSAL_CODE_TOKEN_UNKNOWN",
-		2:  "REFUSAL_CODE_TOKEN_USED",
-		3:  "REFUSAL_CODE_TOKEN_EXPIRED",
-		4:  "REFUSAL_CODE_TOKEN_TAMPERED",
-		5:  "REFUSAL_CODE_TOKEN_FOREIGN",
-		6:  "REFUSAL_CODE_NAME_TAKEN",
-		7:  "REFUSAL_CODE_CLOCK",
-		8:  "REFUSAL_CODE_NOT_ALLOWED",
-		9:  "REFUSAL_CODE_FROZEN",
-		10: "REFUSAL_CODE_OLD_GENERATION",
-		11: "REFUSAL_CODE_ABSENT",
-		12: "REFUSAL_CODE_REMOVED",
-		13: "REFUSAL_CODE_BAD_REQUEST",
-		14: "REFUSAL_CODE_TRY_AGAIN",
+		0:   "REFUSAL_CODE_UNSPECIFIED",
+		1:   "REFUSAL_CODE_TOKEN_UNKNOWN",
+		2:   "REFUSAL_CODE_TOKEN_USED",
+		3:   "REFUSAL_CODE_TOKEN_EXPIRED",
+		4:   "REFUSAL_CODE_TOKEN_TAMPERED",
+		5:   "REFUSAL_CODE_TOKEN_FOREIGN",
+		6:   "REFUSAL_CODE_NAME_TAKEN",
+		7:   "REFUSAL_CODE_CLOCK",
+		8:   "REFUSAL_CODE_NOT_ALLOWED",
+		9:   "REFUSAL_CODE_FROZEN",
+		10:  "REFUSAL_CODE_OLD_GENERATION",
+		11:  "REFUSAL_CODE_ABSENT",
+		12:  "REFUSAL_CODE_REMOVED",
+		13:  "REFUSAL_CODE_BAD_REQUEST",
+		14:  "REFUSAL_CODE_TRY_AGAIN",
+		210: "REFUSAL_CODE_NOT_ATTESTED",
 	}
 	RefusalCode_value = map[string]int32{
 		"REFUSAL_CODE_UNSPECIFIED":    0,
@@ -131,6 +133,7 @@ var (
 		"REFUSAL_CODE_REMOVED":        12,
 		"REFUSAL_CODE_BAD_REQUEST":    13,
 		"REFUSAL_CODE_TRY_AGAIN":      14,
+		"REFUSAL_CODE_NOT_ATTESTED":   210,
 	}
 )
 
@@ -161,6 +164,55 @@ func (RefusalCode) EnumDescriptor() ([]byte, []int) {
 	return file_ca_proto_rawDescGZIP(), []int{1}
 }
 
+type RotationPhase int32
+
+const (
+	RotationPhase_ROTATION_PHASE_UNSPECIFIED RotationPhase = 0
+	RotationPhase_ROTATION_PHASE_ANNOUNCED   RotationPhase = 1 // the new root is trusted beside the old, and issues nothing
+	RotationPhase_ROTATION_PHASE_RENEWING    RotationPhase = 2 // the new one issues; what the old one issued is still trusted
+)
+
+// Enum value maps for RotationPhase.
+var (
+	RotationPhase_name = map[int32]string{
+		0: "ROTATION_PHASE_UNSPECIFIED",
+		1: "ROTATION_PHASE_ANNOUNCED",
+		2: "ROTATION_PHASE_RENEWING",
+	}
+	RotationPhase_value = map[string]int32{
+		"ROTATION_PHASE_UNSPECIFIED": 0,
+		"ROTATION_PHASE_ANNOUNCED":   1,
+		"ROTATION_PHASE_RENEWING":    2,
+	}
+)
+
+func (x RotationPhase) Enum() *RotationPhase {
+	p := new(RotationPhase)
+	*p = x
+	return p
+}
+
+func (x RotationPhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (RotationPhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_ca_proto_enumTypes[2].Descriptor()
+}
+
+func (RotationPhase) Type() protoreflect.EnumType {
+	return &file_ca_proto_enumTypes[2]
+}
+
+func (x RotationPhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use RotationPhase.Descriptor instead.
+func (RotationPhase) EnumDescriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{2}
+}
+
 // TokenBody is what a join token says; the string form is in token.go.
 type TokenBody struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -175,6 +227,7 @@ type TokenBody struct {
 	Seed          []byte                 `protobuf:"bytes,9,opt,name=seed,proto3" json:"seed,omitempty"` // 32 bytes; never crosses the bus
 	ExpiresUnixMs int64                  `protobuf:"varint,10,opt,name=expires_unix_ms,json=expiresUnixMs,proto3" json:"expires_unix_ms,omitempty"`
 	Services      []string               `protobuf:"bytes,11,rep,name=services,proto3" json:"services,omitempty"` // "<ns>/<name>"
+	Attest        string                 `protobuf:"bytes,210,opt,name=attest,proto3" json:"attest,omitempty"`    // the cloud that has to say which machine the host is; empty: none, and the token works once
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,6 +339,90 @@ func (x *TokenBody) GetServices() []string {
 	return nil
 }
 
+func (x *TokenBody) GetAttest() string {
+	if x != nil {
+		return x.Attest
+	}
+	return ""
+}
+
+// Attestation says which machines of a cloud a token admits, each under a name of its own.
+type Attestation struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Provider        string                 `protobuf:"bytes,1,opt,name=provider,proto3" json:"provider,omitempty"`
+	Accounts        []string               `protobuf:"bytes,2,rep,name=accounts,proto3" json:"accounts,omitempty"`                                        // at least one
+	Places          []string               `protobuf:"bytes,3,rep,name=places,proto3" json:"places,omitempty"`                                            // empty: all
+	EndorsementKeys []string               `protobuf:"bytes,220,rep,name=endorsement_keys,json=endorsementKeys,proto3" json:"endorsement_keys,omitempty"` // of TPMs: attest.EndorsementHash of each
+	Authorities     [][]byte               `protobuf:"bytes,221,rep,name=authorities,proto3" json:"authorities,omitempty"`                                // or of who certified their endorsement keys, DER
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Attestation) Reset() {
+	*x = Attestation{}
+	mi := &file_ca_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attestation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attestation) ProtoMessage() {}
+
+func (x *Attestation) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attestation.ProtoReflect.Descriptor instead.
+func (*Attestation) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Attestation) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *Attestation) GetAccounts() []string {
+	if x != nil {
+		return x.Accounts
+	}
+	return nil
+}
+
+func (x *Attestation) GetPlaces() []string {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
+func (x *Attestation) GetEndorsementKeys() []string {
+	if x != nil {
+		return x.EndorsementKeys
+	}
+	return nil
+}
+
+func (x *Attestation) GetAuthorities() [][]byte {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
 // TokenRecord (sennit.registry.token.<id>) is what the controllers keep of a token: nothing that would let
 // its reader join.
 type TokenRecord struct {
@@ -297,14 +434,15 @@ type TokenRecord struct {
 	ExpiresUnixMs int64                  `protobuf:"varint,5,opt,name=expires_unix_ms,json=expiresUnixMs,proto3" json:"expires_unix_ms,omitempty"`
 	UsedBy        []byte                 `protobuf:"bytes,6,opt,name=used_by,json=usedBy,proto3" json:"used_by,omitempty"` // the node's public key that it was used with; empty: not yet
 	UsedUnixMs    int64                  `protobuf:"varint,7,opt,name=used_unix_ms,json=usedUnixMs,proto3" json:"used_unix_ms,omitempty"`
-	Revoked       bool                   `protobuf:"varint,8,opt,name=revoked,proto3" json:"revoked,omitempty"` // an operator took it back; it admits nobody
+	Revoked       bool                   `protobuf:"varint,8,opt,name=revoked,proto3" json:"revoked,omitempty"`          // an operator or a restore took it back; it admits nobody
+	Attestation   *Attestation           `protobuf:"bytes,210,opt,name=attestation,proto3" json:"attestation,omitempty"` // absent: the token admits one host, as node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *TokenRecord) Reset() {
 	*x = TokenRecord{}
-	mi := &file_ca_proto_msgTypes[1]
+	mi := &file_ca_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -316,7 +454,7 @@ func (x *TokenRecord) String() string {
 func (*TokenRecord) ProtoMessage() {}
 
 func (x *TokenRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[1]
+	mi := &file_ca_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -329,7 +467,7 @@ func (x *TokenRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenRecord.ProtoReflect.Descriptor instead.
 func (*TokenRecord) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{1}
+	return file_ca_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *TokenRecord) GetNode() string {
@@ -388,6 +526,13 @@ func (x *TokenRecord) GetRevoked() bool {
 	return false
 }
 
+func (x *TokenRecord) GetAttestation() *Attestation {
+	if x != nil {
+		return x.Attestation
+	}
+	return nil
+}
+
 // NodeRecord (sennit.registry.node.<node>) is a node as the registry knows it.
 type NodeRecord struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -403,17 +548,22 @@ type NodeRecord struct {
 	Address       string                 `protobuf:"bytes,10,opt,name=address,proto3" json:"address,omitempty"`                           // ip:port where the node's lanes are dialled
 	JoinedUnixMs  int64                  `protobuf:"varint,11,opt,name=joined_unix_ms,json=joinedUnixMs,proto3" json:"joined_unix_ms,omitempty"`
 	RenewedUnixMs int64                  `protobuf:"varint,12,opt,name=renewed_unix_ms,json=renewedUnixMs,proto3" json:"renewed_unix_ms,omitempty"`
-	Why           string                 `protobuf:"bytes,13,opt,name=why,proto3" json:"why,omitempty"`                                           // the state, in a sentence
-	Epoch         uint64                 `protobuf:"varint,14,opt,name=epoch,proto3" json:"epoch,omitempty"`                                      // in which the node showed its receipt last: what it had before a restore is known then
-	ReceiptNumber uint64                 `protobuf:"varint,90,opt,name=receipt_number,json=receiptNumber,proto3" json:"receipt_number,omitempty"` // of the last that was given out
-	Allowed       []string               `protobuf:"bytes,91,rep,name=allowed,proto3" json:"allowed,omitempty"`                                   // services that an operator allowed since then: a receipt of before does not take them back
+	Why           string                 `protobuf:"bytes,13,opt,name=why,proto3" json:"why,omitempty"`                                              // the state, in a sentence
+	Epoch         uint64                 `protobuf:"varint,14,opt,name=epoch,proto3" json:"epoch,omitempty"`                                         // in which the node showed its receipt last: what it had before a restore is known then
+	ReceiptNumber uint64                 `protobuf:"varint,90,opt,name=receipt_number,json=receiptNumber,proto3" json:"receipt_number,omitempty"`    // of the last that was given out
+	Allowed       []string               `protobuf:"bytes,91,rep,name=allowed,proto3" json:"allowed,omitempty"`                                      // services that an operator allowed since then: a receipt of before does not take them back
+	Revoked       bool                   `protobuf:"varint,160,opt,name=revoked,proto3" json:"revoked,omitempty"`                                    // REMOVED, and what it held ended at once
+	BusUsers      []string               `protobuf:"bytes,161,rep,name=bus_users,json=busUsers,proto3" json:"bus_users,omitempty"`                   // public nkeys of the users that it was given
+	EndedUsers    []string               `protobuf:"bytes,162,rep,name=ended_users,json=endedUsers,proto3" json:"ended_users,omitempty"`             // those of hosts that were revoked under this name: the bus lets them in no more
+	RemovedUnixMs int64                  `protobuf:"varint,163,opt,name=removed_unix_ms,json=removedUnixMs,proto3" json:"removed_unix_ms,omitempty"` // when it became REMOVED: a token that was used before lets nobody back in
+	Suspended     []string               `protobuf:"bytes,290,rep,name=suspended,proto3" json:"suspended,omitempty"`                                 // services that it lost because they were revoked everywhere: undoing that gives them back
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeRecord) Reset() {
 	*x = NodeRecord{}
-	mi := &file_ca_proto_msgTypes[2]
+	mi := &file_ca_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -425,7 +575,7 @@ func (x *NodeRecord) String() string {
 func (*NodeRecord) ProtoMessage() {}
 
 func (x *NodeRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[2]
+	mi := &file_ca_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -438,7 +588,7 @@ func (x *NodeRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeRecord.ProtoReflect.Descriptor instead.
 func (*NodeRecord) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{2}
+	return file_ca_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *NodeRecord) GetNode() string {
@@ -553,6 +703,41 @@ func (x *NodeRecord) GetAllowed() []string {
 	return nil
 }
 
+func (x *NodeRecord) GetRevoked() bool {
+	if x != nil {
+		return x.Revoked
+	}
+	return false
+}
+
+func (x *NodeRecord) GetBusUsers() []string {
+	if x != nil {
+		return x.BusUsers
+	}
+	return nil
+}
+
+func (x *NodeRecord) GetEndedUsers() []string {
+	if x != nil {
+		return x.EndedUsers
+	}
+	return nil
+}
+
+func (x *NodeRecord) GetRemovedUnixMs() int64 {
+	if x != nil {
+		return x.RemovedUnixMs
+	}
+	return 0
+}
+
+func (x *NodeRecord) GetSuspended() []string {
+	if x != nil {
+		return x.Suspended
+	}
+	return nil
+}
+
 // Receipt is the controllers' word on a node's key. A registry that was restored believes the newest.
 type Receipt struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -570,7 +755,7 @@ type Receipt struct {
 
 func (x *Receipt) Reset() {
 	*x = Receipt{}
-	mi := &file_ca_proto_msgTypes[3]
+	mi := &file_ca_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -582,7 +767,7 @@ func (x *Receipt) String() string {
 func (*Receipt) ProtoMessage() {}
 
 func (x *Receipt) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[3]
+	mi := &file_ca_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -595,7 +780,7 @@ func (x *Receipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Receipt.ProtoReflect.Descriptor instead.
 func (*Receipt) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{3}
+	return file_ca_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Receipt) GetCluster() string {
@@ -665,7 +850,7 @@ type SignedReceipt struct {
 
 func (x *SignedReceipt) Reset() {
 	*x = SignedReceipt{}
-	mi := &file_ca_proto_msgTypes[4]
+	mi := &file_ca_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -677,7 +862,7 @@ func (x *SignedReceipt) String() string {
 func (*SignedReceipt) ProtoMessage() {}
 
 func (x *SignedReceipt) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[4]
+	mi := &file_ca_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -690,7 +875,7 @@ func (x *SignedReceipt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedReceipt.ProtoReflect.Descriptor instead.
 func (*SignedReceipt) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{4}
+	return file_ca_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SignedReceipt) GetReceipt() []byte {
@@ -727,7 +912,7 @@ type SignedRequest struct {
 
 func (x *SignedRequest) Reset() {
 	*x = SignedRequest{}
-	mi := &file_ca_proto_msgTypes[5]
+	mi := &file_ca_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +924,7 @@ func (x *SignedRequest) String() string {
 func (*SignedRequest) ProtoMessage() {}
 
 func (x *SignedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[5]
+	mi := &file_ca_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +937,7 @@ func (x *SignedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRequest.ProtoReflect.Descriptor instead.
 func (*SignedRequest) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{5}
+	return file_ca_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SignedRequest) GetRequest() []byte {
@@ -789,13 +974,15 @@ type JoinRequest struct {
 	TokenId       []byte                 `protobuf:"bytes,2,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
 	TokenDigest   []byte                 `protobuf:"bytes,3,opt,name=token_digest,json=tokenDigest,proto3" json:"token_digest,omitempty"`
 	Wanted        *Wanted                `protobuf:"bytes,4,opt,name=wanted,proto3" json:"wanted,omitempty"`
+	Evidence      []byte                 `protobuf:"bytes,210,opt,name=evidence,proto3" json:"evidence,omitempty"` // of the cloud, for the node's key; see attested.go
+	Tpm           *TPMEvidence           `protobuf:"bytes,220,opt,name=tpm,proto3" json:"tpm,omitempty"`           // see tpmjoin.go
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *JoinRequest) Reset() {
 	*x = JoinRequest{}
-	mi := &file_ca_proto_msgTypes[6]
+	mi := &file_ca_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -807,7 +994,7 @@ func (x *JoinRequest) String() string {
 func (*JoinRequest) ProtoMessage() {}
 
 func (x *JoinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[6]
+	mi := &file_ca_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -820,7 +1007,7 @@ func (x *JoinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JoinRequest.ProtoReflect.Descriptor instead.
 func (*JoinRequest) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{6}
+	return file_ca_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *JoinRequest) GetCluster() string {
@@ -851,6 +1038,295 @@ func (x *JoinRequest) GetWanted() *Wanted {
 	return nil
 }
 
+func (x *JoinRequest) GetEvidence() []byte {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+func (x *JoinRequest) GetTpm() *TPMEvidence {
+	if x != nil {
+		return x.Tpm
+	}
+	return nil
+}
+
+// TPMEvidence is what a host says of its TPM: twice, and with the answer to the controllers' challenge the second time.
+type TPMEvidence struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	EndorsementKey []byte                 `protobuf:"bytes,220,opt,name=endorsement_key,json=endorsementKey,proto3" json:"endorsement_key,omitempty"` // SubjectPublicKeyInfo, RSA-2048 or P-256
+	Certificate    []byte                 `protobuf:"bytes,221,opt,name=certificate,proto3" json:"certificate,omitempty"`                             // of it, DER; empty: there is none
+	AttestationKey []byte                 `protobuf:"bytes,222,opt,name=attestation_key,json=attestationKey,proto3" json:"attestation_key,omitempty"` // SubjectPublicKeyInfo, P-256
+	Challenge      *SignedChallenge       `protobuf:"bytes,223,opt,name=challenge,proto3" json:"challenge,omitempty"`                                 // absent: one is asked for
+	Secret         []byte                 `protobuf:"bytes,224,opt,name=secret,proto3" json:"secret,omitempty"`
+	Info           []byte                 `protobuf:"bytes,225,opt,name=info,proto3" json:"info,omitempty"` // TPMS_ATTEST
+	Signature      []byte                 `protobuf:"bytes,226,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *TPMEvidence) Reset() {
+	*x = TPMEvidence{}
+	mi := &file_ca_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TPMEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TPMEvidence) ProtoMessage() {}
+
+func (x *TPMEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TPMEvidence.ProtoReflect.Descriptor instead.
+func (*TPMEvidence) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *TPMEvidence) GetEndorsementKey() []byte {
+	if x != nil {
+		return x.EndorsementKey
+	}
+	return nil
+}
+
+func (x *TPMEvidence) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *TPMEvidence) GetAttestationKey() []byte {
+	if x != nil {
+		return x.AttestationKey
+	}
+	return nil
+}
+
+func (x *TPMEvidence) GetChallenge() *SignedChallenge {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+func (x *TPMEvidence) GetSecret() []byte {
+	if x != nil {
+		return x.Secret
+	}
+	return nil
+}
+
+func (x *TPMEvidence) GetInfo() []byte {
+	if x != nil {
+		return x.Info
+	}
+	return nil
+}
+
+func (x *TPMEvidence) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// TPMChallenge is a secret that only the TPM of a TPMEvidence can open, and what any controller knows it by.
+type TPMChallenge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Challenge     *SignedChallenge       `protobuf:"bytes,220,opt,name=challenge,proto3" json:"challenge,omitempty"`
+	Credential    []byte                 `protobuf:"bytes,221,opt,name=credential,proto3" json:"credential,omitempty"` // TPMS_ID_OBJECT
+	Seed          []byte                 `protobuf:"bytes,222,opt,name=seed,proto3" json:"seed,omitempty"`             // encrypted to the endorsement key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TPMChallenge) Reset() {
+	*x = TPMChallenge{}
+	mi := &file_ca_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TPMChallenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TPMChallenge) ProtoMessage() {}
+
+func (x *TPMChallenge) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TPMChallenge.ProtoReflect.Descriptor instead.
+func (*TPMChallenge) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *TPMChallenge) GetChallenge() *SignedChallenge {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+func (x *TPMChallenge) GetCredential() []byte {
+	if x != nil {
+		return x.Credential
+	}
+	return nil
+}
+
+func (x *TPMChallenge) GetSeed() []byte {
+	if x != nil {
+		return x.Seed
+	}
+	return nil
+}
+
+// SignedChallenge goes to the host and back, so that no controller keeps anything of it.
+type SignedChallenge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Challenge     []byte                 `protobuf:"bytes,220,opt,name=challenge,proto3" json:"challenge,omitempty"`      // an encoded Challenge
+	KeyId         string                 `protobuf:"bytes,221,opt,name=key_id,json=keyId,proto3" json:"key_id,omitempty"` // of the roster
+	Signature     []byte                 `protobuf:"bytes,222,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SignedChallenge) Reset() {
+	*x = SignedChallenge{}
+	mi := &file_ca_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedChallenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedChallenge) ProtoMessage() {}
+
+func (x *SignedChallenge) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedChallenge.ProtoReflect.Descriptor instead.
+func (*SignedChallenge) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *SignedChallenge) GetChallenge() []byte {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
+func (x *SignedChallenge) GetKeyId() string {
+	if x != nil {
+		return x.KeyId
+	}
+	return ""
+}
+
+func (x *SignedChallenge) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+type Challenge struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Bound         []byte                 `protobuf:"bytes,220,opt,name=bound,proto3" json:"bound,omitempty"`                             // hash of token, keys and endorsement that it is for
+	SecretHash    []byte                 `protobuf:"bytes,221,opt,name=secret_hash,json=secretHash,proto3" json:"secret_hash,omitempty"` // SHA-256 of 32 random bytes
+	ExpiresUnixMs int64                  `protobuf:"varint,222,opt,name=expires_unix_ms,json=expiresUnixMs,proto3" json:"expires_unix_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Challenge) Reset() {
+	*x = Challenge{}
+	mi := &file_ca_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Challenge) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Challenge) ProtoMessage() {}
+
+func (x *Challenge) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Challenge.ProtoReflect.Descriptor instead.
+func (*Challenge) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Challenge) GetBound() []byte {
+	if x != nil {
+		return x.Bound
+	}
+	return nil
+}
+
+func (x *Challenge) GetSecretHash() []byte {
+	if x != nil {
+		return x.SecretHash
+	}
+	return nil
+}
+
+func (x *Challenge) GetExpiresUnixMs() int64 {
+	if x != nil {
+		return x.ExpiresUnixMs
+	}
+	return 0
+}
+
 type RenewRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
@@ -862,7 +1338,7 @@ type RenewRequest struct {
 
 func (x *RenewRequest) Reset() {
 	*x = RenewRequest{}
-	mi := &file_ca_proto_msgTypes[7]
+	mi := &file_ca_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +1350,7 @@ func (x *RenewRequest) String() string {
 func (*RenewRequest) ProtoMessage() {}
 
 func (x *RenewRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[7]
+	mi := &file_ca_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +1363,7 @@ func (x *RenewRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewRequest.ProtoReflect.Descriptor instead.
 func (*RenewRequest) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{7}
+	return file_ca_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RenewRequest) GetCluster() string {
@@ -927,7 +1403,7 @@ type Wanted struct {
 
 func (x *Wanted) Reset() {
 	*x = Wanted{}
-	mi := &file_ca_proto_msgTypes[8]
+	mi := &file_ca_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -939,7 +1415,7 @@ func (x *Wanted) String() string {
 func (*Wanted) ProtoMessage() {}
 
 func (x *Wanted) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[8]
+	mi := &file_ca_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -952,7 +1428,7 @@ func (x *Wanted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Wanted.ProtoReflect.Descriptor instead.
 func (*Wanted) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{8}
+	return file_ca_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Wanted) GetNode() string {
@@ -1014,7 +1490,7 @@ type ServiceRequest struct {
 
 func (x *ServiceRequest) Reset() {
 	*x = ServiceRequest{}
-	mi := &file_ca_proto_msgTypes[9]
+	mi := &file_ca_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1502,7 @@ func (x *ServiceRequest) String() string {
 func (*ServiceRequest) ProtoMessage() {}
 
 func (x *ServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[9]
+	mi := &file_ca_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1515,7 @@ func (x *ServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceRequest.ProtoReflect.Descriptor instead.
 func (*ServiceRequest) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{9}
+	return file_ca_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ServiceRequest) GetService() string {
@@ -1070,7 +1546,7 @@ type SignedReply struct {
 
 func (x *SignedReply) Reset() {
 	*x = SignedReply{}
-	mi := &file_ca_proto_msgTypes[10]
+	mi := &file_ca_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1082,7 +1558,7 @@ func (x *SignedReply) String() string {
 func (*SignedReply) ProtoMessage() {}
 
 func (x *SignedReply) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[10]
+	mi := &file_ca_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1095,7 +1571,7 @@ func (x *SignedReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedReply.ProtoReflect.Descriptor instead.
 func (*SignedReply) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{10}
+	return file_ca_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *SignedReply) GetReply() []byte {
@@ -1132,13 +1608,15 @@ type Reply struct {
 	NowUnixMs     int64                  `protobuf:"varint,2,opt,name=now_unix_ms,json=nowUnixMs,proto3" json:"now_unix_ms,omitempty"`
 	Refusal       *Refusal               `protobuf:"bytes,3,opt,name=refusal,proto3" json:"refusal,omitempty"`
 	Grant         *Grant                 `protobuf:"bytes,4,opt,name=grant,proto3" json:"grant,omitempty"`
+	Workload      *WorkloadGrant         `protobuf:"bytes,170,opt,name=workload,proto3" json:"workload,omitempty"`   // in the place of grant, for a WorkloadRequest
+	Challenge     *TPMChallenge          `protobuf:"bytes,220,opt,name=challenge,proto3" json:"challenge,omitempty"` // in the place of grant: the host has to answer it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Reply) Reset() {
 	*x = Reply{}
-	mi := &file_ca_proto_msgTypes[11]
+	mi := &file_ca_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1628,7 @@ func (x *Reply) String() string {
 func (*Reply) ProtoMessage() {}
 
 func (x *Reply) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[11]
+	mi := &file_ca_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1641,7 @@ func (x *Reply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Reply.ProtoReflect.Descriptor instead.
 func (*Reply) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{11}
+	return file_ca_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Reply) GetRequestHash() []byte {
@@ -1194,6 +1672,20 @@ func (x *Reply) GetGrant() *Grant {
 	return nil
 }
 
+func (x *Reply) GetWorkload() *WorkloadGrant {
+	if x != nil {
+		return x.Workload
+	}
+	return nil
+}
+
+func (x *Reply) GetChallenge() *TPMChallenge {
+	if x != nil {
+		return x.Challenge
+	}
+	return nil
+}
+
 type Refusal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          RefusalCode            `protobuf:"varint,1,opt,name=code,proto3,enum=sennit.ca.v1.RefusalCode" json:"code,omitempty"`
@@ -1204,7 +1696,7 @@ type Refusal struct {
 
 func (x *Refusal) Reset() {
 	*x = Refusal{}
-	mi := &file_ca_proto_msgTypes[12]
+	mi := &file_ca_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1216,7 +1708,7 @@ func (x *Refusal) String() string {
 func (*Refusal) ProtoMessage() {}
 
 func (x *Refusal) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[12]
+	mi := &file_ca_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1229,7 +1721,7 @@ func (x *Refusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Refusal.ProtoReflect.Descriptor instead.
 func (*Refusal) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{12}
+	return file_ca_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Refusal) GetCode() RefusalCode {
@@ -1261,7 +1753,7 @@ type Grant struct {
 
 func (x *Grant) Reset() {
 	*x = Grant{}
-	mi := &file_ca_proto_msgTypes[13]
+	mi := &file_ca_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1273,7 +1765,7 @@ func (x *Grant) String() string {
 func (*Grant) ProtoMessage() {}
 
 func (x *Grant) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[13]
+	mi := &file_ca_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1286,7 +1778,7 @@ func (x *Grant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Grant.ProtoReflect.Descriptor instead.
 func (*Grant) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{13}
+	return file_ca_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Grant) GetReceipt() *SignedReceipt {
@@ -1348,7 +1840,7 @@ type ServiceGrant struct {
 
 func (x *ServiceGrant) Reset() {
 	*x = ServiceGrant{}
-	mi := &file_ca_proto_msgTypes[14]
+	mi := &file_ca_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1360,7 +1852,7 @@ func (x *ServiceGrant) String() string {
 func (*ServiceGrant) ProtoMessage() {}
 
 func (x *ServiceGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[14]
+	mi := &file_ca_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1373,7 +1865,7 @@ func (x *ServiceGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceGrant.ProtoReflect.Descriptor instead.
 func (*ServiceGrant) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{14}
+	return file_ca_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *ServiceGrant) GetService() string {
@@ -1400,7 +1892,7 @@ type NodeIdentity struct {
 	Addresses        []string               `protobuf:"bytes,5,rep,name=addresses,proto3" json:"addresses,omitempty"`                     // of the bus
 	TokenId          []byte                 `protobuf:"bytes,6,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`          // that pending_key was made for, while joining
 	Receipt          *SignedReceipt         `protobuf:"bytes,7,opt,name=receipt,proto3" json:"receipt,omitempty"`                         // absent: has not joined yet
-	Key              []byte                 `protobuf:"bytes,8,opt,name=key,proto3" json:"key,omitempty"`                                 // PKCS #8
+	Key              []byte                 `protobuf:"bytes,8,opt,name=key,proto3" json:"key,omitempty"`                                 // PKCS #8, or what a TPM wrapped (nodekey.go)
 	PendingKey       []byte                 `protobuf:"bytes,9,opt,name=pending_key,json=pendingKey,proto3" json:"pending_key,omitempty"` // made and stored, then sent; kept until an answer is stored
 	NodeChain        [][]byte               `protobuf:"bytes,10,rep,name=node_chain,json=nodeChain,proto3" json:"node_chain,omitempty"`
 	Services         []*Credential          `protobuf:"bytes,11,rep,name=services,proto3" json:"services,omitempty"`
@@ -1409,13 +1901,16 @@ type NodeIdentity struct {
 	BusJwt           string                 `protobuf:"bytes,14,opt,name=bus_jwt,json=busJwt,proto3" json:"bus_jwt,omitempty"`
 	BusExpiresUnixMs int64                  `protobuf:"varint,15,opt,name=bus_expires_unix_ms,json=busExpiresUnixMs,proto3" json:"bus_expires_unix_ms,omitempty"`
 	RenewJwt         string                 `protobuf:"bytes,16,opt,name=renew_jwt,json=renewJwt,proto3" json:"renew_jwt,omitempty"`
+	Revocations      *HeldRevocations       `protobuf:"bytes,160,opt,name=revocations,proto3" json:"revocations,omitempty"`
+	CarriedSerials   []string               `protobuf:"bytes,240,rep,name=carried_serials,json=carriedSerials,proto3" json:"carried_serials,omitempty"`   // that rosters of epochs before that of roster revoked
+	FormerRenewJwt   string                 `protobuf:"bytes,281,opt,name=former_renew_jwt,json=formerRenewJwt,proto3" json:"former_renew_jwt,omitempty"` // of the bus's keys before those of renew_jwt: a controller may be restored from before
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *NodeIdentity) Reset() {
 	*x = NodeIdentity{}
-	mi := &file_ca_proto_msgTypes[15]
+	mi := &file_ca_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1922,7 @@ func (x *NodeIdentity) String() string {
 func (*NodeIdentity) ProtoMessage() {}
 
 func (x *NodeIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[15]
+	mi := &file_ca_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1935,7 @@ func (x *NodeIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeIdentity.ProtoReflect.Descriptor instead.
 func (*NodeIdentity) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{15}
+	return file_ca_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *NodeIdentity) GetCluster() string {
@@ -1555,6 +2050,27 @@ func (x *NodeIdentity) GetRenewJwt() string {
 	return ""
 }
 
+func (x *NodeIdentity) GetRevocations() *HeldRevocations {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *NodeIdentity) GetCarriedSerials() []string {
+	if x != nil {
+		return x.CarriedSerials
+	}
+	return nil
+}
+
+func (x *NodeIdentity) GetFormerRenewJwt() string {
+	if x != nil {
+		return x.FormerRenewJwt
+	}
+	return ""
+}
+
 type Credential struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -1566,7 +2082,7 @@ type Credential struct {
 
 func (x *Credential) Reset() {
 	*x = Credential{}
-	mi := &file_ca_proto_msgTypes[16]
+	mi := &file_ca_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +2094,7 @@ func (x *Credential) String() string {
 func (*Credential) ProtoMessage() {}
 
 func (x *Credential) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[16]
+	mi := &file_ca_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +2107,7 @@ func (x *Credential) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credential.ProtoReflect.Descriptor instead.
 func (*Credential) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{16}
+	return file_ca_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Credential) GetService() string {
@@ -1623,13 +2139,16 @@ type IssuedRecord struct {
 	NotBeforeUnixMs int64                  `protobuf:"varint,3,opt,name=not_before_unix_ms,json=notBeforeUnixMs,proto3" json:"not_before_unix_ms,omitempty"`
 	NotAfterUnixMs  int64                  `protobuf:"varint,4,opt,name=not_after_unix_ms,json=notAfterUnixMs,proto3" json:"not_after_unix_ms,omitempty"`
 	KeyHash         []byte                 `protobuf:"bytes,5,opt,name=key_hash,json=keyHash,proto3" json:"key_hash,omitempty"` // SHA-256 of the SubjectPublicKeyInfo
+	Node            string                 `protobuf:"bytes,160,opt,name=node,proto3" json:"node,omitempty"`                    // that it was issued to; empty: a controller's own
+	Issuer          string                 `protobuf:"bytes,161,opt,name=issuer,proto3" json:"issuer,omitempty"`                // name of the certificate that signed it
+	Number          uint64                 `protobuf:"varint,260,opt,name=number,proto3" json:"number,omitempty"`               // in the order of issuing, from 1
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *IssuedRecord) Reset() {
 	*x = IssuedRecord{}
-	mi := &file_ca_proto_msgTypes[17]
+	mi := &file_ca_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1641,7 +2160,7 @@ func (x *IssuedRecord) String() string {
 func (*IssuedRecord) ProtoMessage() {}
 
 func (x *IssuedRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_ca_proto_msgTypes[17]
+	mi := &file_ca_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1654,7 +2173,7 @@ func (x *IssuedRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuedRecord.ProtoReflect.Descriptor instead.
 func (*IssuedRecord) Descriptor() ([]byte, []int) {
-	return file_ca_proto_rawDescGZIP(), []int{17}
+	return file_ca_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *IssuedRecord) GetSerial() string {
@@ -1692,11 +2211,1111 @@ func (x *IssuedRecord) GetKeyHash() []byte {
 	return nil
 }
 
+func (x *IssuedRecord) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *IssuedRecord) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *IssuedRecord) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+// AuthorityState is what an authority keeps beside its root, intermediate, signing key and roster.
+type AuthorityState struct {
+	state                   protoimpl.MessageState `protogen:"open.v1"`
+	Past                    []*PastRoot            `protobuf:"bytes,1,rep,name=past,proto3" json:"past,omitempty"`                                    // the newest last
+	Rotation                *RotationState         `protobuf:"bytes,2,opt,name=rotation,proto3" json:"rotation,omitempty"`                            // absent: nothing is being rotated
+	NextRoot                []byte                 `protobuf:"bytes,3,opt,name=next_root,json=nextRoot,proto3" json:"next_root,omitempty"`            // certificate, DER: announced, and not in use yet
+	NextRootKey             []byte                 `protobuf:"bytes,4,opt,name=next_root_key,json=nextRootKey,proto3" json:"next_root_key,omitempty"` // PKCS #8
+	RosterKey               []byte                 `protobuf:"bytes,5,opt,name=roster_key,json=rosterKey,proto3" json:"roster_key,omitempty"`         // PKCS #8, that signs rosters where the root's key is kept elsewhere
+	Delegation              []byte                 `protobuf:"bytes,6,opt,name=delegation,proto3" json:"delegation,omitempty"`                        // of roster_key (snapshot.Delegation)
+	DelegationSignature     []byte                 `protobuf:"bytes,7,opt,name=delegation_signature,json=delegationSignature,proto3" json:"delegation_signature,omitempty"`
+	PendingKey              []byte                 `protobuf:"bytes,8,opt,name=pending_key,json=pendingKey,proto3" json:"pending_key,omitempty"`                       // PKCS #8, of the intermediate that the root was asked to certify
+	PendingRequest          []byte                 `protobuf:"bytes,9,opt,name=pending_request,json=pendingRequest,proto3" json:"pending_request,omitempty"`           // the encoded RootRequest
+	PendingRosterKey        []byte                 `protobuf:"bytes,243,opt,name=pending_roster_key,json=pendingRosterKey,proto3" json:"pending_roster_key,omitempty"` // PKCS #8, that the root, or both of a move, were asked to let sign rosters in the place of roster_key
+	Upstream                *UpstreamIssuer        `protobuf:"bytes,210,opt,name=upstream,proto3" json:"upstream,omitempty"`                                           // absent: the root's intermediate issues for nodes
+	NextUpstream            *UpstreamIssuer        `protobuf:"bytes,211,opt,name=next_upstream,json=nextUpstream,proto3" json:"next_upstream,omitempty"`               // announced, and not in use yet
+	NextSigning             []byte                 `protobuf:"bytes,230,opt,name=next_signing,json=nextSigning,proto3" json:"next_signing,omitempty"`                  // seed of a signing key: announced, and not in use yet, or where nothing is rotated that the root was asked for
+	RootMove                *RootMove              `protobuf:"bytes,240,opt,name=root_move,json=rootMove,proto3" json:"root_move,omitempty"`                           // to a root that is asked to follow, until it has; absent: none is
+	LastDelegation          []byte                 `protobuf:"bytes,241,opt,name=last_delegation,json=lastDelegation,proto3" json:"last_delegation,omitempty"`         // of roster_key, for when the root or the signing key before is withdrawn; absent: there is none to withdraw
+	LastDelegationSignature []byte                 `protobuf:"bytes,242,opt,name=last_delegation_signature,json=lastDelegationSignature,proto3" json:"last_delegation_signature,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
+}
+
+func (x *AuthorityState) Reset() {
+	*x = AuthorityState{}
+	mi := &file_ca_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorityState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorityState) ProtoMessage() {}
+
+func (x *AuthorityState) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorityState.ProtoReflect.Descriptor instead.
+func (*AuthorityState) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *AuthorityState) GetPast() []*PastRoot {
+	if x != nil {
+		return x.Past
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetRotation() *RotationState {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetNextRoot() []byte {
+	if x != nil {
+		return x.NextRoot
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetNextRootKey() []byte {
+	if x != nil {
+		return x.NextRootKey
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetRosterKey() []byte {
+	if x != nil {
+		return x.RosterKey
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetDelegation() []byte {
+	if x != nil {
+		return x.Delegation
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetDelegationSignature() []byte {
+	if x != nil {
+		return x.DelegationSignature
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetPendingKey() []byte {
+	if x != nil {
+		return x.PendingKey
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetPendingRequest() []byte {
+	if x != nil {
+		return x.PendingRequest
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetPendingRosterKey() []byte {
+	if x != nil {
+		return x.PendingRosterKey
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetUpstream() *UpstreamIssuer {
+	if x != nil {
+		return x.Upstream
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetNextUpstream() *UpstreamIssuer {
+	if x != nil {
+		return x.NextUpstream
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetNextSigning() []byte {
+	if x != nil {
+		return x.NextSigning
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetRootMove() *RootMove {
+	if x != nil {
+		return x.RootMove
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetLastDelegation() []byte {
+	if x != nil {
+		return x.LastDelegation
+	}
+	return nil
+}
+
+func (x *AuthorityState) GetLastDelegationSignature() []byte {
+	if x != nil {
+		return x.LastDelegationSignature
+	}
+	return nil
+}
+
+// UpstreamIssuer is an intermediate that an authority outside of the mesh certified.
+type UpstreamIssuer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Chain         [][]byte               `protobuf:"bytes,210,rep,name=chain,proto3" json:"chain,omitempty"`         // DER, the intermediate first, without a root
+	Roots         [][]byte               `protobuf:"bytes,211,rep,name=roots,proto3" json:"roots,omitempty"`         // DER
+	Key           []byte                 `protobuf:"bytes,212,opt,name=key,proto3" json:"key,omitempty"`             // PKCS #8
+	Authority     string                 `protobuf:"bytes,213,opt,name=authority,proto3" json:"authority,omitempty"` // its name, for people
+	Cross         []byte                 `protobuf:"bytes,214,opt,name=cross,proto3" json:"cross,omitempty"`         // certificate of the same key by the mesh's own root, DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UpstreamIssuer) Reset() {
+	*x = UpstreamIssuer{}
+	mi := &file_ca_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UpstreamIssuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UpstreamIssuer) ProtoMessage() {}
+
+func (x *UpstreamIssuer) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UpstreamIssuer.ProtoReflect.Descriptor instead.
+func (*UpstreamIssuer) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *UpstreamIssuer) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *UpstreamIssuer) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *UpstreamIssuer) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *UpstreamIssuer) GetAuthority() string {
+	if x != nil {
+		return x.Authority
+	}
+	return ""
+}
+
+func (x *UpstreamIssuer) GetCross() []byte {
+	if x != nil {
+		return x.Cross
+	}
+	return nil
+}
+
+// RootMove is what is there for a root to follow on another, where either's key is kept elsewhere.
+type RootMove struct {
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	NextRoot    []byte                 `protobuf:"bytes,1,opt,name=next_root,json=nextRoot,proto3" json:"next_root,omitempty"`            // certificate, DER
+	NextRootKey []byte                 `protobuf:"bytes,2,opt,name=next_root_key,json=nextRootKey,proto3" json:"next_root_key,omitempty"` // PKCS #8; absent: it is kept elsewhere
+	// What the old root answered, where its key is kept elsewhere.
+	Succession          []byte `protobuf:"bytes,4,opt,name=succession,proto3" json:"succession,omitempty"` // an encoded snapshot.Succession
+	Cross               []byte `protobuf:"bytes,5,opt,name=cross,proto3" json:"cross,omitempty"`           // certificate of the next root's key, DER
+	Delegation          []byte `protobuf:"bytes,6,opt,name=delegation,proto3" json:"delegation,omitempty"` // that lists both
+	DelegationSignature []byte `protobuf:"bytes,7,opt,name=delegation_signature,json=delegationSignature,proto3" json:"delegation_signature,omitempty"`
+	// What the next root answered, where its key is kept elsewhere.
+	Intermediate            []byte `protobuf:"bytes,8,opt,name=intermediate,proto3" json:"intermediate,omitempty"`                           // certificate of AuthorityState.pending_key, DER
+	NextDelegation          []byte `protobuf:"bytes,9,opt,name=next_delegation,json=nextDelegation,proto3" json:"next_delegation,omitempty"` // that lists both
+	NextDelegationSignature []byte `protobuf:"bytes,10,opt,name=next_delegation_signature,json=nextDelegationSignature,proto3" json:"next_delegation_signature,omitempty"`
+	LastDelegation          []byte `protobuf:"bytes,11,opt,name=last_delegation,json=lastDelegation,proto3" json:"last_delegation,omitempty"` // that lists the next root alone
+	LastDelegationSignature []byte `protobuf:"bytes,12,opt,name=last_delegation_signature,json=lastDelegationSignature,proto3" json:"last_delegation_signature,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
+}
+
+func (x *RootMove) Reset() {
+	*x = RootMove{}
+	mi := &file_ca_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootMove) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootMove) ProtoMessage() {}
+
+func (x *RootMove) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootMove.ProtoReflect.Descriptor instead.
+func (*RootMove) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *RootMove) GetNextRoot() []byte {
+	if x != nil {
+		return x.NextRoot
+	}
+	return nil
+}
+
+func (x *RootMove) GetNextRootKey() []byte {
+	if x != nil {
+		return x.NextRootKey
+	}
+	return nil
+}
+
+func (x *RootMove) GetSuccession() []byte {
+	if x != nil {
+		return x.Succession
+	}
+	return nil
+}
+
+func (x *RootMove) GetCross() []byte {
+	if x != nil {
+		return x.Cross
+	}
+	return nil
+}
+
+func (x *RootMove) GetDelegation() []byte {
+	if x != nil {
+		return x.Delegation
+	}
+	return nil
+}
+
+func (x *RootMove) GetDelegationSignature() []byte {
+	if x != nil {
+		return x.DelegationSignature
+	}
+	return nil
+}
+
+func (x *RootMove) GetIntermediate() []byte {
+	if x != nil {
+		return x.Intermediate
+	}
+	return nil
+}
+
+func (x *RootMove) GetNextDelegation() []byte {
+	if x != nil {
+		return x.NextDelegation
+	}
+	return nil
+}
+
+func (x *RootMove) GetNextDelegationSignature() []byte {
+	if x != nil {
+		return x.NextDelegationSignature
+	}
+	return nil
+}
+
+func (x *RootMove) GetLastDelegation() []byte {
+	if x != nil {
+		return x.LastDelegation
+	}
+	return nil
+}
+
+func (x *RootMove) GetLastDelegationSignature() []byte {
+	if x != nil {
+		return x.LastDelegationSignature
+	}
+	return nil
+}
+
+// PastRoot is a root whose place another took.
+type PastRoot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Root          []byte                 `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"`             // certificate, DER
+	Cross         []byte                 `protobuf:"bytes,2,opt,name=cross,proto3" json:"cross,omitempty"`           // certificate of the next root's key, by this root, DER
+	Succession    []byte                 `protobuf:"bytes,3,opt,name=succession,proto3" json:"succession,omitempty"` // an encoded snapshot.Succession to the next root
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PastRoot) Reset() {
+	*x = PastRoot{}
+	mi := &file_ca_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PastRoot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PastRoot) ProtoMessage() {}
+
+func (x *PastRoot) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PastRoot.ProtoReflect.Descriptor instead.
+func (*PastRoot) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *PastRoot) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *PastRoot) GetCross() []byte {
+	if x != nil {
+		return x.Cross
+	}
+	return nil
+}
+
+func (x *PastRoot) GetSuccession() []byte {
+	if x != nil {
+		return x.Succession
+	}
+	return nil
+}
+
+type RotationState struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Root            bool                   `protobuf:"varint,1,opt,name=root,proto3" json:"root,omitempty"` // false: of the intermediate alone
+	Phase           RotationPhase          `protobuf:"varint,2,opt,name=phase,proto3,enum=sennit.ca.v1.RotationPhase" json:"phase,omitempty"`
+	BegunUnixMs     int64                  `protobuf:"varint,3,opt,name=begun_unix_ms,json=begunUnixMs,proto3" json:"begun_unix_ms,omitempty"`
+	SinceUnixMs     int64                  `protobuf:"varint,4,opt,name=since_unix_ms,json=sinceUnixMs,proto3" json:"since_unix_ms,omitempty"`          // of the phase
+	OldEndsUnixMs   int64                  `protobuf:"varint,5,opt,name=old_ends_unix_ms,json=oldEndsUnixMs,proto3" json:"old_ends_unix_ms,omitempty"`  // when the last certificate under what is replaced ends
+	OldIntermediate []byte                 `protobuf:"bytes,6,opt,name=old_intermediate,json=oldIntermediate,proto3" json:"old_intermediate,omitempty"` // certificate, DER
+	Upstream        bool                   `protobuf:"varint,210,opt,name=upstream,proto3" json:"upstream,omitempty"`                                   // that an authority outside certified takes its place, or gives it back
+	Signing         bool                   `protobuf:"varint,230,opt,name=signing,proto3" json:"signing,omitempty"`                                     // of the signing key
+	OldSigning      string                 `protobuf:"bytes,231,opt,name=old_signing,json=oldSigning,proto3" json:"old_signing,omitempty"`              // the id of the signing key that is replaced
+	Bus             bool                   `protobuf:"varint,280,opt,name=bus,proto3" json:"bus,omitempty"`                                             // of the keys of the bus
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RotationState) Reset() {
+	*x = RotationState{}
+	mi := &file_ca_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationState) ProtoMessage() {}
+
+func (x *RotationState) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationState.ProtoReflect.Descriptor instead.
+func (*RotationState) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RotationState) GetRoot() bool {
+	if x != nil {
+		return x.Root
+	}
+	return false
+}
+
+func (x *RotationState) GetPhase() RotationPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return RotationPhase_ROTATION_PHASE_UNSPECIFIED
+}
+
+func (x *RotationState) GetBegunUnixMs() int64 {
+	if x != nil {
+		return x.BegunUnixMs
+	}
+	return 0
+}
+
+func (x *RotationState) GetSinceUnixMs() int64 {
+	if x != nil {
+		return x.SinceUnixMs
+	}
+	return 0
+}
+
+func (x *RotationState) GetOldEndsUnixMs() int64 {
+	if x != nil {
+		return x.OldEndsUnixMs
+	}
+	return 0
+}
+
+func (x *RotationState) GetOldIntermediate() []byte {
+	if x != nil {
+		return x.OldIntermediate
+	}
+	return nil
+}
+
+func (x *RotationState) GetUpstream() bool {
+	if x != nil {
+		return x.Upstream
+	}
+	return false
+}
+
+func (x *RotationState) GetSigning() bool {
+	if x != nil {
+		return x.Signing
+	}
+	return false
+}
+
+func (x *RotationState) GetOldSigning() string {
+	if x != nil {
+		return x.OldSigning
+	}
+	return ""
+}
+
+func (x *RotationState) GetBus() bool {
+	if x != nil {
+		return x.Bus
+	}
+	return false
+}
+
+// WorkloadRequest asks for SVIDs that the node hands to processes. A node signs it with the key that it has
+// (SignedRequest.current_signature), and nothing in the registry changes by it.
+type WorkloadRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,170,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Node          string                 `protobuf:"bytes,171,opt,name=node,proto3" json:"node,omitempty"`
+	Nonce         []byte                 `protobuf:"bytes,172,opt,name=nonce,proto3" json:"nonce,omitempty"`               // 32 bytes
+	Certificates  []*ServiceRequest      `protobuf:"bytes,173,rep,name=certificates,proto3" json:"certificates,omitempty"` // each of a key of its own, which no lane has
+	Tokens        []*JWTRequest          `protobuf:"bytes,174,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	SealingKey    []byte                 `protobuf:"bytes,175,opt,name=sealing_key,json=sealingKey,proto3" json:"sealing_key,omitempty"` // X25519, made for this request: what carries a token could use it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkloadRequest) Reset() {
+	*x = WorkloadRequest{}
+	mi := &file_ca_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkloadRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkloadRequest) ProtoMessage() {}
+
+func (x *WorkloadRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkloadRequest.ProtoReflect.Descriptor instead.
+func (*WorkloadRequest) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *WorkloadRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *WorkloadRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *WorkloadRequest) GetNonce() []byte {
+	if x != nil {
+		return x.Nonce
+	}
+	return nil
+}
+
+func (x *WorkloadRequest) GetCertificates() []*ServiceRequest {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *WorkloadRequest) GetTokens() []*JWTRequest {
+	if x != nil {
+		return x.Tokens
+	}
+	return nil
+}
+
+func (x *WorkloadRequest) GetSealingKey() []byte {
+	if x != nil {
+		return x.SealingKey
+	}
+	return nil
+}
+
+type JWTRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,170,opt,name=service,proto3" json:"service,omitempty"` // "<ns>/<name>"
+	Audience      []string               `protobuf:"bytes,171,rep,name=audience,proto3" json:"audience,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTRequest) Reset() {
+	*x = JWTRequest{}
+	mi := &file_ca_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTRequest) ProtoMessage() {}
+
+func (x *JWTRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTRequest.ProtoReflect.Descriptor instead.
+func (*JWTRequest) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *JWTRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *JWTRequest) GetAudience() []string {
+	if x != nil {
+		return x.Audience
+	}
+	return nil
+}
+
+// WorkloadGrant has what was asked for, in its order.
+type WorkloadGrant struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Certificates  []*ServiceGrant        `protobuf:"bytes,170,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	SealedTokens  [][]byte               `protobuf:"bytes,171,rep,name=sealed_tokens,json=sealedTokens,proto3" json:"sealed_tokens,omitempty"` // JWT-SVIDs, sealed with HPKE to the request's sealing_key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkloadGrant) Reset() {
+	*x = WorkloadGrant{}
+	mi := &file_ca_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkloadGrant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkloadGrant) ProtoMessage() {}
+
+func (x *WorkloadGrant) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkloadGrant.ProtoReflect.Descriptor instead.
+func (*WorkloadGrant) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *WorkloadGrant) GetCertificates() []*ServiceGrant {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *WorkloadGrant) GetSealedTokens() [][]byte {
+	if x != nil {
+		return x.SealedTokens
+	}
+	return nil
+}
+
+// JWTKeys are the keys with which a controller signs JWT-SVIDs, the oldest first.
+type JWTKeys struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Keys          []*JWTKey              `protobuf:"bytes,170,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTKeys) Reset() {
+	*x = JWTKeys{}
+	mi := &file_ca_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTKeys) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTKeys) ProtoMessage() {}
+
+func (x *JWTKeys) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTKeys.ProtoReflect.Descriptor instead.
+func (*JWTKeys) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *JWTKeys) GetKeys() []*JWTKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+type JWTKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,170,opt,name=id,proto3" json:"id,omitempty"`
+	Key           []byte                 `protobuf:"bytes,171,opt,name=key,proto3" json:"key,omitempty"`                                          // PKCS #8
+	BeginsUnixMs  int64                  `protobuf:"varint,172,opt,name=begins_unix_ms,json=beginsUnixMs,proto3" json:"begins_unix_ms,omitempty"` // to sign
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTKey) Reset() {
+	*x = JWTKey{}
+	mi := &file_ca_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTKey) ProtoMessage() {}
+
+func (x *JWTKey) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTKey.ProtoReflect.Descriptor instead.
+func (*JWTKey) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *JWTKey) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *JWTKey) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *JWTKey) GetBeginsUnixMs() int64 {
+	if x != nil {
+		return x.BeginsUnixMs
+	}
+	return 0
+}
+
+// RootRequest is what a controller asks a root whose key is kept elsewhere. Nothing in it is secret. It is believed for
+// the fingerprint that the controller shows of it.
+type RootRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	TrustDomain   string                 `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	Controller    string                 `protobuf:"bytes,3,opt,name=controller,proto3" json:"controller,omitempty"`
+	Root          []byte                 `protobuf:"bytes,4,opt,name=root,proto3" json:"root,omitempty"`                                            // certificate of the root that is asked, DER
+	Csr           []byte                 `protobuf:"bytes,5,opt,name=csr,proto3" json:"csr,omitempty"`                                              // PKCS #10 of the intermediate's key
+	RosterCsr     []byte                 `protobuf:"bytes,6,opt,name=roster_csr,json=rosterCsr,proto3" json:"roster_csr,omitempty"`                 // PKCS #10 of the key that is to sign rosters
+	SigningKey    []byte                 `protobuf:"bytes,7,opt,name=signing_key,json=signingKey,proto3" json:"signing_key,omitempty"`              // Ed25519, of configuration
+	Delegation    uint64                 `protobuf:"varint,8,opt,name=delegation,proto3" json:"delegation,omitempty"`                               // number that the root is to give; the next one, and the one after that, where something is to be withdrawn
+	NextRoot      []byte                 `protobuf:"bytes,240,opt,name=next_root,json=nextRoot,proto3" json:"next_root,omitempty"`                  // certificate of the root that is to follow on root, DER; it is asked as well
+	OldRoot       []byte                 `protobuf:"bytes,241,opt,name=old_root,json=oldRoot,proto3" json:"old_root,omitempty"`                     // certificate of the root before root, where it is still trusted, DER
+	OldSigningKey []byte                 `protobuf:"bytes,242,opt,name=old_signing_key,json=oldSigningKey,proto3" json:"old_signing_key,omitempty"` // that signing_key follows on, where it is still believed, Ed25519
+	OutsideRoots  [][]byte               `protobuf:"bytes,243,rep,name=outside_roots,json=outsideRoots,proto3" json:"outside_roots,omitempty"`      // certificates of roots of authorities outside that rosters may list as well, DER
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RootRequest) Reset() {
+	*x = RootRequest{}
+	mi := &file_ca_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootRequest) ProtoMessage() {}
+
+func (x *RootRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootRequest.ProtoReflect.Descriptor instead.
+func (*RootRequest) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RootRequest) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *RootRequest) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *RootRequest) GetController() string {
+	if x != nil {
+		return x.Controller
+	}
+	return ""
+}
+
+func (x *RootRequest) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *RootRequest) GetCsr() []byte {
+	if x != nil {
+		return x.Csr
+	}
+	return nil
+}
+
+func (x *RootRequest) GetRosterCsr() []byte {
+	if x != nil {
+		return x.RosterCsr
+	}
+	return nil
+}
+
+func (x *RootRequest) GetSigningKey() []byte {
+	if x != nil {
+		return x.SigningKey
+	}
+	return nil
+}
+
+func (x *RootRequest) GetDelegation() uint64 {
+	if x != nil {
+		return x.Delegation
+	}
+	return 0
+}
+
+func (x *RootRequest) GetNextRoot() []byte {
+	if x != nil {
+		return x.NextRoot
+	}
+	return nil
+}
+
+func (x *RootRequest) GetOldRoot() []byte {
+	if x != nil {
+		return x.OldRoot
+	}
+	return nil
+}
+
+func (x *RootRequest) GetOldSigningKey() []byte {
+	if x != nil {
+		return x.OldSigningKey
+	}
+	return nil
+}
+
+func (x *RootRequest) GetOutsideRoots() [][]byte {
+	if x != nil {
+		return x.OutsideRoots
+	}
+	return nil
+}
+
+// RootAnswer is what the root signed.
+type RootAnswer struct {
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	RequestHash         []byte                 `protobuf:"bytes,1,opt,name=request_hash,json=requestHash,proto3" json:"request_hash,omitempty"` // SHA-256 of the request
+	Intermediate        []byte                 `protobuf:"bytes,2,opt,name=intermediate,proto3" json:"intermediate,omitempty"`                  // certificate, DER
+	Delegation          []byte                 `protobuf:"bytes,3,opt,name=delegation,proto3" json:"delegation,omitempty"`                      // an encoded snapshot.Delegation
+	DelegationSignature []byte                 `protobuf:"bytes,4,opt,name=delegation_signature,json=delegationSignature,proto3" json:"delegation_signature,omitempty"`
+	// Of a root that names another as its successor, in the place of an intermediate.
+	Succession []byte `protobuf:"bytes,240,opt,name=succession,proto3" json:"succession,omitempty"` // an encoded snapshot.Succession
+	Cross      []byte `protobuf:"bytes,241,opt,name=cross,proto3" json:"cross,omitempty"`           // certificate of the next root's key, DER
+	// Where a root, or a signing key, follows on another: for when that is withdrawn. It lists one, and delegation both.
+	LastDelegation          []byte `protobuf:"bytes,242,opt,name=last_delegation,json=lastDelegation,proto3" json:"last_delegation,omitempty"`
+	LastDelegationSignature []byte `protobuf:"bytes,243,opt,name=last_delegation_signature,json=lastDelegationSignature,proto3" json:"last_delegation_signature,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
+}
+
+func (x *RootAnswer) Reset() {
+	*x = RootAnswer{}
+	mi := &file_ca_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RootAnswer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RootAnswer) ProtoMessage() {}
+
+func (x *RootAnswer) ProtoReflect() protoreflect.Message {
+	mi := &file_ca_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RootAnswer.ProtoReflect.Descriptor instead.
+func (*RootAnswer) Descriptor() ([]byte, []int) {
+	return file_ca_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *RootAnswer) GetRequestHash() []byte {
+	if x != nil {
+		return x.RequestHash
+	}
+	return nil
+}
+
+func (x *RootAnswer) GetIntermediate() []byte {
+	if x != nil {
+		return x.Intermediate
+	}
+	return nil
+}
+
+func (x *RootAnswer) GetDelegation() []byte {
+	if x != nil {
+		return x.Delegation
+	}
+	return nil
+}
+
+func (x *RootAnswer) GetDelegationSignature() []byte {
+	if x != nil {
+		return x.DelegationSignature
+	}
+	return nil
+}
+
+func (x *RootAnswer) GetSuccession() []byte {
+	if x != nil {
+		return x.Succession
+	}
+	return nil
+}
+
+func (x *RootAnswer) GetCross() []byte {
+	if x != nil {
+		return x.Cross
+	}
+	return nil
+}
+
+func (x *RootAnswer) GetLastDelegation() []byte {
+	if x != nil {
+		return x.LastDelegation
+	}
+	return nil
+}
+
+func (x *RootAnswer) GetLastDelegationSignature() []byte {
+	if x != nil {
+		return x.LastDelegationSignature
+	}
+	return nil
+}
+
 var File_ca_proto protoreflect.FileDescriptor
 
 const file_ca_proto_rawDesc = "" +
 	"\n" +
-	"\bca.proto\x12\fsennit.ca.v1\"\xb3\x02\n" +
+	"\bca.proto\x12\fsennit.ca.v1\x1a\rrevoked.proto\"\xcc\x02\n" +
 	"\tTokenBody\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x12\n" +
@@ -1709,7 +3328,14 @@ const file_ca_proto_rawDesc = "" +
 	"\x04seed\x18\t \x01(\fR\x04seed\x12&\n" +
 	"\x0fexpires_unix_ms\x18\n" +
 	" \x01(\x03R\rexpiresUnixMs\x12\x1a\n" +
-	"\bservices\x18\v \x03(\tR\bservices\"\xf1\x01\n" +
+	"\bservices\x18\v \x03(\tR\bservices\x12\x17\n" +
+	"\x06attest\x18\xd2\x01 \x01(\tR\x06attest\"\xac\x01\n" +
+	"\vAttestation\x12\x1a\n" +
+	"\bprovider\x18\x01 \x01(\tR\bprovider\x12\x1a\n" +
+	"\baccounts\x18\x02 \x03(\tR\baccounts\x12\x16\n" +
+	"\x06places\x18\x03 \x03(\tR\x06places\x12*\n" +
+	"\x10endorsement_keys\x18\xdc\x01 \x03(\tR\x0fendorsementKeys\x12!\n" +
+	"\vauthorities\x18\xdd\x01 \x03(\fR\vauthorities\"\xaf\x02\n" +
 	"\vTokenRecord\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1a\n" +
 	"\bservices\x18\x02 \x03(\tR\bservices\x12\x1d\n" +
@@ -1720,7 +3346,8 @@ const file_ca_proto_rawDesc = "" +
 	"\aused_by\x18\x06 \x01(\fR\x06usedBy\x12 \n" +
 	"\fused_unix_ms\x18\a \x01(\x03R\n" +
 	"usedUnixMs\x12\x18\n" +
-	"\arevoked\x18\b \x01(\bR\arevoked\"\x88\x04\n" +
+	"\arevoked\x18\b \x01(\bR\arevoked\x12<\n" +
+	"\vattestation\x18\xd2\x01 \x01(\v2\x19.sennit.ca.v1.AttestationR\vattestation\"\xab\x05\n" +
 	"\n" +
 	"NodeRecord\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
@@ -1742,7 +3369,13 @@ const file_ca_proto_rawDesc = "" +
 	"\x03why\x18\r \x01(\tR\x03why\x12\x14\n" +
 	"\x05epoch\x18\x0e \x01(\x04R\x05epoch\x12%\n" +
 	"\x0ereceipt_number\x18Z \x01(\x04R\rreceiptNumber\x12\x18\n" +
-	"\aallowed\x18[ \x03(\tR\aallowed\"\xe6\x01\n" +
+	"\aallowed\x18[ \x03(\tR\aallowed\x12\x19\n" +
+	"\arevoked\x18\xa0\x01 \x01(\bR\arevoked\x12\x1c\n" +
+	"\tbus_users\x18\xa1\x01 \x03(\tR\bbusUsers\x12 \n" +
+	"\vended_users\x18\xa2\x01 \x03(\tR\n" +
+	"endedUsers\x12'\n" +
+	"\x0fremoved_unix_ms\x18\xa3\x01 \x01(\x03R\rremovedUnixMs\x12\x1d\n" +
+	"\tsuspended\x18\xa2\x02 \x03(\tR\tsuspended\"\xe6\x01\n" +
 	"\aReceipt\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1d\n" +
@@ -1763,12 +3396,37 @@ const file_ca_proto_rawDesc = "" +
 	"\arequest\x18\x01 \x01(\fR\arequest\x12%\n" +
 	"\x0eseed_signature\x18\x02 \x01(\fR\rseedSignature\x12+\n" +
 	"\x11current_signature\x18\x03 \x01(\fR\x10currentSignature\x12#\n" +
-	"\rnew_signature\x18\x04 \x01(\fR\fnewSignature\"\x93\x01\n" +
+	"\rnew_signature\x18\x04 \x01(\fR\fnewSignature\"\xde\x01\n" +
 	"\vJoinRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x19\n" +
 	"\btoken_id\x18\x02 \x01(\fR\atokenId\x12!\n" +
 	"\ftoken_digest\x18\x03 \x01(\fR\vtokenDigest\x12,\n" +
-	"\x06wanted\x18\x04 \x01(\v2\x14.sennit.ca.v1.WantedR\x06wanted\"\x8d\x01\n" +
+	"\x06wanted\x18\x04 \x01(\v2\x14.sennit.ca.v1.WantedR\x06wanted\x12\x1b\n" +
+	"\bevidence\x18\xd2\x01 \x01(\fR\bevidence\x12,\n" +
+	"\x03tpm\x18\xdc\x01 \x01(\v2\x19.sennit.ca.v1.TPMEvidenceR\x03tpm\"\x8f\x02\n" +
+	"\vTPMEvidence\x12(\n" +
+	"\x0fendorsement_key\x18\xdc\x01 \x01(\fR\x0eendorsementKey\x12!\n" +
+	"\vcertificate\x18\xdd\x01 \x01(\fR\vcertificate\x12(\n" +
+	"\x0fattestation_key\x18\xde\x01 \x01(\fR\x0eattestationKey\x12<\n" +
+	"\tchallenge\x18\xdf\x01 \x01(\v2\x1d.sennit.ca.v1.SignedChallengeR\tchallenge\x12\x17\n" +
+	"\x06secret\x18\xe0\x01 \x01(\fR\x06secret\x12\x13\n" +
+	"\x04info\x18\xe1\x01 \x01(\fR\x04info\x12\x1d\n" +
+	"\tsignature\x18\xe2\x01 \x01(\fR\tsignature\"\x82\x01\n" +
+	"\fTPMChallenge\x12<\n" +
+	"\tchallenge\x18\xdc\x01 \x01(\v2\x1d.sennit.ca.v1.SignedChallengeR\tchallenge\x12\x1f\n" +
+	"\n" +
+	"credential\x18\xdd\x01 \x01(\fR\n" +
+	"credential\x12\x13\n" +
+	"\x04seed\x18\xde\x01 \x01(\fR\x04seed\"g\n" +
+	"\x0fSignedChallenge\x12\x1d\n" +
+	"\tchallenge\x18\xdc\x01 \x01(\fR\tchallenge\x12\x16\n" +
+	"\x06key_id\x18\xdd\x01 \x01(\tR\x05keyId\x12\x1d\n" +
+	"\tsignature\x18\xde\x01 \x01(\fR\tsignature\"m\n" +
+	"\tChallenge\x12\x15\n" +
+	"\x05bound\x18\xdc\x01 \x01(\fR\x05bound\x12 \n" +
+	"\vsecret_hash\x18\xdd\x01 \x01(\fR\n" +
+	"secretHash\x12'\n" +
+	"\x0fexpires_unix_ms\x18\xde\x01 \x01(\x03R\rexpiresUnixMs\"\x8d\x01\n" +
 	"\fRenewRequest\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x125\n" +
 	"\areceipt\x18\x02 \x01(\v2\x1b.sennit.ca.v1.SignedReceiptR\areceipt\x12,\n" +
@@ -1789,12 +3447,14 @@ const file_ca_proto_rawDesc = "" +
 	"\x05reply\x18\x01 \x01(\fR\x05reply\x12\x16\n" +
 	"\x06roster\x18\x02 \x01(\fR\x06roster\x12\x15\n" +
 	"\x06key_id\x18\x03 \x01(\tR\x05keyId\x12\x1c\n" +
-	"\tsignature\x18\x04 \x01(\fR\tsignature\"\xa6\x01\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\"\x9b\x02\n" +
 	"\x05Reply\x12!\n" +
 	"\frequest_hash\x18\x01 \x01(\fR\vrequestHash\x12\x1e\n" +
 	"\vnow_unix_ms\x18\x02 \x01(\x03R\tnowUnixMs\x12/\n" +
 	"\arefusal\x18\x03 \x01(\v2\x15.sennit.ca.v1.RefusalR\arefusal\x12)\n" +
-	"\x05grant\x18\x04 \x01(\v2\x13.sennit.ca.v1.GrantR\x05grant\"R\n" +
+	"\x05grant\x18\x04 \x01(\v2\x13.sennit.ca.v1.GrantR\x05grant\x128\n" +
+	"\bworkload\x18\xaa\x01 \x01(\v2\x1b.sennit.ca.v1.WorkloadGrantR\bworkload\x129\n" +
+	"\tchallenge\x18\xdc\x01 \x01(\v2\x1a.sennit.ca.v1.TPMChallengeR\tchallenge\"R\n" +
 	"\aRefusal\x12-\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x19.sennit.ca.v1.RefusalCodeR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\"\x9b\x02\n" +
@@ -1810,7 +3470,7 @@ const file_ca_proto_rawDesc = "" +
 	"notAllowed\">\n" +
 	"\fServiceGrant\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
-	"\x05chain\x18\x02 \x03(\fR\x05chain\"\x8c\x04\n" +
+	"\x05chain\x18\x02 \x03(\fR\x05chain\"\xa3\x05\n" +
 	"\fNodeIdentity\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x12\n" +
@@ -1830,23 +3490,145 @@ const file_ca_proto_rawDesc = "" +
 	"\bbus_seed\x18\r \x01(\tR\abusSeed\x12\x17\n" +
 	"\abus_jwt\x18\x0e \x01(\tR\x06busJwt\x12-\n" +
 	"\x13bus_expires_unix_ms\x18\x0f \x01(\x03R\x10busExpiresUnixMs\x12\x1b\n" +
-	"\trenew_jwt\x18\x10 \x01(\tR\brenewJwt\"N\n" +
+	"\trenew_jwt\x18\x10 \x01(\tR\brenewJwt\x12@\n" +
+	"\vrevocations\x18\xa0\x01 \x01(\v2\x1d.sennit.ca.v1.HeldRevocationsR\vrevocations\x12(\n" +
+	"\x0fcarried_serials\x18\xf0\x01 \x03(\tR\x0ecarriedSerials\x12)\n" +
+	"\x10former_renew_jwt\x18\x99\x02 \x01(\tR\x0eformerRenewJwt\"N\n" +
 	"\n" +
 	"Credential\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x10\n" +
 	"\x03key\x18\x02 \x01(\fR\x03key\x12\x14\n" +
-	"\x05chain\x18\x03 \x03(\fR\x05chain\"\xb6\x01\n" +
+	"\x05chain\x18\x03 \x03(\fR\x05chain\"\xfd\x01\n" +
 	"\fIssuedRecord\x12\x16\n" +
 	"\x06serial\x18\x01 \x01(\tR\x06serial\x12\x1b\n" +
 	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12+\n" +
 	"\x12not_before_unix_ms\x18\x03 \x01(\x03R\x0fnotBeforeUnixMs\x12)\n" +
 	"\x11not_after_unix_ms\x18\x04 \x01(\x03R\x0enotAfterUnixMs\x12\x19\n" +
-	"\bkey_hash\x18\x05 \x01(\fR\akeyHash*m\n" +
+	"\bkey_hash\x18\x05 \x01(\fR\akeyHash\x12\x13\n" +
+	"\x04node\x18\xa0\x01 \x01(\tR\x04node\x12\x17\n" +
+	"\x06issuer\x18\xa1\x01 \x01(\tR\x06issuer\x12\x17\n" +
+	"\x06number\x18\x84\x02 \x01(\x04R\x06number\"\xe1\x05\n" +
+	"\x0eAuthorityState\x12*\n" +
+	"\x04past\x18\x01 \x03(\v2\x16.sennit.ca.v1.PastRootR\x04past\x127\n" +
+	"\brotation\x18\x02 \x01(\v2\x1b.sennit.ca.v1.RotationStateR\brotation\x12\x1b\n" +
+	"\tnext_root\x18\x03 \x01(\fR\bnextRoot\x12\"\n" +
+	"\rnext_root_key\x18\x04 \x01(\fR\vnextRootKey\x12\x1d\n" +
+	"\n" +
+	"roster_key\x18\x05 \x01(\fR\trosterKey\x12\x1e\n" +
+	"\n" +
+	"delegation\x18\x06 \x01(\fR\n" +
+	"delegation\x121\n" +
+	"\x14delegation_signature\x18\a \x01(\fR\x13delegationSignature\x12\x1f\n" +
+	"\vpending_key\x18\b \x01(\fR\n" +
+	"pendingKey\x12'\n" +
+	"\x0fpending_request\x18\t \x01(\fR\x0ependingRequest\x12-\n" +
+	"\x12pending_roster_key\x18\xf3\x01 \x01(\fR\x10pendingRosterKey\x129\n" +
+	"\bupstream\x18\xd2\x01 \x01(\v2\x1c.sennit.ca.v1.UpstreamIssuerR\bupstream\x12B\n" +
+	"\rnext_upstream\x18\xd3\x01 \x01(\v2\x1c.sennit.ca.v1.UpstreamIssuerR\fnextUpstream\x12\"\n" +
+	"\fnext_signing\x18\xe6\x01 \x01(\fR\vnextSigning\x124\n" +
+	"\troot_move\x18\xf0\x01 \x01(\v2\x16.sennit.ca.v1.RootMoveR\brootMove\x12(\n" +
+	"\x0flast_delegation\x18\xf1\x01 \x01(\fR\x0elastDelegation\x12;\n" +
+	"\x19last_delegation_signature\x18\xf2\x01 \x01(\fR\x17lastDelegationSignature\"\x87\x01\n" +
+	"\x0eUpstreamIssuer\x12\x15\n" +
+	"\x05chain\x18\xd2\x01 \x03(\fR\x05chain\x12\x15\n" +
+	"\x05roots\x18\xd3\x01 \x03(\fR\x05roots\x12\x11\n" +
+	"\x03key\x18\xd4\x01 \x01(\fR\x03key\x12\x1d\n" +
+	"\tauthority\x18\xd5\x01 \x01(\tR\tauthority\x12\x15\n" +
+	"\x05cross\x18\xd6\x01 \x01(\fR\x05cross\"\xc2\x03\n" +
+	"\bRootMove\x12\x1b\n" +
+	"\tnext_root\x18\x01 \x01(\fR\bnextRoot\x12\"\n" +
+	"\rnext_root_key\x18\x02 \x01(\fR\vnextRootKey\x12\x1e\n" +
+	"\n" +
+	"succession\x18\x04 \x01(\fR\n" +
+	"succession\x12\x14\n" +
+	"\x05cross\x18\x05 \x01(\fR\x05cross\x12\x1e\n" +
+	"\n" +
+	"delegation\x18\x06 \x01(\fR\n" +
+	"delegation\x121\n" +
+	"\x14delegation_signature\x18\a \x01(\fR\x13delegationSignature\x12\"\n" +
+	"\fintermediate\x18\b \x01(\fR\fintermediate\x12'\n" +
+	"\x0fnext_delegation\x18\t \x01(\fR\x0enextDelegation\x12:\n" +
+	"\x19next_delegation_signature\x18\n" +
+	" \x01(\fR\x17nextDelegationSignature\x12'\n" +
+	"\x0flast_delegation\x18\v \x01(\fR\x0elastDelegation\x12:\n" +
+	"\x19last_delegation_signature\x18\f \x01(\fR\x17lastDelegationSignature\"T\n" +
+	"\bPastRoot\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\fR\x04root\x12\x14\n" +
+	"\x05cross\x18\x02 \x01(\fR\x05cross\x12\x1e\n" +
+	"\n" +
+	"succession\x18\x03 \x01(\fR\n" +
+	"succession\"\xdf\x02\n" +
+	"\rRotationState\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\bR\x04root\x121\n" +
+	"\x05phase\x18\x02 \x01(\x0e2\x1b.sennit.ca.v1.RotationPhaseR\x05phase\x12\"\n" +
+	"\rbegun_unix_ms\x18\x03 \x01(\x03R\vbegunUnixMs\x12\"\n" +
+	"\rsince_unix_ms\x18\x04 \x01(\x03R\vsinceUnixMs\x12'\n" +
+	"\x10old_ends_unix_ms\x18\x05 \x01(\x03R\roldEndsUnixMs\x12)\n" +
+	"\x10old_intermediate\x18\x06 \x01(\fR\x0foldIntermediate\x12\x1b\n" +
+	"\bupstream\x18\xd2\x01 \x01(\bR\bupstream\x12\x19\n" +
+	"\asigning\x18\xe6\x01 \x01(\bR\asigning\x12 \n" +
+	"\vold_signing\x18\xe7\x01 \x01(\tR\n" +
+	"oldSigning\x12\x11\n" +
+	"\x03bus\x18\x98\x02 \x01(\bR\x03bus\"\xf0\x01\n" +
+	"\x0fWorkloadRequest\x12\x19\n" +
+	"\acluster\x18\xaa\x01 \x01(\tR\acluster\x12\x13\n" +
+	"\x04node\x18\xab\x01 \x01(\tR\x04node\x12\x15\n" +
+	"\x05nonce\x18\xac\x01 \x01(\fR\x05nonce\x12A\n" +
+	"\fcertificates\x18\xad\x01 \x03(\v2\x1c.sennit.ca.v1.ServiceRequestR\fcertificates\x121\n" +
+	"\x06tokens\x18\xae\x01 \x03(\v2\x18.sennit.ca.v1.JWTRequestR\x06tokens\x12 \n" +
+	"\vsealing_key\x18\xaf\x01 \x01(\fR\n" +
+	"sealingKey\"D\n" +
+	"\n" +
+	"JWTRequest\x12\x19\n" +
+	"\aservice\x18\xaa\x01 \x01(\tR\aservice\x12\x1b\n" +
+	"\baudience\x18\xab\x01 \x03(\tR\baudience\"v\n" +
+	"\rWorkloadGrant\x12?\n" +
+	"\fcertificates\x18\xaa\x01 \x03(\v2\x1a.sennit.ca.v1.ServiceGrantR\fcertificates\x12$\n" +
+	"\rsealed_tokens\x18\xab\x01 \x03(\fR\fsealedTokens\"4\n" +
+	"\aJWTKeys\x12)\n" +
+	"\x04keys\x18\xaa\x01 \x03(\v2\x14.sennit.ca.v1.JWTKeyR\x04keys\"S\n" +
+	"\x06JWTKey\x12\x0f\n" +
+	"\x02id\x18\xaa\x01 \x01(\tR\x02id\x12\x11\n" +
+	"\x03key\x18\xab\x01 \x01(\fR\x03key\x12%\n" +
+	"\x0ebegins_unix_ms\x18\xac\x01 \x01(\x03R\fbeginsUnixMs\"\xf9\x02\n" +
+	"\vRootRequest\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12!\n" +
+	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x1e\n" +
+	"\n" +
+	"controller\x18\x03 \x01(\tR\n" +
+	"controller\x12\x12\n" +
+	"\x04root\x18\x04 \x01(\fR\x04root\x12\x10\n" +
+	"\x03csr\x18\x05 \x01(\fR\x03csr\x12\x1d\n" +
+	"\n" +
+	"roster_csr\x18\x06 \x01(\fR\trosterCsr\x12\x1f\n" +
+	"\vsigning_key\x18\a \x01(\fR\n" +
+	"signingKey\x12\x1e\n" +
+	"\n" +
+	"delegation\x18\b \x01(\x04R\n" +
+	"delegation\x12\x1c\n" +
+	"\tnext_root\x18\xf0\x01 \x01(\fR\bnextRoot\x12\x1a\n" +
+	"\bold_root\x18\xf1\x01 \x01(\fR\aoldRoot\x12'\n" +
+	"\x0fold_signing_key\x18\xf2\x01 \x01(\fR\roldSigningKey\x12$\n" +
+	"\routside_roots\x18\xf3\x01 \x03(\fR\foutsideRoots\"\xc5\x02\n" +
+	"\n" +
+	"RootAnswer\x12!\n" +
+	"\frequest_hash\x18\x01 \x01(\fR\vrequestHash\x12\"\n" +
+	"\fintermediate\x18\x02 \x01(\fR\fintermediate\x12\x1e\n" +
+	"\n" +
+	"delegation\x18\x03 \x01(\fR\n" +
+	"delegation\x121\n" +
+	"\x14delegation_signature\x18\x04 \x01(\fR\x13delegationSignature\x12\x1f\n" +
+	"\n" +
+	"succession\x18\xf0\x01 \x01(\fR\n" +
+	"succession\x12\x15\n" +
+	"\x05cross\x18\xf1\x01 \x01(\fR\x05cross\x12(\n" +
+	"\x0flast_delegation\x18\xf2\x01 \x01(\fR\x0elastDelegation\x12;\n" +
+	"\x19last_delegation_signature\x18\xf3\x01 \x01(\fR\x17lastDelegationSignature*m\n" +
 	"\tNodeState\x12\x1a\n" +
 	"\x16NODE_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NODE_STATE_ACTIVE\x10\x01\x12\x15\n" +
 	"\x11NODE_STATE_FROZEN\x10\x02\x12\x16\n" +
-	"\x12NODE_STATE_REMOVED\x10\x03*\xc3\x03\n" +
+	"\x12NODE_STATE_REMOVED\x10\x03*\xe3\x03\n" +
 	"\vRefusalCode\x12\x1c\n" +
 	"\x18REFUSAL_CODE_UNSPECIFIED\x10\x00\x12\x1e\n" +
 	"\x1aREFUSAL_CODE_TOKEN_UNKNOWN\x10\x01\x12\x1b\n" +
@@ -1863,7 +3645,12 @@ const file_ca_proto_rawDesc = "" +
 	"\x13REFUSAL_CODE_ABSENT\x10\v\x12\x18\n" +
 	"\x14REFUSAL_CODE_REMOVED\x10\f\x12\x1c\n" +
 	"\x18REFUSAL_CODE_BAD_REQUEST\x10\r\x12\x1a\n" +
-	"\x16REFUSAL_CODE_TRY_AGAIN\x10\x0eB&Z$github.com/sennit-mesh/sennit/pkg/cab\x06proto3"
+	"\x16REFUSAL_CODE_TRY_AGAIN\x10\x0e\x12\x1e\n" +
+	"\x19REFUSAL_CODE_NOT_ATTESTED\x10\xd2\x01*j\n" +
+	"\rRotationPhase\x12\x1e\n" +
+	"\x1aROTATION_PHASE_UNSPECIFIED\x10\x00\x12\x1c\n" +
+	"\x18ROTATION_PHASE_ANNOUNCED\x10\x01\x12\x1b\n" +
+	"\x17ROTATION_PHASE_RENEWING\x10\x02B&Z$github.com/sennit-mesh/sennit/pkg/cab\x06proto3"
 
 var (
 	file_ca_proto_rawDescOnce sync.Once
@@ -1877,49 +3664,85 @@ func file_ca_proto_rawDescGZIP() []byte {
 	return file_ca_proto_rawDescData
 }
 
-var file_ca_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_ca_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_ca_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_ca_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_ca_proto_goTypes = []any{
-	(NodeState)(0),         // 0: sennit.ca.v1.NodeState
-	(RefusalCode)(0),       // 1: sennit.ca.v1.RefusalCode
-	(*TokenBody)(nil),      // 2: sennit.ca.v1.TokenBody
-	(*TokenRecord)(nil),    // 3: sennit.ca.v1.TokenRecord
-	(*NodeRecord)(nil),     // 4: sennit.ca.v1.NodeRecord
-	(*Receipt)(nil),        // 5: sennit.ca.v1.Receipt
-	(*SignedReceipt)(nil),  // 6: sennit.ca.v1.SignedReceipt
-	(*SignedRequest)(nil),  // 7: sennit.ca.v1.SignedRequest
-	(*JoinRequest)(nil),    // 8: sennit.ca.v1.JoinRequest
-	(*RenewRequest)(nil),   // 9: sennit.ca.v1.RenewRequest
-	(*Wanted)(nil),         // 10: sennit.ca.v1.Wanted
-	(*ServiceRequest)(nil), // 11: sennit.ca.v1.ServiceRequest
-	(*SignedReply)(nil),    // 12: sennit.ca.v1.SignedReply
-	(*Reply)(nil),          // 13: sennit.ca.v1.Reply
-	(*Refusal)(nil),        // 14: sennit.ca.v1.Refusal
-	(*Grant)(nil),          // 15: sennit.ca.v1.Grant
-	(*ServiceGrant)(nil),   // 16: sennit.ca.v1.ServiceGrant
-	(*NodeIdentity)(nil),   // 17: sennit.ca.v1.NodeIdentity
-	(*Credential)(nil),     // 18: sennit.ca.v1.Credential
-	(*IssuedRecord)(nil),   // 19: sennit.ca.v1.IssuedRecord
+	(NodeState)(0),          // 0: sennit.ca.v1.NodeState
+	(RefusalCode)(0),        // 1: sennit.ca.v1.RefusalCode
+	(RotationPhase)(0),      // 2: sennit.ca.v1.RotationPhase
+	(*TokenBody)(nil),       // 3: sennit.ca.v1.TokenBody
+	(*Attestation)(nil),     // 4: sennit.ca.v1.Attestation
+	(*TokenRecord)(nil),     // 5: sennit.ca.v1.TokenRecord
+	(*NodeRecord)(nil),      // 6: sennit.ca.v1.NodeRecord
+	(*Receipt)(nil),         // 7: sennit.ca.v1.Receipt
+	(*SignedReceipt)(nil),   // 8: sennit.ca.v1.SignedReceipt
+	(*SignedRequest)(nil),   // 9: sennit.ca.v1.SignedRequest
+	(*JoinRequest)(nil),     // 10: sennit.ca.v1.JoinRequest
+	(*TPMEvidence)(nil),     // 11: sennit.ca.v1.TPMEvidence
+	(*TPMChallenge)(nil),    // 12: sennit.ca.v1.TPMChallenge
+	(*SignedChallenge)(nil), // 13: sennit.ca.v1.SignedChallenge
+	(*Challenge)(nil),       // 14: sennit.ca.v1.Challenge
+	(*RenewRequest)(nil),    // 15: sennit.ca.v1.RenewRequest
+	(*Wanted)(nil),          // 16: sennit.ca.v1.Wanted
+	(*ServiceRequest)(nil),  // 17: sennit.ca.v1.ServiceRequest
+	(*SignedReply)(nil),     // 18: sennit.ca.v1.SignedReply
+	(*Reply)(nil),           // 19: sennit.ca.v1.Reply
+	(*Refusal)(nil),         // 20: sennit.ca.v1.Refusal
+	(*Grant)(nil),           // 21: sennit.ca.v1.Grant
+	(*ServiceGrant)(nil),    // 22: sennit.ca.v1.ServiceGrant
+	(*NodeIdentity)(nil),    // 23: sennit.ca.v1.NodeIdentity
+	(*Credential)(nil),      // 24: sennit.ca.v1.Credential
+	(*IssuedRecord)(nil),    // 25: sennit.ca.v1.IssuedRecord
+	(*AuthorityState)(nil),  // 26: sennit.ca.v1.AuthorityState
+	(*UpstreamIssuer)(nil),  // 27: sennit.ca.v1.UpstreamIssuer
+	(*RootMove)(nil),        // 28: sennit.ca.v1.RootMove
+	(*PastRoot)(nil),        // 29: sennit.ca.v1.PastRoot
+	(*RotationState)(nil),   // 30: sennit.ca.v1.RotationState
+	(*WorkloadRequest)(nil), // 31: sennit.ca.v1.WorkloadRequest
+	(*JWTRequest)(nil),      // 32: sennit.ca.v1.JWTRequest
+	(*WorkloadGrant)(nil),   // 33: sennit.ca.v1.WorkloadGrant
+	(*JWTKeys)(nil),         // 34: sennit.ca.v1.JWTKeys
+	(*JWTKey)(nil),          // 35: sennit.ca.v1.JWTKey
+	(*RootRequest)(nil),     // 36: sennit.ca.v1.RootRequest
+	(*RootAnswer)(nil),      // 37: sennit.ca.v1.RootAnswer
+	(*HeldRevocations)(nil), // 38: sennit.ca.v1.HeldRevocations
 }
 var file_ca_proto_depIdxs = []int32{
-	0,  // 0: sennit.ca.v1.NodeRecord.state:type_name -> sennit.ca.v1.NodeState
-	6,  // 1: sennit.ca.v1.NodeRecord.receipt:type_name -> sennit.ca.v1.SignedReceipt
-	10, // 2: sennit.ca.v1.JoinRequest.wanted:type_name -> sennit.ca.v1.Wanted
-	6,  // 3: sennit.ca.v1.RenewRequest.receipt:type_name -> sennit.ca.v1.SignedReceipt
-	10, // 4: sennit.ca.v1.RenewRequest.wanted:type_name -> sennit.ca.v1.Wanted
-	11, // 5: sennit.ca.v1.Wanted.services:type_name -> sennit.ca.v1.ServiceRequest
-	14, // 6: sennit.ca.v1.Reply.refusal:type_name -> sennit.ca.v1.Refusal
-	15, // 7: sennit.ca.v1.Reply.grant:type_name -> sennit.ca.v1.Grant
-	1,  // 8: sennit.ca.v1.Refusal.code:type_name -> sennit.ca.v1.RefusalCode
-	6,  // 9: sennit.ca.v1.Grant.receipt:type_name -> sennit.ca.v1.SignedReceipt
-	16, // 10: sennit.ca.v1.Grant.services:type_name -> sennit.ca.v1.ServiceGrant
-	6,  // 11: sennit.ca.v1.NodeIdentity.receipt:type_name -> sennit.ca.v1.SignedReceipt
-	18, // 12: sennit.ca.v1.NodeIdentity.services:type_name -> sennit.ca.v1.Credential
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	4,  // 0: sennit.ca.v1.TokenRecord.attestation:type_name -> sennit.ca.v1.Attestation
+	0,  // 1: sennit.ca.v1.NodeRecord.state:type_name -> sennit.ca.v1.NodeState
+	8,  // 2: sennit.ca.v1.NodeRecord.receipt:type_name -> sennit.ca.v1.SignedReceipt
+	16, // 3: sennit.ca.v1.JoinRequest.wanted:type_name -> sennit.ca.v1.Wanted
+	11, // 4: sennit.ca.v1.JoinRequest.tpm:type_name -> sennit.ca.v1.TPMEvidence
+	13, // 5: sennit.ca.v1.TPMEvidence.challenge:type_name -> sennit.ca.v1.SignedChallenge
+	13, // 6: sennit.ca.v1.TPMChallenge.challenge:type_name -> sennit.ca.v1.SignedChallenge
+	8,  // 7: sennit.ca.v1.RenewRequest.receipt:type_name -> sennit.ca.v1.SignedReceipt
+	16, // 8: sennit.ca.v1.RenewRequest.wanted:type_name -> sennit.ca.v1.Wanted
+	17, // 9: sennit.ca.v1.Wanted.services:type_name -> sennit.ca.v1.ServiceRequest
+	20, // 10: sennit.ca.v1.Reply.refusal:type_name -> sennit.ca.v1.Refusal
+	21, // 11: sennit.ca.v1.Reply.grant:type_name -> sennit.ca.v1.Grant
+	33, // 12: sennit.ca.v1.Reply.workload:type_name -> sennit.ca.v1.WorkloadGrant
+	12, // 13: sennit.ca.v1.Reply.challenge:type_name -> sennit.ca.v1.TPMChallenge
+	1,  // 14: sennit.ca.v1.Refusal.code:type_name -> sennit.ca.v1.RefusalCode
+	8,  // 15: sennit.ca.v1.Grant.receipt:type_name -> sennit.ca.v1.SignedReceipt
+	22, // 16: sennit.ca.v1.Grant.services:type_name -> sennit.ca.v1.ServiceGrant
+	8,  // 17: sennit.ca.v1.NodeIdentity.receipt:type_name -> sennit.ca.v1.SignedReceipt
+	24, // 18: sennit.ca.v1.NodeIdentity.services:type_name -> sennit.ca.v1.Credential
+	38, // 19: sennit.ca.v1.NodeIdentity.revocations:type_name -> sennit.ca.v1.HeldRevocations
+	29, // 20: sennit.ca.v1.AuthorityState.past:type_name -> sennit.ca.v1.PastRoot
+	30, // 21: sennit.ca.v1.AuthorityState.rotation:type_name -> sennit.ca.v1.RotationState
+	27, // 22: sennit.ca.v1.AuthorityState.upstream:type_name -> sennit.ca.v1.UpstreamIssuer
+	27, // 23: sennit.ca.v1.AuthorityState.next_upstream:type_name -> sennit.ca.v1.UpstreamIssuer
+	28, // 24: sennit.ca.v1.AuthorityState.root_move:type_name -> sennit.ca.v1.RootMove
+	2,  // 25: sennit.ca.v1.RotationState.phase:type_name -> sennit.ca.v1.RotationPhase
+	17, // 26: sennit.ca.v1.WorkloadRequest.certificates:type_name -> sennit.ca.v1.ServiceRequest
+	32, // 27: sennit.ca.v1.WorkloadRequest.tokens:type_name -> sennit.ca.v1.JWTRequest
+	22, // 28: sennit.ca.v1.WorkloadGrant.certificates:type_name -> sennit.ca.v1.ServiceGrant
+	35, // 29: sennit.ca.v1.JWTKeys.keys:type_name -> sennit.ca.v1.JWTKey
+	30, // [30:30] is the sub-list for method output_type
+	30, // [30:30] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_ca_proto_init() }
@@ -1927,13 +3750,14 @@ func file_ca_proto_init() {
 	if File_ca_proto != nil {
 		return
 	}
+	file_revoked_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ca_proto_rawDesc), len(file_ca_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   18,
+			NumEnums:      3,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -18,6 +18,8 @@ import (
 type Directory struct {
 	nodes  map[string]Node
 	tokens map[string]TokenStatus // by id; without those that were revoked
+
+	revocations []*RevocationRecord
 }
 
 // NewDirectory returns one that knows of nothing.
@@ -25,13 +27,18 @@ func NewDirectory() *Directory {
 	return &Directory{nodes: map[string]Node{}, tokens: map[string]TokenStatus{}}
 }
 
-// Take takes in a record, and reports whether it was a node's. It changes nothing where the record cannot be read.
+// Take takes in a record, and reports whether it was a node's, or what is revoked. It changes nothing where the record cannot be read.
 func (d *Directory) Take(entry bus.Entry) (node bool, err error) {
 	switch {
 	case strings.HasPrefix(entry.Subject, nodePrefix):
 		record := &NodeRecord{}
 		if err = proto.Unmarshal(entry.Data, record); err == nil {
 			d.nodes[record.GetNode()], node = record.node(), true
+		}
+	case entry.Subject == revokedSubject:
+		list := &RevocationList{}
+		if err = proto.Unmarshal(entry.Data, list); err == nil {
+			d.revocations, node = list.GetRevocations(), true
 		}
 	case strings.HasPrefix(entry.Subject, tokenPrefixes):
 		record := &TokenRecord{}
@@ -50,13 +57,16 @@ func (d *Directory) token(id string, record *TokenRecord) {
 		delete(d.tokens, id)
 		return
 	}
-	status := TokenStatus{ID: id, Node: record.GetNode(), Expires: time.UnixMilli(record.GetExpiresUnixMs())}
+	status := TokenStatus{ID: id, Node: record.GetNode(), Expires: time.UnixMilli(record.GetExpiresUnixMs()), Attest: record.attest()}
 	status.Services, _ = parseServices(record.GetServices()) // they were checked when they were stored
 	if record.GetUsedBy() != nil {
 		status.Used = time.UnixMilli(record.GetUsedUnixMs())
 	}
 	d.tokens[id] = status
 }
+
+// Revocations lists those that are in force, those that end first at first.
+func (d *Directory) Revocations(now time.Time) []Revocation { return inForce(d.revocations, now) }
 
 // Nodes lists the nodes by name, removed ones included.
 func (d *Directory) Nodes() []Node {

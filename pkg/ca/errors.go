@@ -22,6 +22,7 @@ var (
 	ErrRemoved        = errors.New("this node was removed from the cluster")
 	ErrBadRequest     = errors.New("the controller cannot read the request")
 	ErrOldEpoch       = errors.New("a controller of an older epoch answers")
+	ErrNotAttested    = errors.New("the host did not prove which machine it is")
 	ErrTryAgain       = errors.New("the controller cannot answer now")
 	ErrUntrusted      = errors.New("the answer is not from this cluster's controllers")
 	ErrNotJoined      = errors.New("this host has not joined a cluster")
@@ -49,6 +50,7 @@ var refusals = map[RefusalCode]error{
 	RefusalCode_REFUSAL_CODE_ABSENT:         ErrAbsent,
 	RefusalCode_REFUSAL_CODE_REMOVED:        ErrRemoved,
 	RefusalCode_REFUSAL_CODE_BAD_REQUEST:    ErrBadRequest,
+	RefusalCode_REFUSAL_CODE_NOT_ATTESTED:   ErrNotAttested,
 	RefusalCode_REFUSAL_CODE_TRY_AGAIN:      ErrTryAgain,
 }
 

@@ -100,4 +100,12 @@ func (r *NodeRecord) allow(service string) {
 			*services = append(*services, service)
 		}
 	}
+	r.Suspended = slices.DeleteFunc(r.GetSuspended(), func(s string) bool { return s == service })
+}
+
+// deny takes a service away from the node.
+func (r *NodeRecord) deny(service string) {
+	for _, services := range []*[]string{&r.Services, &r.Allowed, &r.Suspended} {
+		*services = slices.DeleteFunc(*services, func(s string) bool { return s == service })
+	}
 }

@@ -25,6 +25,13 @@ const (
 // given out.
 func (r *Registrar) grant(ctx context.Context, verb string, record *NodeRecord, sequence uint64, wanted *Wanted, keys *wantedKeys) (*Grant, error) {
 	now, node, authority := r.cfg.Now(), record.GetNode(), r.cfg.Authority
+	revoked, err := r.revoked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := record.useBus(wanted.GetBusUser()); err != nil {
+		return nil, err
+	}
 	record.ReceiptNumber++
 	record.Allowed = nil // the receipt says so from now on
 	receipt, err := proto.Marshal(&Receipt{
@@ -48,7 +55,8 @@ func (r *Registrar) grant(ctx context.Context, verb string, record *NodeRecord, 
 	}
 	grant := &Grant{Receipt: record.GetReceipt()}
 	orders := []order{keys.nodeCert}
-	orders[0].id = NodeID(authority.TrustDomain(), node)
+	orders[0].id, orders[0].node = NodeID(authority.TrustDomain(), node), node
+	orders[0].after = revoked.after(node, orders[0].id)
 	for i, service := range wanted.GetServices() {
 		name, err := exchange.ParseServiceName(service.GetService())
 		if err != nil {
@@ -59,7 +67,8 @@ func (r *Registrar) grant(ctx context.Context, verb string, record *NodeRecord, 
 			continue
 		}
 		o := keys.services[i]
-		o.id = ServiceID(authority.TrustDomain(), name)
+		o.id, o.node = ServiceID(authority.TrustDomain(), name), node
+		o.after = revoked.after(node, o.id)
 		orders = append(orders, o)
 		grant.Services = append(grant.Services, &ServiceGrant{Service: name.String()})
 	}

@@ -2,8 +2,7 @@ package ca
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/sha256"
+	"crypto"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -20,6 +19,7 @@ import (
 	"go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sennit-mesh/sennit/pkg/attest"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
@@ -33,17 +33,27 @@ var (
 // IdentityConfig says where a node keeps its identity.
 type IdentityConfig struct {
 	Dir string // of identity.db; made with mode 0700 where it is missing
+	// KeyFile holds the key that identity.db is sealed under, 32 random bytes or more, where there is no systemd credential
+	// (NodeCredentialName). Empty: the mode of the file protects it.
+	KeyFile string
 	// Rotated is told after certificates were replaced, when they are in use: lanes that show an older one
 	// are to be drained. Whoever renews (Run, Join) calls it; it must not renew in turn. nil: nobody is told.
 	Rotated func(Rotation)
 	Log     *slog.Logger     // nil: slog.Default
 	Now     func() time.Time // nil: time.Now
+	// TPM is the host's. It is asked only where a key is in it, is to be made in it, or a token wants its word. nil: none.
+	TPM TPM
+	// KeysInTPM has the node's own keys made in TPM from now on; those that services have are not.
+	KeysInTPM bool
+	// Metadata is where the cloud's metadata service is, for tokens that want its word; empty: attest.MetadataAddress.
+	Metadata string
 }
 
 // A Rotation says what was replaced.
 type Rotation struct {
 	Services []exchange.ServiceName // whose certificates are new, or gone since the registry no longer allows them
 	Key      bool                   // the node's key and its bus token are new
+	Bus      bool                   // the bus token is of another account: the bus has new keys
 }
 
 // An Identity is what a node is: its key, its certificates, and whom it believes, kept in identity.db so
@@ -55,6 +65,7 @@ type Rotation struct {
 type Identity struct {
 	cfg     IdentityConfig
 	db      *bbolt.DB
+	sealer  *sealer       // nil: nothing is sealed
 	refresh chan struct{} // Run is to ask for certificates now
 	woken   chan struct{} // Run looks again at what is due
 
@@ -69,10 +80,20 @@ type Identity struct {
 	disagreed int           // how many beats in a row said that it is more than maxSkew
 	rotatesAt time.Time
 	showAt    time.Time // when the receipt is shown to a registry that was restored
+	recall    recall
 
 	certificates atomic.Pointer[map[exchange.ServiceName]*tls.Certificate]
 	own          atomic.Pointer[tls.Certificate] // the node's
 	believed     atomic.Pointer[believed]
+	revoked      atomic.Pointer[revokedSet] // nil: nothing is
+	busRefusals  atomic.Int64               // how often the bus did not know this node's user, since the last renewal
+}
+
+// A recall is when a node renews that a roster asks to, and what the roster said when that was drawn.
+type recall struct {
+	before int64
+	spread time.Duration
+	at     time.Time
 }
 
 // NewIdentity opens a node's identity, which is empty on a host that has not joined. The caller closes it.
@@ -84,6 +105,9 @@ func NewIdentity(cfg IdentityConfig) (*Identity, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Metadata == "" {
+		cfg.Metadata = attest.MetadataAddress
+	}
 	if cfg.Rotated == nil {
 		cfg.Rotated = func(Rotation) {}
 	}
@@ -92,11 +116,15 @@ func NewIdentity(cfg IdentityConfig) (*Identity, error) {
 	}
 	path := filepath.Join(cfg.Dir, identityFile)
 	const remedy = "move it away and join again: `sennit node remove` the old node, then `sennit join-token create`"
+	sealer, err := nodeSealer(cfg.KeyFile)
+	if err != nil {
+		return nil, err
+	}
 	db, err := OpenDB(path, "the node's identity", remedy)
 	if err != nil {
 		return nil, err
 	}
-	i := &Identity{cfg: cfg, db: db, refresh: make(chan struct{}, 1), woken: make(chan struct{}, 1)}
+	i := &Identity{cfg: cfg, db: db, sealer: sealer, refresh: make(chan struct{}, 1), woken: make(chan struct{}, 1)}
 	if err := i.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the node's identity %s: %w; %s", path, err, remedy), db.Close())
 	}
@@ -108,7 +136,7 @@ func (i *Identity) Close() error { return i.db.Close() }
 
 // load reads what is stored, and writes nothing: a node starts on a full disk too.
 func (i *Identity) load() error {
-	state := &NodeIdentity{}
+	state, plain := &NodeIdentity{}, false
 	err := i.db.View(func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(bucketIdentity)
 		if bucket == nil {
@@ -118,13 +146,10 @@ func (i *Identity) load() error {
 		if value == nil {
 			return nil
 		}
-		if len(value) < sha256.Size {
-			return ErrCorrupt
-		}
-		if sum := sha256.Sum256(value[sha256.Size:]); !bytes.Equal(sum[:], value[:sha256.Size]) {
-			return ErrCorrupt
-		}
-		return proto.Unmarshal(value[sha256.Size:], state)
+		var err error
+		plain = i.sealer != nil && !bytes.HasPrefix(value, sealedValue)
+		state, err = i.decodeIdentity(value)
+		return err
 	})
 	if err != nil {
 		return err
@@ -136,22 +161,26 @@ func (i *Identity) load() error {
 	if err := i.use(state); err != nil {
 		return fmt.Errorf("%w: %w", ErrCorrupt, err)
 	}
+	if plain { // there was no key until now
+		if err := i.store(state); err != nil {
+			i.cfg.Log.Warn("the node's keys are not sealed yet", "node", state.GetNode(), "err", err)
+		}
+	}
 	return nil
 }
 
 // store makes state what the node is, on disk first. The caller holds writing.
 func (i *Identity) store(state *NodeIdentity) error {
-	data, err := proto.Marshal(state)
+	value, err := i.encodeIdentity(state)
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(data)
 	err = i.db.Update(func(tx *bbolt.Tx) error {
 		bucket, err := tx.CreateBucketIfNotExists(bucketIdentity)
 		if err != nil {
 			return err
 		}
-		return bucket.Put(keyIdentity, append(sum[:], data...))
+		return bucket.Put(keyIdentity, value)
 	})
 	if err != nil {
 		return fmt.Errorf("store the node's identity (is the disk full?): %w", err)
@@ -168,7 +197,7 @@ func (i *Identity) use(state *NodeIdentity) error {
 	if err != nil {
 		return err
 	}
-	own, err := certificateOf(state.GetNodeChain(), state.GetKey())
+	own, err := i.ownCertificate(state)
 	if err != nil {
 		return err
 	}
@@ -190,6 +219,7 @@ func (i *Identity) use(state *NodeIdentity) error {
 	i.rotatesAt = rotationPoint(time.UnixMilli(receipt.GetIssuedUnixMs()), own.Leaf.NotAfter)
 	i.mu.Unlock()
 	i.believed.Store(believed)
+	i.revoked.Store(newRevokedSet(state.GetRevocations().GetTold(), state.GetRevocations().GetCarried()))
 	i.own.Store(own)
 	i.certificates.Store(&certificates)
 	return nil
@@ -224,8 +254,16 @@ func (i *Identity) Cluster() string { return i.current().GetCluster() }
 // TrustDomain is the cluster's SPIFFE trust domain.
 func (i *Identity) TrustDomain() string { return i.current().GetTrustDomain() }
 
-// RootHash is the hash of the root's key that the join token pinned.
+// RootHash is the hash of the root's key that is believed: the one that the join token pinned, or that took its place.
 func (i *Identity) RootHash() [32]byte { return [32]byte(i.current().GetRootHash()) }
+
+// Standing is the newest roster that the node holds, and when its certificates were issued, by the controller's clock.
+func (i *Identity) Standing() (epoch, serial uint64, issued time.Time) {
+	if believed := i.believed.Load(); believed != nil {
+		epoch, serial = believed.roster.GetEpoch(), believed.roster.GetSerial()
+	}
+	return epoch, serial, time.UnixMilli(i.receipt().GetIssuedUnixMs())
+}
 
 // Services are those that the registry allowed when the node last asked.
 func (i *Identity) Services() []exchange.ServiceName {
@@ -247,7 +285,7 @@ func (i *Identity) SetAddress(address string) {
 }
 
 // Certificate returns the current certificate of a service, or of the node itself for the zero name. It
-// returns ErrNoCertificate where there is none or it has ended. The caller changes nothing in it.
+// returns ErrNoCertificate where there is none, it has ended, or it was revoked. The caller changes nothing in it.
 func (i *Identity) Certificate(service exchange.ServiceName) (*tls.Certificate, error) {
 	certificate := i.own.Load()
 	if !service.IsZero() {
@@ -265,6 +303,9 @@ func (i *Identity) Certificate(service exchange.ServiceName) (*tls.Certificate, 
 		return nil, fmt.Errorf("%w of %s: it ended %s and could not be renewed%s", ErrNoCertificate, service,
 			certificate.Leaf.NotAfter.UTC().Format(time.RFC3339), because(i.LastError()))
 	}
+	if err := i.ended(certificate.Leaf); err != nil {
+		return nil, fmt.Errorf("%w of %s: %w; an operator allows it again with `sennit node allow %s %s`", ErrNoCertificate, service, err, i.Node(), service)
+	}
 	return certificate, nil
 }
 
@@ -274,7 +315,7 @@ func (i *Identity) Sign(payload []byte) ([]byte, error) {
 	if own == nil {
 		return nil, ErrNotJoined
 	}
-	return signECDSA(own.PrivateKey.(*ecdsa.PrivateKey), registrationDomain, payload)
+	return signECDSA(own.PrivateKey.(crypto.Signer), registrationDomain, payload)
 }
 
 // LastError is why the last request to renew failed; nil after one that succeeded.
@@ -311,7 +352,7 @@ func (i *Identity) Status() IdentityStatus {
 	receipt, state := i.receipt(), i.current()
 	i.mu.Lock()
 	status := IdentityStatus{
-		Cluster: state.GetCluster(), Node: state.GetNode(), Generation: receipt.GetGeneration(), Key: fingerprint(receipt.GetPublicKey()), NextKey: nextKey(state),
+		Cluster: state.GetCluster(), Node: state.GetNode(), Generation: receipt.GetGeneration(), Key: fingerprint(receipt.GetPublicKey()), NextKey: i.nextKey(state),
 		RotatesAt: i.rotatesAt, Pending: state.GetPendingKey() != nil, Skew: i.skew, LastError: i.lastErr,
 		RenewOnly: i.cfg.Now().UnixMilli() > state.GetBusExpiresUnixMs(),
 	}
@@ -335,19 +376,15 @@ func (i *Identity) Status() IdentityStatus {
 }
 
 // nextKey is the fingerprint of the successor that a host has asked for, or empty.
-func nextKey(state *NodeIdentity) string {
+func (i *Identity) nextKey(state *NodeIdentity) string {
 	if state.GetPendingKey() == nil {
 		return ""
 	}
-	key, err := parseKey(state.GetPendingKey())
+	key, err := i.openKey(state.GetPendingKey())
 	if err != nil {
 		return ""
 	}
-	public, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		return ""
-	}
-	return fingerprint(public)
+	return fingerprint(key.spki)
 }
 
 // because is a reason in parentheses, or nothing.

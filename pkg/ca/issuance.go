@@ -20,6 +20,10 @@ type Issued struct {
 	SPIFFEID            string
 	NotBefore, NotAfter time.Time
 	KeyHash             []byte // SHA-256 of the SubjectPublicKeyInfo
+	Node                string // that it was issued to; empty: none of them
+	Issuer              string // name of the certificate that signed it
+
+	number uint64 // in the order of issuing; 0 in records of before there were numbers
 }
 
 // An order asks for one certificate.
@@ -27,6 +31,9 @@ type order struct {
 	id    string
 	key   *ecdsa.PublicKey
 	hosts []string
+	node  string    // that asks, and holds it; "" where none does
+	after time.Time // it is not valid earlier: what was valid was revoked
+	own   bool      // under the mesh's own root, whoever issues for nodes: who joins knows no other
 }
 
 // IssueSVID issues the certificate of a SPIFFE ID of the trust domain for the key of a PKCS #10 request,
@@ -49,29 +56,34 @@ func (a *Authority) issue(ttl time.Duration, orders ...order) (chains [][][]byte
 	if ttl <= 0 || ttl > a.cfg.MaxTTL {
 		ttl = a.cfg.MaxTTL
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
 	now := a.cfg.Now()
-	if now.After(a.intermediate.NotBefore.Add(intermediateLife / intermediateRenewalPart)) {
-		before, beforeKey := a.intermediate, a.intermediateKey
-		if err := a.db.Update(a.renewIntermediate); err != nil {
-			a.intermediate, a.intermediateKey = before, beforeKey // the new one was not recorded
-			return nil, nil, fmt.Errorf("renew the intermediate: %w", err)
-		}
+	if err := a.renewInTime(now); err != nil {
+		return nil, nil, err
 	}
+	a.issuing.RLock()
+	defer a.issuing.RUnlock()
+	h := a.held()
 	for _, o := range orders {
-		template, err := leafTemplate(o.id, now, ttl)
+		template, err := leafTemplate(o.id, o.node, now, ttl)
 		if err != nil {
 			return nil, nil, err
 		}
+		template.Subject = subjectOf(o.node)
 		if template.URIs[0].Host != a.cfg.TrustDomain {
 			return nil, nil, fmt.Errorf("issue %s: not of trust domain %s", o.id, a.cfg.TrustDomain)
 		}
-		if template.NotAfter.After(a.intermediate.NotAfter) {
-			template.NotAfter = a.intermediate.NotAfter
+		by := h.issuer(o.own)
+		if !now.Before(by.ends) {
+			return nil, nil, fmt.Errorf("issue %s: the intermediate ended %s (`sennit ca status` says why it was not renewed)", o.id, by.ends.UTC().Format(time.RFC3339))
+		}
+		if template.NotAfter.After(by.ends) {
+			template.NotAfter = by.ends
 		}
 		addHosts(template, o.hosts)
-		der, err := x509.CreateCertificate(rand.Reader, template, a.intermediate, o.key, a.intermediateKey)
+		if template.NotBefore.Before(o.after) {
+			template.NotBefore = o.after
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, by.certificate, o.key, by.key)
 		if err != nil {
 			return nil, nil, fmt.Errorf("issue %s: %w", o.id, err)
 		}
@@ -79,10 +91,11 @@ func (a *Authority) issue(ttl time.Duration, orders ...order) (chains [][][]byte
 		if err != nil {
 			return nil, nil, fmt.Errorf("issue %s: %w", o.id, err)
 		}
-		chains = append(chains, [][]byte{der, a.intermediate.Raw})
+		chains = append(chains, append([][]byte{der}, by.behind...))
 		issued = append(issued, Issued{
 			Serial: serialOf(certificate), SPIFFEID: o.id,
 			NotBefore: certificate.NotBefore, NotAfter: certificate.NotAfter, KeyHash: keyHash(certificate),
+			Node: o.node, Issuer: certificate.Issuer.CommonName,
 		})
 	}
 	if err := a.record(now, issued); err != nil {
@@ -94,14 +107,60 @@ func (a *Authority) issue(ttl time.Duration, orders ...order) (chains [][][]byte
 	return chains, issued, nil
 }
 
+// renewInTime renews the intermediate past half of its life, where this controller can.
+func (a *Authority) renewInTime(now time.Time) error {
+	due := func(h *holding) bool {
+		return h.rootKey != nil && now.After(h.intermediate.NotBefore.Add(intermediateLife/intermediateRenewalPart))
+	}
+	h := a.held()
+	if h.rootKey == nil && !now.Before(h.intermediate.NotAfter) {
+		return fmt.Errorf("issue: %w, and this controller's intermediate has ended: ask for another with `sennit ca request`", ErrRootOffline)
+	}
+	if !due(&h) {
+		return nil
+	}
+	var renewed *x509.Certificate
+	err := a.change(func(h *holding) error {
+		if !due(h) { // another was faster
+			return nil
+		}
+		err := a.renewIntermediate(h)
+		renewed = h.intermediate
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("renew the intermediate: %w", err)
+	}
+	if renewed != nil {
+		a.cfg.Issued(a.ofIntermediate(renewed))
+	}
+	return nil
+}
+
+// ofIntermediate is what is told of an intermediate that was renewed.
+func (a *Authority) ofIntermediate(renewed *x509.Certificate) Issued {
+	return Issued{
+		Serial: serialOf(renewed), SPIFFEID: "spiffe://" + a.cfg.TrustDomain, NotBefore: renewed.NotBefore, NotAfter: renewed.NotAfter, KeyHash: keyHash(renewed),
+		Issuer: renewed.Issuer.CommonName,
+	}
+}
+
+// recordTogether is how long a record waits for others: one sync to disk is for all of them.
+const recordTogether = time.Millisecond
+
 // record stores what is issued, and drops what expired a day ago.
 func (a *Authority) record(now time.Time, records []Issued) error {
-	return a.db.Update(func(tx *bbolt.Tx) error {
+	return a.db.Batch(func(tx *bbolt.Tx) error {
 		bucket := tx.Bucket(bucketIssued)
 		for _, r := range records {
+			number, err := bucket.NextSequence()
+			if err != nil {
+				return err
+			}
 			value, err := proto.Marshal(&IssuedRecord{
 				Serial: r.Serial, SpiffeId: r.SPIFFEID, KeyHash: r.KeyHash,
 				NotBeforeUnixMs: r.NotBefore.UnixMilli(), NotAfterUnixMs: r.NotAfter.UnixMilli(),
+				Node: r.Node, Issuer: r.Issuer, Number: number,
 			})
 			if err != nil {
 				return err
@@ -128,17 +187,21 @@ func issuedKey(notAfter time.Time, serial string) []byte {
 
 // IssuedTo calls fn for each recorded certificate that has not expired, those that end first at first,
 // until fn fails.
-func (a *Authority) IssuedTo(fn func(Issued) error) error {
+func (a *Authority) IssuedTo(fn func(Issued) error) error { return a.IssuedSince(a.cfg.Now(), fn) }
+
+// IssuedSince is IssuedTo with those that expired since then, of which a day is kept. fn must not take long: it is called
+// in a transaction.
+func (a *Authority) IssuedSince(since time.Time, fn func(Issued) error) error {
 	return a.db.View(func(tx *bbolt.Tx) error {
 		cursor := tx.Bucket(bucketIssued).Cursor()
-		for key, value := cursor.Seek(issuedKey(a.cfg.Now(), "")); key != nil; key, value = cursor.Next() {
+		for key, value := cursor.Seek(issuedKey(since, "")); key != nil; key, value = cursor.Next() {
 			var r IssuedRecord
 			if err := proto.Unmarshal(value, &r); err != nil {
 				return fmt.Errorf("%w: record of an issued certificate: %w", ErrCorrupt, err)
 			}
 			err := fn(Issued{
-				Serial: r.GetSerial(), SPIFFEID: r.GetSpiffeId(), KeyHash: r.GetKeyHash(),
-				NotBefore: time.UnixMilli(r.GetNotBeforeUnixMs()), NotAfter: time.UnixMilli(r.GetNotAfterUnixMs()),
+				Serial: r.GetSerial(), SPIFFEID: r.GetSpiffeId(), KeyHash: r.GetKeyHash(), Node: r.GetNode(), Issuer: r.GetIssuer(),
+				NotBefore: time.UnixMilli(r.GetNotBeforeUnixMs()), NotAfter: time.UnixMilli(r.GetNotAfterUnixMs()), number: r.GetNumber(),
 			})
 			if err != nil {
 				return err
@@ -151,26 +214,27 @@ func (a *Authority) IssuedTo(fn func(Issued) error) error {
 // ServerCertificate returns a tls.Config.GetCertificate for this controller's listeners (the API's and
 // the bus's): spiffe://<trust domain>/controller/<name>, also valid for hosts (DNS names and addresses). Its
 // key is made here and kept in memory; it is renewed past half of its life, and where that fails, as on a full disk, it
-// is shown until it ends. The chain holds the root, so that who pinned the root's hash and no more can verify it.
+// is shown until it ends. Where the authority was rotated it is renewed at once.
 func (a *Authority) ServerCertificate(hosts []string) func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	var mu sync.Mutex
 	var current *tls.Certificate
 	var renewAt time.Time
+	var by *x509.Certificate // the intermediate at that time
 	return func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		mu.Lock()
 		defer mu.Unlock()
-		now := a.cfg.Now()
-		if current != nil && now.Before(renewAt) {
+		now, intermediate := a.cfg.Now(), a.held().intermediate
+		if current != nil && now.Before(renewAt) && by == intermediate {
 			return current, nil
 		}
 		next, err := a.serverCertificate(hosts)
 		switch {
 		case err == nil:
-			current, renewAt = next, now.Add(next.Leaf.NotAfter.Sub(now)/2)
+			current, renewAt, by = next, now.Add(next.Leaf.NotAfter.Sub(now)/2), intermediate
 		case current == nil || now.After(current.Leaf.NotAfter):
 			return nil, err
 		default:
-			renewAt = now.Add(serverRetry)
+			renewAt, by = now.Add(serverRetry), intermediate
 		}
 		return current, nil
 	}
@@ -184,13 +248,19 @@ func (a *Authority) serverCertificate(hosts []string) (*tls.Certificate, error) 
 	if err != nil {
 		return nil, err
 	}
-	chains, _, err := a.issue(0, order{ControllerID(a.cfg.TrustDomain, a.cfg.Name), &key.PublicKey, hosts})
-	if err != nil {
-		return nil, err
+	for {
+		chains, _, err := a.issue(0, order{id: ControllerID(a.cfg.TrustDomain, a.cfg.Name), key: &key.PublicKey, hosts: hosts, own: true})
+		if err != nil {
+			return nil, err
+		}
+		leaf, err := x509.ParseCertificate(chains[0][0])
+		if err != nil {
+			return nil, err
+		}
+		h := a.held()
+		if !bytes.Equal(h.intermediate.Raw, chains[0][1]) {
+			continue // it was rotated meanwhile
+		}
+		return &tls.Certificate{Certificate: append([][]byte{chains[0][0]}, h.serverChain()...), PrivateKey: key, Leaf: leaf}, nil
 	}
-	leaf, err := x509.ParseCertificate(chains[0][0])
-	if err != nil {
-		return nil, err
-	}
-	return &tls.Certificate{Certificate: append(chains[0], a.root.Raw), PrivateKey: key, Leaf: leaf}, nil
 }

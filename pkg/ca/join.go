@@ -3,16 +3,17 @@ package ca
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/x509"
 	"fmt"
 	"strings"
 
 	"github.com/nats-io/nkeys"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sennit-mesh/sennit/pkg/attest"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
@@ -32,7 +33,9 @@ func (i *Identity) join(ctx context.Context, token *Token, dial Dial) error {
 	i.renewing.Lock()
 	defer i.renewing.Unlock()
 	if dial == nil {
-		dial = dialBus
+		dial = func(ctx context.Context, cfg bus.ConnConfig) (Requester, func(), error) {
+			return dialBus(ctx, cfg, [32]byte(token.body.GetRootHash()))
+		}
 	}
 	state := i.current()
 	if state.GetReceipt() != nil {
@@ -42,8 +45,9 @@ func (i *Identity) join(ctx context.Context, token *Token, dial Dial) error {
 	if err := token.Expired(i.cfg.Now()); err != nil {
 		return err
 	}
-	if !bytes.Equal(state.GetTokenId(), token.body.GetId()) {
-		fresh, err := newState(token)
+	mustTPM := i.cfg.KeysInTPM || attest.Provider(token.body.GetAttest()) == attest.TPM
+	if !bytes.Equal(state.GetTokenId(), token.body.GetId()) || mustTPM && !inTPM(state.GetPendingKey()) {
+		fresh, err := i.newState(token, mustTPM)
 		if err != nil {
 			return err
 		}
@@ -52,9 +56,25 @@ func (i *Identity) join(ctx context.Context, token *Token, dial Dial) error {
 		}
 		state = fresh
 	}
-	key, err := parseKey(state.GetPendingKey())
+	key, err := i.openKey(state.GetPendingKey())
 	if err != nil {
 		return err
+	}
+	var evidence []byte
+	var attestor attest.Attestor
+	if token.body.GetAttest() != "" {
+		state = cloneState(state)
+		if attest.Provider(token.body.GetAttest()) == attest.TPM {
+			attestor, state.Node, err = i.attestor()
+		} else {
+			evidence, state.Node, err = i.attest(ctx, token, key)
+		}
+		if err != nil {
+			return err
+		}
+		if err := i.begin(state); err != nil { // an answer is taken by the name
+			return err
+		}
 	}
 	conn, end, err := dial(ctx, bus.ConnConfig{
 		Name: token.Node(), Servers: token.Addresses(), Log: i.cfg.Log,
@@ -73,29 +93,44 @@ func (i *Identity) join(ctx context.Context, token *Token, dial Dial) error {
 	if err != nil {
 		return err
 	}
+	wanted.Node = token.Node() // which a token for many hosts names all alike
 	digest := token.digest()
-	request, err := proto.Marshal(&JoinRequest{
-		Cluster: token.Cluster(), TokenId: token.body.GetId(), TokenDigest: digest[:], Wanted: wanted,
-	})
+	join := &JoinRequest{
+		Cluster: token.Cluster(), TokenId: token.body.GetId(), TokenDigest: digest[:], Wanted: wanted, Evidence: evidence,
+	}
+	if attestor != nil {
+		if join.Tpm, err = i.answerChallenge(ctx, conn, token, key, join, attestor); err != nil {
+			return err
+		}
+	}
+	request, data, err := askToJoin(ctx, conn, token, key, join)
 	if err != nil {
 		return err
 	}
+	return i.accept(key, keys, request, data)
+}
+
+// askToJoin signs a request with the token's seed and the node's key, and sends it. It returns what was sent and the answer,
+// which nobody has verified yet.
+func askToJoin(ctx context.Context, conn Requester, token *Token, key crypto.Signer, join *JoinRequest) (request, answer []byte, err error) {
+	if request, err = proto.Marshal(join); err != nil {
+		return nil, nil, err
+	}
 	signature, err := signECDSA(key, joinDomain, request)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	payload, err := proto.Marshal(&SignedRequest{
 		Request: request, NewSignature: signature,
 		SeedSignature: ed25519.Sign(token.key(), append([]byte(joinDomain), request...)),
 	})
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	data, err := conn.Request(ctx, bus.VerbJoin, payload)
-	if err != nil {
-		return fmt.Errorf("ask a controller: %w", err)
+	if answer, err = conn.Request(ctx, bus.VerbJoin, payload); err != nil {
+		return nil, nil, fmt.Errorf("ask a controller: %w", err)
 	}
-	return i.accept(key, keys, request, data)
+	return request, answer, nil
 }
 
 // begin stores what a host is before it has joined.
@@ -106,12 +141,8 @@ func (i *Identity) begin(fresh *NodeIdentity) error {
 }
 
 // newState is a host that is about to join with a token.
-func newState(token *Token) (*NodeIdentity, error) {
-	key, err := newKey()
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+func (i *Identity) newState(token *Token, inTPM bool) (*NodeIdentity, error) {
+	key, err := i.newKey(inTPM)
 	if err != nil {
 		return nil, err
 	}
@@ -125,13 +156,13 @@ func newState(token *Token) (*NodeIdentity, error) {
 	}
 	return &NodeIdentity{
 		Cluster: token.Cluster(), TrustDomain: token.body.GetTrustDomain(), Node: token.Node(), RootHash: token.body.GetRootHash(),
-		Addresses: token.Addresses(), TokenId: token.body.GetId(), PendingKey: der, BusSeed: string(seed),
+		Addresses: token.Addresses(), TokenId: token.body.GetId(), PendingKey: key.stored, BusSeed: string(seed),
 	}, nil
 }
 
 // want makes a request for a certificate of the node's key and of each service, with a new key for each
 // service. It returns those keys by name.
-func (i *Identity) want(state *NodeIdentity, key *ecdsa.PrivateKey, services []exchange.ServiceName) (*Wanted, map[string]*ecdsa.PrivateKey, error) {
+func (i *Identity) want(state *NodeIdentity, key crypto.Signer, services []exchange.ServiceName) (*Wanted, map[string]*ecdsa.PrivateKey, error) {
 	csr, err := newCSR(key)
 	if err != nil {
 		return nil, nil, err

@@ -122,9 +122,14 @@ func newCluster(t testing.TB) *cluster {
 
 func newClusterAt(t testing.TB, now func() time.Time) *cluster {
 	t.Helper()
-	c := &cluster{t: t, store: &memory{}}
 	cfg := authorityConfig(t)
 	cfg.Now = now
+	return newClusterOf(t, cfg)
+}
+
+func newClusterOf(t testing.TB, cfg AuthorityConfig) *cluster {
+	t.Helper()
+	c := &cluster{t: t, store: &memory{}}
 	c.authority = openAuthority(t, cfg)
 	accounts, err := bus.NewAccounts()
 	if err != nil {
@@ -132,7 +137,7 @@ func newClusterAt(t testing.TB, now func() time.Time) *cluster {
 	}
 	c.registrar, err = NewRegistrar(RegistrarConfig{
 		Authority: c.authority, Store: c.store, Users: accounts, Addresses: []string{"127.0.0.1:4222"},
-		Log: slog.New(slog.DiscardHandler), Now: now,
+		Log: slog.New(slog.DiscardHandler), Now: cfg.Now,
 		Report: func(incident Incident) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -182,8 +187,11 @@ func (w *wire) Request(ctx context.Context, verb string, payload []byte) ([]byte
 		}
 	}
 	handler := w.registrar.Renew
-	if verb == bus.VerbJoin {
+	switch verb {
+	case bus.VerbJoin:
 		handler = w.registrar.Join
+	case bus.VerbWorkload:
+		handler = w.registrar.Workload
 	}
 	reply, err := handler(ctx, w.node, payload)
 	if err != nil || w.reply == nil {

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sennit-mesh/sennit/pkg/attest"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -63,10 +64,11 @@ type RegistrarConfig struct {
 	Authority *Authority
 	Store     Store
 	Users     Users
-	Addresses []string       // of the bus, host:port, which go into tokens
-	TTL       time.Duration  // of nodes' certificates; 0: the authority's maximum
-	Absence   time.Duration  // 0: DefaultAbsence
-	Report    func(Incident) // called from handlers; nil: logged only
+	Addresses []string         // of the bus, host:port, which go into tokens
+	TTL       time.Duration    // of nodes' certificates; 0: the authority's maximum
+	Absence   time.Duration    // 0: DefaultAbsence
+	Attest    *attest.Verifier // of evidence that hosts show with tokens for many; nil: none is believed
+	Report    func(Incident)   // called from handlers; nil: logged only
 	// Record keeps a decision: that a host is let in, before it is in the registry; what is issued, before it is
 	// handed out; and that a request is refused. What is not kept is not granted. nil: nothing is kept.
 	Record func(context.Context, Decision) error
@@ -98,6 +100,9 @@ func NewRegistrar(cfg RegistrarConfig) (*Registrar, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Attest == nil {
+		cfg.Attest = new(attest.Verifier)
+	}
 	if cfg.Report == nil {
 		cfg.Report = func(Incident) {}
 	}
@@ -110,28 +115,35 @@ func NewRegistrar(cfg RegistrarConfig) (*Registrar, error) {
 // A Node is a node as the registry knows it.
 type Node struct {
 	Name            string
-	State           string // "active", "frozen" or "removed"
+	State           string // "active", "frozen", "removed" or "revoked"
 	Why             string // of the state, where there is something to say
 	Services        []exchange.ServiceName
+	Suspended       []exchange.ServiceName // that it may not run until they are resumed, or allowed
 	Generation      uint64
 	Key             string // fingerprint of its public key
 	Rival           string // frozen: fingerprint of the other host's key
 	Address         string // where its lanes are dialled
 	Joined, Renewed time.Time
-	Epoch           uint64 // in which it showed its receipt last; what it had before a later restore may not be known here
+	Epoch           uint64   // in which it showed its receipt last; what it had before a later restore may not be known here
+	EndedUsers      []string // users of the bus, by public nkey, of hosts that were revoked under this name
 }
 
 func (r *NodeRecord) node() Node {
 	n := Node{
 		Name: r.GetNode(), Why: r.GetWhy(), Generation: r.GetGeneration(), Key: fingerprint(r.GetPublicKey()), Address: r.GetAddress(),
 		Joined: time.UnixMilli(r.GetJoinedUnixMs()), Renewed: time.UnixMilli(r.GetRenewedUnixMs()), Epoch: r.GetEpoch(),
+		EndedUsers: r.GetEndedUsers(),
 	}
 	n.Services, _ = parseServices(r.GetServices()) // they were checked when they were stored
+	n.Suspended, _ = parseServices(r.GetSuspended())
 	switch r.GetState() {
 	case NodeState_NODE_STATE_FROZEN:
 		n.State, n.Rival = "frozen", fingerprint(r.GetRivalKey())
 	case NodeState_NODE_STATE_REMOVED:
 		n.State = "removed"
+		if r.GetRevoked() {
+			n.State = "revoked"
+		}
 	default:
 		n.State = "active"
 	}
@@ -157,13 +169,36 @@ func (r *Registrar) Allow(ctx context.Context, node string, service exchange.Ser
 	})
 }
 
-// Deny takes a service away from a node. Certificates that it has stay valid until they end, unless they
-// are revoked.
+// Deny takes a service away from a node, also where it is suspended. Certificates that it has stay valid until they end,
+// unless they are revoked.
 func (r *Registrar) Deny(ctx context.Context, node string, service exchange.ServiceName) error {
 	return r.change(ctx, node, func(record *NodeRecord) error {
-		is := func(s string) bool { return s == service.String() }
-		record.Services, record.Allowed = slices.DeleteFunc(record.Services, is), slices.DeleteFunc(record.Allowed, is)
+		record.deny(service.String())
 		return nil
+	})
+}
+
+// Suspend takes a service away from a node that may run it, as Deny does, until Resume gives it back.
+func (r *Registrar) Suspend(ctx context.Context, node string, service exchange.ServiceName) error {
+	return r.change(ctx, node, func(record *NodeRecord) error {
+		if slices.Contains(record.GetServices(), service.String()) {
+			record.deny(service.String())
+			record.Suspended = append(record.GetSuspended(), service.String())
+			record.Suspended = record.Suspended[max(len(record.Suspended)-maxServices, 0):]
+		}
+		return nil
+	})
+}
+
+// Resume lets a node run a service that was suspended, as Allow does, and changes nothing where none was.
+func (r *Registrar) Resume(ctx context.Context, node string, service exchange.ServiceName) error {
+	return r.change(ctx, node, func(record *NodeRecord) error {
+		if record.GetState() == NodeState_NODE_STATE_REMOVED || !slices.Contains(record.GetSuspended(), service.String()) {
+			return nil
+		}
+		record.allow(service.String())
+		_, err := parseServices(record.GetServices())
+		return err
 	})
 }
 
@@ -194,7 +229,7 @@ func (r *Registrar) Accept(ctx context.Context, node, key string) error {
 // Its record stays, so that its receipts are not believed.
 func (r *Registrar) Remove(ctx context.Context, node string) error {
 	return r.change(ctx, node, func(record *NodeRecord) error {
-		record.State, record.Why = NodeState_NODE_STATE_REMOVED, "removed by an operator"
+		record.State, record.Why, record.RemovedUnixMs = NodeState_NODE_STATE_REMOVED, "removed by an operator", r.cfg.Now().UnixMilli()
 		record.PreviousKey, record.RivalKey = nil, nil
 		return nil
 	})

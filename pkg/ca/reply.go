@@ -13,9 +13,15 @@ import (
 
 // reply signs what a request is answered with: a grant, or what err says.
 func (r *Registrar) reply(request []byte, grant *Grant, err error) ([]byte, error) {
+	return r.answer(request, &Reply{Grant: grant}, err)
+}
+
+// answer signs a message that grants something, or what err says in its place.
+func (r *Registrar) answer(request []byte, message *Reply, err error) ([]byte, error) {
 	hash := sha256.Sum256(request)
-	message := &Reply{RequestHash: hash[:], NowUnixMs: r.cfg.Now().UnixMilli(), Grant: grant}
+	message.RequestHash, message.NowUnixMs = hash[:], r.cfg.Now().UnixMilli()
 	if err != nil {
+		message.Grant, message.Workload, message.Challenge = nil, nil, nil
 		message.Refusal = refusalOf(err)
 		if message.GetRefusal().GetCode() == RefusalCode_REFUSAL_CODE_TRY_AGAIN {
 			r.cfg.Log.Error("a node's request failed", "err", err)

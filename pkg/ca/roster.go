@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"go.etcd.io/bbolt"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -27,25 +26,44 @@ func (a *Authority) Epoch() uint64 {
 // it as it is to be published. change may add and remove keys, roots and revocations and set a newer epoch.
 // Nothing is stored where it fails.
 func (a *Authority) UpdateRoster(change func(*snapshot.Roster)) ([]byte, error) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	next := proto.CloneOf(a.roster)
-	change(next)
-	next.Cluster = a.cfg.Cluster
-	next.Serial = a.roster.GetSerial() + 1
-	if next.GetEpoch() < a.roster.GetEpoch() {
-		return nil, fmt.Errorf("sign the roster: epoch %d is older than %d", next.GetEpoch(), a.roster.GetEpoch())
-	}
-	signed, err := snapshot.SealRoster(a.rootKey, a.root, next)
-	if err != nil {
+	if err := a.change(func(h *holding) error { return h.sign(change) }); err != nil {
 		return nil, err
 	}
-	if err := a.db.Update(func(tx *bbolt.Tx) error { return a.put(tx, purposeRoster, signed) }); err != nil {
-		return nil, fmt.Errorf("store the roster: %w", err)
-	}
-	a.roster, a.signedRoster = next, signed
-	return signed, nil
+	return a.Roster(), nil
 }
+
+// BeginEpoch begins an epoch, in a controller that was restored. Its intermediate may have been withdrawn since the backup,
+// which nodes remember: another takes its place where the root's key is here.
+func (a *Authority) BeginEpoch(epoch uint64) error {
+	return a.change(func(h *holding) error {
+		if h.rootKey != nil {
+			if err := a.renewIntermediate(h); err != nil {
+				return err
+			}
+		}
+		return h.sign(func(roster *snapshot.Roster) { roster.Epoch = epoch })
+	})
+}
+
+// Shown says what a roster that a node shows proves to a controller that was restored: that the root signed a later delegation
+// than this controller has. withdrawn: it is the one by which the root before this one was withdrawn (Withdraw), which this
+// controller holds too. number is the later delegation's; 0: the roster proves nothing.
+func (a *Authority) Shown(raw []byte) (withdrawn bool, number uint64) {
+	h := a.held()
+	roster, err := snapshot.OpenRoster(a.cfg.Cluster, snapshot.RootHash(h.root), raw)
+	if err != nil || roster.GetDelegation() <= h.roster.GetDelegation() {
+		return false, 0
+	}
+	number = roster.GetDelegation()
+	last, err := delegationNumber(h.state.GetLastDelegation())
+	return err == nil && last == number && Phase(h.state.GetRotation().GetPhase()) == Renewing, number
+}
+
+// Replaced reports whether this root took the place of another.
+func (a *Authority) Replaced() bool { return len(a.held().state.GetPast()) > 0 }
+
+// Delegation is the number of the delegation by which this controller signs rosters; 0: it never needed one.
+func (a *Authority) Delegation() uint64 { return a.held().roster.GetDelegation() }
 
 // Secret returns what PutSecret stored under a name; nil where nothing is. A controller keeps here what
 // must be sealed beside the authority's keys, such as those of the bus accounts.

@@ -2,8 +2,6 @@ package ca
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/x509"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -55,8 +53,8 @@ func retryDelay(n int) time.Duration {
 }
 
 // Run keeps the certificates fresh until ctx ends, and returns nil then. It renews when the rotation point
-// has come, when Refresh is called, when the registry allows a service that the node has no certificate of, when a
-// controller was restored, which may not know what this node's receipt says, and repeats what fails. What is held stays in use until it ends, whatever fails.
+// has come, when Refresh is called, when the registry allows a service that the node has no certificate of, when the
+// roster asks for it since the authority is rotated, when a controller was restored, which may not know what this node's receipt says, and repeats what fails. What is held stays in use until it ends, whatever fails.
 func (i *Identity) Run(ctx context.Context, conn Requester) error {
 	failures := 0
 	var notBefore time.Time // of the next request, after a failure
@@ -65,10 +63,16 @@ func (i *Identity) Run(ctx context.Context, conn Requester) error {
 		now := i.wall()
 		due := i.rotates()
 		if i.unshown() {
-			due = i.shows()
+			due = i.shows(now)
+		}
+		if at, recalled := i.recalled(now); recalled && at.Before(due) {
+			due = at
 		}
 		if asked || len(i.missing()) > 0 || i.current().GetPendingKey() != nil {
 			due = now
+		}
+		if most := now.Add(retryMost); notBefore.After(most) { // the clock was set back since
+			notBefore = most
 		}
 		if due.Before(notBefore) {
 			due = notBefore
@@ -105,10 +109,12 @@ func (i *Identity) Run(ctx context.Context, conn Requester) error {
 // wall is the time without the monotonic clock, which stands still while a host is suspended.
 func (i *Identity) wall() time.Time { return i.cfg.Now().Round(0) }
 
+// rotates is the rotation point by this host's clock, which may be wrong: the point is by the controller's, and would else have
+// passed again after each renewal, or not come before the certificates end.
 func (i *Identity) rotates() time.Time {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	return i.rotatesAt.Round(0)
+	return i.rotatesAt.Round(0).Add(i.skew)
 }
 
 // unshown reports whether the receipt is of before the restore that the newest roster tells of.
@@ -117,11 +123,35 @@ func (i *Identity) unshown() bool {
 	return believed != nil && i.receipt().GetEpoch() < believed.roster.GetEpoch()
 }
 
-// shows is when the receipt is shown to a registry that was restored.
-func (i *Identity) shows() time.Time {
+// shows is when the receipt is shown to a registry that was restored; now, where the clock was set back since that was drawn.
+func (i *Identity) shows(now time.Time) time.Time {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.showAt.Sub(now) > showSpread {
+		return now
+	}
 	return i.showAt
+}
+
+// maxRecallSpread bounds what a roster can make a node wait.
+const maxRecallSpread = 24 * time.Hour
+
+// recalled reports whether the roster asks for certificates that were issued later than those held, and at which point
+// this node asks for them, which it draws once.
+func (i *Identity) recalled(now time.Time) (at time.Time, recalled bool) {
+	believed := i.believed.Load()
+	if believed == nil || i.receipt().GetIssuedUnixMs() >= believed.roster.GetRenewBeforeUnixMs() {
+		return time.Time{}, false
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	before, spread := believed.roster.GetRenewBeforeUnixMs(), time.Duration(believed.roster.GetRenewSpreadMs())*time.Millisecond
+	most := min(max(spread, 0), maxRecallSpread)
+	if i.recall.before != before || i.recall.spread != spread || i.recall.at.Sub(now) > most { // the clock was set back
+		i.recall.before, i.recall.spread = before, spread
+		i.recall.at = now.Add(rand.N(most + 1))
+	}
+	return i.recall.at, true
 }
 
 // missing are services that the registry allows and that the node has no certificate of.
@@ -181,7 +211,7 @@ func (i *Identity) request(ctx context.Context, conn Requester, rotate bool, ext
 // made before, and whose answer was never stored, is asked for again.
 func (i *Identity) renew(ctx context.Context, conn Requester, rotate bool, extra []exchange.ServiceName) error {
 	state := i.current()
-	current, err := parseKey(state.GetKey())
+	current, err := i.openKey(state.GetKey())
 	if err != nil {
 		return err
 	}
@@ -224,21 +254,19 @@ func (i *Identity) renew(ctx context.Context, conn Requester, rotate bool, extra
 }
 
 // successor returns the node's next key, which is on disk when it returns.
-func (i *Identity) successor() (*NodeIdentity, *ecdsa.PrivateKey, error) {
+func (i *Identity) successor() (*NodeIdentity, *nodeKey, error) {
 	i.writing.Lock()
 	defer i.writing.Unlock()
 	state := i.current()
 	if state.GetPendingKey() != nil {
-		key, err := parseKey(state.GetPendingKey())
+		key, err := i.openKey(state.GetPendingKey())
 		return state, key, err
 	}
-	key, err := newKey()
+	key, err := i.newKey(i.cfg.KeysInTPM || inTPM(state.GetKey()))
 	if err != nil {
 		return nil, nil, err
 	}
 	next := cloneState(state)
-	if next.PendingKey, err = x509.MarshalPKCS8PrivateKey(key); err != nil {
-		return nil, nil, err
-	}
+	next.PendingKey = key.stored
 	return next, key, i.store(next)
 }

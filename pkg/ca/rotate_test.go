@@ -107,6 +107,7 @@ func TestRunRotatesAndComesBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		i.Refresh()
+		time.Sleep(time.Second) // what is issued is recorded together with what others ask for
 		synctest.Wait()
 		if _, err := i.Certificate(billing); err != nil {
 			t.Errorf("refresh: %v", err)
@@ -116,4 +117,49 @@ func TestRunRotatesAndComesBack(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// TestShortLives: with whatever life the controller gives certificates, a node always holds a good one, and asks for no
+// more than it must.
+func TestShortLives(t *testing.T) {
+	for _, life := range []time.Duration{time.Minute, 5 * time.Minute, time.Hour, DefaultTTL} {
+		t.Run(life.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const lives = 20
+				cfg := authorityConfig(t)
+				cfg.Now, cfg.MaxTTL = time.Now, life
+				c := newClusterOf(t, cfg)
+				i, err := NewIdentity(IdentityConfig{Dir: t.TempDir(), Log: slog.New(slog.DiscardHandler)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer i.Close()
+				wire := c.wire("web1")
+				if err := i.Join(t.Context(), c.token("web1", orders), wire.dial); err != nil {
+					t.Fatal(err)
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				done := make(chan error)
+				go func() { done <- i.Run(ctx, wire) }()
+				before := wire.sent.Load()
+				for range 20 * lives {
+					time.Sleep(life / 20)
+					certificate, err := i.Certificate(orders)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if left := time.Until(certificate.Leaf.NotAfter); left > life || left <= 0 {
+						t.Fatalf("a certificate has %s left of %s", left, life)
+					}
+				}
+				if asked := wire.sent.Load() - before; asked < lives || asked > 2*lives+1 {
+					t.Errorf("asked %d times in %d lives", asked, lives)
+				}
+				cancel()
+				if err := <-done; err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -63,23 +64,49 @@ func (s *sealer) open(purpose string, sealed []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// sealingKey finds the key of the authority in dir: systemd's credential, else ca.key. Where the
-// authority is new it makes one; commit then puts it in its place, AFTER the sealed file was written: a
-// key without a file would hide that the file was lost, and a new root would be made in silence.
-func sealingKey(dir string, exists bool) (s *sealer, commit func() error, err error) {
-	none := func() error { return nil }
-	if credentials := os.Getenv("CREDENTIALS_DIRECTORY"); credentials != "" {
-		path := filepath.Join(credentials, CredentialName)
-		secret, err := os.ReadFile(path)
-		if err == nil {
-			s, err = newSealer(secret, path)
-			return s, none, err
-		}
-		if !errors.Is(err, fs.ErrNotExist) {
-			return nil, nil, fmt.Errorf("read the sealing key: %w", err)
-		}
+// keySource says where the key that seals an authority's file is.
+type keySource struct {
+	dir        string // of ca.key
+	file       string // empty: ca.key in dir
+	passphrase Passphrase
+}
+
+func (k keySource) path() string {
+	if k.file != "" {
+		return k.file
 	}
-	path, fresh := filepath.Join(dir, keyFile), filepath.Join(dir, keyFile+".new")
+	return filepath.Join(k.dir, keyFile)
+}
+
+// credential reads a credential that systemd gave to this process; nil where it gave none of the name.
+func credential(name string) (secret []byte, path string, err error) {
+	credentials := os.Getenv("CREDENTIALS_DIRECTORY")
+	if credentials == "" {
+		return nil, "", nil
+	}
+	path = filepath.Join(credentials, name)
+	secret, err = os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, "", nil
+	}
+	return secret, path, err
+}
+
+// sealingKey finds the key of the authority: systemd's credential, else the key file, which may itself be sealed under a
+// passphrase. Where the authority is new it makes one; commit then puts it in its place, AFTER the sealed file was written:
+// a key without a file would hide that the file was lost, and a new root would be made in silence.
+func sealingKey(k keySource, exists bool) (s *sealer, commit func() error, err error) {
+	none := func() error { return nil }
+	secret, from, err := credential(CredentialName)
+	if err != nil {
+		return nil, nil, fmt.Errorf("read the sealing key: %w", err)
+	}
+	if secret != nil {
+		s, err = newSealer(secret, from)
+		return s, none, err
+	}
+	path := k.path()
+	fresh := path + ".new"
 	move := func() error { return os.Rename(fresh, path) }
 	if exists {
 		// A first start that ended between its two steps is finished here.
@@ -90,23 +117,69 @@ func sealingKey(dir string, exists bool) (s *sealer, commit func() error, err er
 				}
 			}
 		}
-		if err := checkPrivate(path); err != nil {
-			return nil, nil, fmt.Errorf("read the sealing key: %w (without it nothing in %s can be read: restore both from one backup)", err, dir)
-		}
-		secret, err := os.ReadFile(path)
+		secret, err := readKeyFile(path, k.passphrase)
 		if err != nil {
-			return nil, nil, fmt.Errorf("read the sealing key: %w", err)
+			return nil, nil, fmt.Errorf("read the sealing key: %w (without it nothing in %s can be read: restore both from one backup)", err, k.dir)
 		}
-		s, err = newSealer(bytes.TrimSpace(secret), path)
+		s, err = newSealer(secret, path)
 		return s, none, err
 	}
 	if _, err := os.Stat(path); err == nil {
 		return nil, nil, fmt.Errorf("%s is there and %s is not: restore %s from a backup, or remove the key to begin a new cluster with a new root", path, dbFile, dbFile)
 	}
-	secret := []byte(rand.Text() + rand.Text()) // 260 bits
-	if err := os.WriteFile(fresh, secret, 0o600); err != nil {
+	secret = []byte(rand.Text() + rand.Text()) // 260 bits
+	stored := secret
+	if k.passphrase != nil {
+		if stored, err = sealSecret(k.passphrase, sealedKeyPurpose, secret); err != nil {
+			return nil, nil, fmt.Errorf("seal the sealing key: %w", err)
+		}
+	}
+	if err := os.WriteFile(fresh, stored, 0o600); err != nil {
 		return nil, nil, fmt.Errorf("write the sealing key: %w", err)
 	}
 	s, err = newSealer(secret, path)
 	return s, move, err
+}
+
+// sealedKeyPurpose is what a sealed ca.key says it is.
+const sealedKeyPurpose = "sealing key of an authority"
+
+// readKeyFile reads a key file, and opens it where it is sealed under a passphrase.
+func readKeyFile(path string, passphrase Passphrase) ([]byte, error) {
+	if err := checkPrivate(path); err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	if !isSealed(data) {
+		return bytes.TrimSpace(data), nil
+	}
+	secret, err := openSecret(passphrase, sealedKeyPurpose, data)
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return secret, nil
+}
+
+// SealKeyFile seals a key file of a controller that is stopped under a passphrase, or under another one than before. The
+// key itself stays the same, so that backups of before can be restored with the file of now.
+func SealKeyFile(path string, before, passphrase Passphrase) error {
+	secret, err := readKeyFile(path, before)
+	if err != nil {
+		return fmt.Errorf("seal %s: %w", path, err)
+	}
+	sealed, err := sealSecret(passphrase, sealedKeyPurpose, secret)
+	if err != nil {
+		return fmt.Errorf("seal %s: %w", path, err)
+	}
+	fresh := path + ".new"
+	if err := writeNew(fresh, func(w io.Writer) error { _, err := w.Write(sealed); return err }); err != nil {
+		return fmt.Errorf("seal %s: %w", path, err)
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		return fmt.Errorf("seal %s: %w", path, err)
+	}
+	return nil
 }

@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/sha256"
@@ -15,18 +16,21 @@ import (
 // What a signature is for comes before what is signed, so that no signature can be shown where another
 // kind is expected.
 const (
-	joinDomain         snapshot.Domain = "sennit join v1\x00"         // by a token's seed and by the node's key
-	renewDomain        snapshot.Domain = "sennit renew v1\x00"        // by both keys of the node
-	registrationDomain snapshot.Domain = "sennit registration v1\x00" // by the node's key
-	replyDomain        snapshot.Domain = "sennit reply v1\x00"        // by a controller's key
-	receiptDomain      snapshot.Domain = "sennit receipt v1\x00"      // by a controller's key
+	joinDomain         snapshot.Domain = "sennit join v1\x00"          // by a token's seed and by the node's key
+	renewDomain        snapshot.Domain = "sennit renew v1\x00"         // by both keys of the node
+	workloadDomain     snapshot.Domain = "sennit workload v1\x00"      // by the node's key
+	registrationDomain snapshot.Domain = "sennit registration v1\x00"  // by the node's key
+	replyDomain        snapshot.Domain = "sennit reply v1\x00"         // by a controller's key
+	challengeDomain    snapshot.Domain = "sennit tpm challenge v1\x00" // by a controller's key; hashed, what a TPM certifies for
+	attestDomain       snapshot.Domain = "sennit attest v1\x00"        // hashed, not signed: what a cloud's evidence is made for
+	receiptDomain      snapshot.Domain = "sennit receipt v1\x00"       // by a controller's key
 )
 
 var errSignature = errors.New("the signature does not verify")
 
 // signECDSA signs domain and message with a node's key: ECDSA P-256 over SHA-256, ASN.1.
-func signECDSA(key *ecdsa.PrivateKey, domain snapshot.Domain, message []byte) ([]byte, error) {
-	return ecdsa.SignASN1(rand.Reader, key, digest(domain, message))
+func signECDSA(key crypto.Signer, domain snapshot.Domain, message []byte) ([]byte, error) {
+	return key.Sign(rand.Reader, digest(domain, message), crypto.SHA256)
 }
 
 // verifyECDSA checks what signECDSA made; key is a SubjectPublicKeyInfo.
@@ -63,6 +67,11 @@ func p256(key any) (*ecdsa.PublicKey, error) {
 		return nil, fmt.Errorf("public key of type %T: want ECDSA P-256", key)
 	}
 	return public, nil
+}
+
+// KeyFingerprint names a certificate's key for people.
+func KeyFingerprint(certificate *x509.Certificate) string {
+	return fingerprint(certificate.RawSubjectPublicKeyInfo)
 }
 
 // fingerprint names a public key for people: the first 8 bytes of its SHA-256.

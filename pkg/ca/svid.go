@@ -1,20 +1,26 @@
 package ca
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"math/big"
 	"net"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 const (
@@ -26,6 +32,9 @@ const (
 
 	// backdate is how far before its issuing a certificate is valid, for hosts whose clocks are late.
 	backdate = 5 * time.Minute
+
+	// Backdate is how long before their issuing certificates say that they are valid.
+	Backdate = backdate
 
 	rootLife         = 10 * 365 * 24 * time.Hour
 	intermediateLife = 90 * 24 * time.Hour
@@ -52,15 +61,42 @@ func caTemplate(trustDomain, name string, pathLength int, now time.Time, life ti
 	}
 }
 
-// leafTemplate follows X509-SVID §2 and §4: one URI, no CA, digital signatures only.
-func leafTemplate(id string, now time.Time, ttl time.Duration) (*x509.Certificate, error) {
+// rootPathLength is how many authorities may stand between a root and a leaf: the roots that followed on it, each as the
+// one before certifies it, and an intermediate.
+const rootPathLength = snapshot.MaxSuccessions + 1
+
+// newRoot makes a root and its key.
+func newRoot(trustDomain, name string, now time.Time) (*x509.Certificate, *ecdsa.PrivateKey, error) {
+	key, err := newKey()
+	if err != nil {
+		return nil, nil, err
+	}
+	template := caTemplate(trustDomain, name, rootPathLength, now, rootLife)
+	certificate, err := certify(template, &key.PublicKey, template, key)
+	return certificate, key, err
+}
+
+// certify signs a certificate by an authority, which it does not outlive.
+func certify(template *x509.Certificate, key *ecdsa.PublicKey, by *x509.Certificate, byKey *ecdsa.PrivateKey) (*x509.Certificate, error) {
+	if template.NotAfter.After(by.NotAfter) {
+		template.NotAfter = by.NotAfter
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, by, key, byKey)
+	if err != nil {
+		return nil, err
+	}
+	return x509.ParseCertificate(der)
+}
+
+// leafTemplate follows X509-SVID §2 and §4: one URI, no CA, digital signatures only. node: "" of what no node holds.
+func leafTemplate(id, node string, now time.Time, ttl time.Duration) (*x509.Certificate, error) {
 	parsed, err := spiffeid.FromString(id)
 	if err != nil || parsed.Path() == "" {
 		return nil, fmt.Errorf("SPIFFE ID %q: not the name of a workload (%w)", id, err)
 	}
 	return &x509.Certificate{
 		SerialNumber:          newSerial(),
-		Subject:               pkix.Name{Organization: []string{"Sennit"}},
+		Subject:               subjectOf(node),
 		NotBefore:             now.Add(-backdate),
 		NotAfter:              now.Add(ttl),
 		KeyUsage:              x509.KeyUsageDigitalSignature,
@@ -98,7 +134,7 @@ func parseCSR(der []byte) (*ecdsa.PublicKey, error) {
 }
 
 // newCSR asks for a certificate of key.
-func newCSR(key *ecdsa.PrivateKey) ([]byte, error) {
+func newCSR(key crypto.Signer) ([]byte, error) {
 	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 }
 
@@ -137,8 +173,17 @@ func parseChain(chain [][]byte) ([]*x509.Certificate, error) {
 // errNotNow is returned for a certificate that is not valid yet or no more.
 var errNotNow = errors.New("certificate has expired or is not valid yet")
 
-// maxChain bounds a chain, leaf and root included.
-const maxChain = 8
+// notNow is errNotNow, and what the standard library said, by which the bus knows it too.
+type notNow struct {
+	invalid x509.CertificateInvalidError
+	text    string
+}
+
+func (n *notNow) Error() string   { return n.text }
+func (n *notNow) Unwrap() []error { return []error{errNotNow, n.invalid} }
+
+// maxChain bounds a chain: leaf, intermediate and root, and the way to the roots before (serverChain).
+const maxChain = 3 + 2*snapshot.MaxSuccessions
 
 // verifyChain checks an X.509-SVID as X509-SVID §5 says, at a point of time, and returns its SPIFFE ID,
 // which is of the trust domain.
@@ -154,26 +199,54 @@ func verifyChain(chain []*x509.Certificate, roots *x509.CertPool, trustDomain st
 	if err != nil {
 		return spiffeid.ID{}, err
 	}
-	switch {
-	case id.TrustDomain().Name() != trustDomain:
+	if id.TrustDomain().Name() != trustDomain {
 		return spiffeid.ID{}, fmt.Errorf("%s is not of trust domain %s", id, trustDomain)
-	case leaf.IsCA, leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0:
-		return spiffeid.ID{}, fmt.Errorf("%s shows the certificate of an authority", id)
-	case leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
-		return spiffeid.ID{}, fmt.Errorf("the certificate of %s is not for signatures", id)
 	}
-	intermediates := x509.NewCertPool()
-	for _, certificate := range chain[1:] {
-		intermediates.AddCert(certificate)
+	if err := checkLeaf(leaf); err != nil {
+		return spiffeid.ID{}, fmt.Errorf("%s: %w", id, err)
 	}
-	_, err = leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
-	})
+	err = leadsTo(chain, roots, now)
 	if invalid := (x509.CertificateInvalidError{}); errors.As(err, &invalid) && invalid.Reason == x509.Expired {
-		return spiffeid.ID{}, fmt.Errorf("%w: that of %s is valid from %s to %s, and this host's clock says %s", errNotNow, id,
-			leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
+		return spiffeid.ID{}, &notNow{invalid, fmt.Sprintf("%v: that of %s is valid from %s to %s, and this host's clock says %s", errNotNow, id,
+			leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))}
 	}
 	return id, err
+}
+
+// checkLeaf refuses certificates that are no leaves (X509-SVID §5.2).
+func checkLeaf(leaf *x509.Certificate) error {
+	switch {
+	case leaf.IsCA, leaf.KeyUsage&(x509.KeyUsageCertSign|x509.KeyUsageCRLSign) != 0:
+		return errors.New("it shows the certificate of an authority")
+	case leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
+		return errors.New("the certificate is not for signatures")
+	case len(leaf.ExtKeyUsage)+len(leaf.UnknownExtKeyUsage) == 0 && slices.ContainsFunc(leaf.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(extKeyUsage) }):
+		return errors.New("the certificate says that it is for nothing") // which Go takes for everything
+	}
+	return nil
+}
+
+var extKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 37}
+
+// leastRSA is the shortest key of RSA, in bits, that a peer's chain may have: this authority makes none, and others, whose roots
+// are trusted, might.
+const leastRSA = 2048
+
+// leadsTo checks the way from the first certificate of a chain to a root, by RFC 5280 §6.
+func leadsTo(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
+	intermediates := x509.NewCertPool()
+	for i, certificate := range chain {
+		if key, ok := certificate.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() < leastRSA {
+			return fmt.Errorf("a certificate of the chain has an RSA key of %d bits, and less than %d are too few", key.N.BitLen(), leastRSA)
+		}
+		if i > 0 {
+			intermediates.AddCert(certificate)
+		}
+	}
+	_, err := chain[0].Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}, // one of them; SVIDs are for both
+	})
+	return err
 }
 
 func keyHash(certificate *x509.Certificate) []byte {

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"github.com/sennit-mesh/sennit/pkg/attest"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
@@ -19,8 +20,10 @@ import (
 type TokenRequest struct {
 	Node      string
 	Services  []exchange.ServiceName // that the node may run
-	TTL       time.Duration          // 0: DefaultTokenTTL; at most 30 days
+	TTL       time.Duration          // 0: DefaultTokenTTL; at most 30 days, or 366 with Attest
 	Addresses []string               // of the bus; nil: as the registrar is configured
+	// Attest lets many hosts join, each under the name of its machine; Node is what the token is called then. nil: one host.
+	Attest *Attest
 }
 
 // CreateToken makes a token with which one host can join once under the node's name. It refuses with
@@ -33,8 +36,19 @@ func (r *Registrar) CreateToken(ctx context.Context, request TokenRequest) (*Tok
 	if request.TTL == 0 {
 		request.TTL = DefaultTokenTTL
 	}
-	if request.TTL < minTokenTTL || request.TTL > maxTokenTTL {
-		return nil, fmt.Errorf("join token that lives %s: want between %s and %s", request.TTL, minTokenTTL, maxTokenTTL)
+	longest := maxTokenTTL
+	if request.Attest != nil {
+		longest = attestTTL
+		if err := request.Attest.Check(); err != nil {
+			return nil, err
+		}
+		if request.Attest.Provider != attest.TPM && !r.cfg.Attest.Has(request.Attest.Provider) {
+			return nil, fmt.Errorf("%w: this controller has no keys of %s to verify it with; start it with --attest-%s",
+				ErrNotAttested, request.Attest.Provider, request.Attest.Provider)
+		}
+	}
+	if request.TTL < minTokenTTL || request.TTL > longest {
+		return nil, fmt.Errorf("join token that lives %s: want between %s and %s", request.TTL, minTokenTTL, longest)
 	}
 	if request.Addresses == nil {
 		request.Addresses = r.cfg.Addresses
@@ -62,6 +76,14 @@ func (r *Registrar) CreateToken(ctx context.Context, request TokenRequest) (*Tok
 	for _, service := range request.Services {
 		body.Services = append(body.Services, service.String())
 	}
+	var attestation *Attestation
+	if a := request.Attest; a != nil {
+		body.Attest = string(a.Provider)
+		attestation = &Attestation{Provider: string(a.Provider), Accounts: a.Accounts, Places: a.Places, EndorsementKeys: a.TPMs.Keys}
+		for _, authority := range a.TPMs.Authorities {
+			attestation.Authorities = append(attestation.Authorities, authority.Raw)
+		}
+	}
 	token, err := newToken(body)
 	if err != nil {
 		return nil, fmt.Errorf("make a join token for %s: %w", request.Node, err)
@@ -70,6 +92,7 @@ func (r *Registrar) CreateToken(ctx context.Context, request TokenRequest) (*Tok
 	data, err := proto.Marshal(&TokenRecord{
 		Node: request.Node, Services: body.GetServices(), ExpiresUnixMs: body.GetExpiresUnixMs(),
 		VerifyKey: token.key().Public().(ed25519.PublicKey), Digest: digest[:],
+		Attestation: attestation,
 	})
 	if err != nil {
 		return nil, err
@@ -87,6 +110,7 @@ type TokenStatus struct {
 	Services []exchange.ServiceName
 	Expires  time.Time
 	Used     time.Time // zero: not yet
+	Attest   *Attest   // nil: it is for one host
 }
 
 // RevokeToken takes a join token back: it admits nobody from then on, and is not listed. A host that joined

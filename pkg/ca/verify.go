@@ -5,7 +5,9 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 
@@ -46,13 +48,26 @@ func newBelieved(state *NodeIdentity) (*believed, error) {
 		b.roots.AddCert(root)
 		b.certificates = append(b.certificates, root)
 	}
-	for _, serial := range roster.GetRevokedSerials() {
+	for _, serial := range slices.Concat(roster.GetRevokedSerials(), state.GetCarriedSerials()) {
 		b.serials[strings.ToLower(serial)] = true
 	}
 	for _, id := range roster.GetRevokedIdentities() {
 		b.identities[id] = true
 	}
 	return b, nil
+}
+
+// maxCarried bounds the serial numbers that are carried over epochs. Rosters revoke intermediates, of which there are few.
+const maxCarried = 1024
+
+// carried are the serial numbers that are revoked whatever a newer roster says: a controller that was restored does not know
+// what was withdrawn since its backup, and would have it believed again.
+func (b *believed) carried(state *NodeIdentity, newer *snapshot.Roster) []string {
+	if b == nil || newer.GetEpoch() <= b.roster.GetEpoch() {
+		return state.GetCarriedSerials()
+	}
+	all := slices.Sorted(maps.Keys(b.serials))
+	return all[:min(len(all), maxCarried)]
 }
 
 // verify checks a peer's chain: SPIFFE's rules, the way to a root, validity now, revocation of any part.
@@ -76,7 +91,7 @@ func (b *believed) verify(chain []*x509.Certificate, now time.Time) (spiffeid.ID
 // certificates as of now, against the newest roster, and returns the service that the peer is. It returns
 // ErrPeer for every peer that is no service of the cluster.
 func (i *Identity) Verify(state tls.ConnectionState) (exchange.ServiceName, error) {
-	id, err := i.verifyPeer(state)
+	id, err := i.verifyPeer(state, i.cfg.Now())
 	if err != nil {
 		return exchange.ServiceName{}, err
 	}
@@ -87,12 +102,19 @@ func (i *Identity) Verify(state tls.ConnectionState) (exchange.ServiceName, erro
 	return service, nil
 }
 
-func (i *Identity) verifyPeer(state tls.ConnectionState) (spiffeid.ID, error) {
+func (i *Identity) verifyPeer(state tls.ConnectionState, now time.Time) (spiffeid.ID, error) {
 	b := i.believed.Load()
 	if b == nil {
 		return spiffeid.ID{}, fmt.Errorf("%w: %w", ErrPeer, ErrNotJoined)
 	}
-	return b.verify(state.PeerCertificates, i.cfg.Now())
+	id, err := b.verify(state.PeerCertificates, now)
+	if err != nil {
+		return spiffeid.ID{}, err
+	}
+	if err := i.revoked.Load().check(state.PeerCertificates, id.String()); err != nil {
+		return spiffeid.ID{}, fmt.Errorf("%w: %w", ErrPeer, err)
+	}
+	return id, nil
 }
 
 // UpdateRoster takes a roster as it was published, and reports whether it replaces the one held. One that is
@@ -114,7 +136,9 @@ func (i *Identity) UpdateRoster(raw []byte) (bool, error) {
 		return false, err
 	}
 	next := cloneState(state)
-	next.Roster = raw
+	root := trust.Root()
+	next.Roster, next.RootHash = raw, root[:]
+	next.CarriedSerials = i.believed.Load().carried(state, trust.Roster())
 	b, err := newBelieved(next)
 	if err != nil {
 		return false, err
@@ -130,10 +154,10 @@ func (i *Identity) UpdateRoster(raw []byte) (bool, error) {
 		i.mu.Lock()
 		i.showAt = i.wall().Add(rand.N(showSpread))
 		i.mu.Unlock()
-		select {
-		case i.woken <- struct{}{}:
-		default:
-		}
+	}
+	select { // it may ask for more than that
+	case i.woken <- struct{}{}:
+	default:
 	}
 	return true, nil
 }

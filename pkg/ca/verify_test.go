@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -65,6 +66,22 @@ func TestHandshakesVerifyOnResumption(t *testing.T) {
 			c.reroster(server, func(r *snapshot.Roster) {
 				r.RevokedIdentities = append(r.RevokedIdentities, ServiceID(testDomain, orders))
 			})
+		}, false},
+		{"the client's service is revoked", func(c *cluster, server, _ *Identity) {
+			c.revoke(c.registrar.RevokeService(c.t.Context(), orders, "", ""), server)
+		}, false},
+		{"the client's service is revoked on its node", func(c *cluster, server, _ *Identity) {
+			c.revoke(c.registrar.RevokeService(c.t.Context(), orders, "web1", ""), server)
+		}, false},
+		{"the client's service is revoked on another node", func(c *cluster, server, _ *Identity) {
+			c.revoke(c.registrar.RevokeService(c.t.Context(), orders, "db1", ""), server)
+		}, true},
+		{"the client's node is revoked", func(c *cluster, server, _ *Identity) {
+			c.revoke(c.registrar.RevokeNode(c.t.Context(), "web1", ""), server)
+		}, false},
+		{"the client's serial is revoked", func(c *cluster, server, client *Identity) {
+			_, err := c.registrar.RevokeCertificate(c.t.Context(), "00"+strings.ToUpper(leafSerial(c.t, client, orders)), "")
+			c.revoke(err, server)
 		}, false},
 		{"another is revoked", func(c *cluster, server, _ *Identity) {
 			c.reroster(server, func(r *snapshot.Roster) {
@@ -244,5 +261,31 @@ func TestServerCertificate(t *testing.T) {
 	impostor.Certificate = append(slices.Clone(node.Certificate), c.authority.Root().Raw)
 	if _, _, err := handshake(t, &tls.Config{Certificates: []tls.Certificate{impostor}}, client); !errors.Is(err, ErrUntrusted) {
 		t.Errorf("a node passes for a controller: %v", err)
+	}
+}
+
+// TestHomeIsWhatTheAuthorityWrote: the node that a certificate names is the one that asked the registry for it, whatever its
+// request says, and an authority of another trust domain names none of ours.
+func TestHomeIsWhatTheAuthorityWrote(t *testing.T) {
+	t.Parallel()
+	c := newCluster(t)
+	i := c.joined("web1", orders)
+	certificate, err := i.Certificate(orders)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := tls.ConnectionState{PeerCertificates: []*x509.Certificate{certificate.Leaf}}
+	if domain, node := i.Home(state); domain != testDomain || node != "web1" {
+		t.Errorf("trust domain %q, node %q", domain, node)
+	}
+	foreign := *certificate.Leaf
+	foreign.URIs = []*url.URL{{Scheme: "spiffe", Host: "other.example.com", Path: "/ns/default/svc/orders"}}
+	if domain, node := i.Home(tls.ConnectionState{PeerCertificates: []*x509.Certificate{&foreign}}); domain != "other.example.com" || node != "" {
+		t.Errorf("of another trust domain: %q, node %q", domain, node)
+	}
+	before := *certificate.Leaf
+	before.Subject.OrganizationalUnit = nil
+	if _, node := i.Home(tls.ConnectionState{PeerCertificates: []*x509.Certificate{&before}}); node != "" {
+		t.Errorf("of an older controller: node %q", node)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 )
 
@@ -23,6 +24,11 @@ func (ls *Listeners) allowed(conn *net.TCPConn, rule Listener) error {
 	if err != nil {
 		return fmt.Errorf("find out who connected from %s: %w", far, err)
 	}
+	return ls.permits(owner, far.AddrPort(), rule)
+}
+
+// permits returns nil where the owner of the socket at far is the one that the rule names.
+func (ls *Listeners) permits(owner Owner, far netip.AddrPort, rule Listener) error {
 	switch {
 	case rule.HasUID && owner.UID != rule.UID:
 		return fmt.Errorf("%w: %s is uid %d, the listener is for uid %d", ErrNotAllowed, far, owner.UID, rule.UID)
@@ -31,7 +37,7 @@ func (ls *Listeners) allowed(conn *net.TCPConn, rule Listener) error {
 		if err != nil {
 			return fmt.Errorf("find out which unit connected from %s: %w", far, err)
 		}
-		if unitOf(path) != rule.Unit {
+		if !inUnit(path, rule.Unit) {
 			return fmt.Errorf("%w: %s is in cgroup %s, the listener is for %s", ErrNotAllowed, far, path, rule.Unit)
 		}
 	case !rule.HasUID && owner.UID != ls.uid:

@@ -100,15 +100,3 @@ func (c *cgroups) walk() (map[uint64]string, error) {
 	}
 	return found, nil
 }
-
-// unitOf returns the unit of the system's systemd that a cgroup belongs to, "" where it is in none. A user
-// may make cgroups of any name below the unit of its own session, so only the first component that is not
-// a slice counts.
-func unitOf(path string) string {
-	for component := range strings.SplitSeq(strings.TrimPrefix(path, "/"), "/") {
-		if !strings.HasSuffix(component, ".slice") {
-			return component
-		}
-	}
-	return ""
-}

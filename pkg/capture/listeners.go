@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -11,23 +12,27 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"golang.org/x/time/rate"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 )
 
-// A Listener is one address of this host where chosen processes call a service: whoever connects to Address
+// A Listener is one address of this host where chosen processes call a service: whoever connects, or with UDP sends, to Address
 // and is UID, or runs in Unit, speaks as As to Port of To. Where neither is given it is only the user that
 // this process runs as. Of a Gateway, anybody may connect: As is the gateway, To the same, and Port its port.
 type Listener struct {
 	As      exchange.ServiceName
 	To      exchange.ServiceName
 	Port    uint16
+	UDP     bool // Port and Address are of UDP
 	Address netip.AddrPort
 	HasUID  bool
 	UID     uint32
 	Unit    string // of the system's systemd, as "orders.service"
 	Gateway bool   // for those outside
+	// Plaintext is for callers without an identity: anybody may connect. As and To are the service, and Port its port.
+	Plaintext bool
 }
 
 // A Handler drives one connection. It owns conn until it returns and ends soon after ctx does.
@@ -35,11 +40,16 @@ type Handler func(ctx context.Context, conn *net.TCPConn, l Listener)
 
 // Config is what Listeners need.
 type Config struct {
-	Handle Handler
+	Handle     Handler
+	HandleFlow FlowHandler // nil: there are no listeners of UDP
 	// MaxConnections bounds the open connections of one listener; more wait in the kernel's queue until one
 	// ends, so that no caller is refused for a burst. 0: 4,096.
 	MaxConnections int
-	// MaxOfSource bounds the open connections of one address outside to one port of a gateway; those beyond are reset.
+	// MaxFlows bounds the flows of one listener of UDP; datagrams of more are dropped until one of those that are silent
+	// ends. 0: 4,096.
+	MaxFlows int
+	// MaxOfSource bounds the open connections of one address outside to one port of a gateway; those beyond are reset. It
+	// bounds flows too.
 	// 0: 1,024.
 	MaxOfSource int
 	// Changed is called when a listener was opened, closed, or could not be; it must not block. nil: nobody hears.
@@ -61,16 +71,25 @@ type Listeners struct {
 	wake   chan struct{}
 
 	mu   sync.Mutex
-	open map[netip.AddrPort]*socket // read by Status, written by Run
+	open map[place]*socket // read by Status, written by Run
 }
+
+// A place is what one listener alone can have.
+type place struct {
+	address netip.AddrPort
+	udp     bool
+}
+
+func (l Listener) place() place { return place{l.Address, l.UDP} }
 
 // Status is what is to be said of one listener.
 type Status struct {
 	Listener Listener
 	Err      error // why it is not open; tried again every two seconds
-	Active   int   // connections that are open
+	Active   int   // connections, or flows, that are open
 	Accepted uint64
-	Refused  uint64 // connections of those who may not use it, or from outside and too many
+	Refused  uint64 // connections, or datagrams, of those who may not use it, or too many
+	Dropped  uint64 // datagrams that found a queue full
 }
 
 // New opens what finding out owners needs; Run opens the listeners.
@@ -81,14 +100,17 @@ func New(cfg Config) (*Listeners, error) {
 	if cfg.MaxOfSource == 0 {
 		cfg.MaxOfSource = 1024
 	}
-	owners, err := newOwners()
+	if cfg.MaxFlows == 0 {
+		cfg.MaxFlows = 4096
+	}
+	owners, err := newOwners(unix.IPPROTO_TCP)
 	if err != nil {
 		return nil, err
 	}
 	return &Listeners{
 		cfg: cfg, owners: owners, cgroups: newCgroups(cfg.CgroupRoot), uid: processUID(),
 		refusal: rate.NewLimiter(1, 10), retry: retryAfter,
-		wake: make(chan struct{}, 1), open: map[netip.AddrPort]*socket{},
+		wake: make(chan struct{}, 1), open: map[place]*socket{},
 	}, nil
 }
 
@@ -140,33 +162,33 @@ func (ls *Listeners) reconcile(ctx context.Context, wanted []Listener, running *
 func (ls *Listeners) openAndClose(ctx context.Context, wanted []Listener, running *sync.WaitGroup) (complete, changed bool) {
 	ls.mu.Lock()
 	defer ls.mu.Unlock()
-	keep := map[netip.AddrPort]bool{}
+	keep := map[place]bool{}
 	for _, l := range wanted {
 		// A port that was for others is closed first: who is connected was let in by another rule.
-		if s := ls.open[l.Address]; s == nil || s.rule.Load().Gateway == l.Gateway {
-			keep[l.Address] = true
+		if s := ls.open[l.place()]; s == nil || s.rule.Load().Gateway == l.Gateway && s.rule.Load().Plaintext == l.Plaintext {
+			keep[l.place()] = true
 		}
 	}
-	for address, s := range ls.open {
-		if !keep[address] {
+	for at, s := range ls.open {
+		if !keep[at] {
 			s.close()
-			delete(ls.open, address)
+			delete(ls.open, at)
 			changed = true
 		}
 	}
 	complete = true
 	for _, l := range wanted {
-		s := ls.open[l.Address]
+		s := ls.open[l.place()]
 		if s == nil {
 			s = &socket{slots: make(chan struct{}, ls.cfg.MaxConnections)}
 			s.ctx, s.cancel = context.WithCancel(ctx)
-			ls.open[l.Address] = s
+			ls.open[l.place()] = s
 		}
 		s.rule.Store(&l)
 		if s.listener != nil {
 			continue
 		}
-		listener, err := ls.listen(ctx, l.Address)
+		begin, err := ls.begin(ctx, l, s, running)
 		if err != nil {
 			if s.err == nil || s.err.Error() != err.Error() {
 				ls.cfg.Log.Error("listener not opened", "service", l.To.String(), "err", err)
@@ -175,10 +197,28 @@ func (ls *Listeners) openAndClose(ctx context.Context, wanted []Listener, runnin
 			s.err, complete = err, false
 			continue
 		}
-		s.listener, s.err, changed = listener, nil, true
-		running.Go(func() { ls.accept(ctx, listener, s, running) })
+		s.err, changed = nil, true
+		running.Go(begin)
 	}
 	return complete, changed
+}
+
+// begin opens a listener, and returns what runs until it is closed.
+func (ls *Listeners) begin(ctx context.Context, l Listener, s *socket, running *sync.WaitGroup) (run func(), err error) {
+	if l.UDP {
+		flows, err := ls.listenUDP(ctx, l, s)
+		if err != nil {
+			return nil, err
+		}
+		s.listener, s.flows = flows, flows
+		return func() { flows.receive(ctx, running) }, nil
+	}
+	listener, err := ls.listen(ctx, l.Address)
+	if err != nil {
+		return nil, err
+	}
+	s.listener = listener
+	return func() { ls.accept(ctx, listener, s, running) }, nil
 }
 
 // Status tells of every listener, by address.
@@ -187,16 +227,36 @@ func (ls *Listeners) Status() []Status {
 	defer ls.mu.Unlock()
 	var out []Status
 	for _, s := range ls.open {
-		out = append(out, Status{*s.rule.Load(), s.err, len(s.slots), s.accepted.Load(), s.refused.Load()})
+		status := Status{
+			Listener: *s.rule.Load(), Err: s.err, Active: len(s.slots), Accepted: s.accepted.Load(), Refused: s.refused.Load(),
+		}
+		if s.flows != nil {
+			status.Active, status.Dropped = int(s.flows.active.Load()), s.flows.dropped.Load()
+		}
+		out = append(out, status)
 	}
-	slices.SortFunc(out, func(a, b Status) int { return a.Listener.Address.Compare(b.Listener.Address) })
+	slices.SortFunc(out, func(a, b Status) int {
+		if c := a.Listener.Address.Compare(b.Listener.Address); c != 0 || a.Listener.UDP == b.Listener.UDP {
+			return c
+		} else if b.Listener.UDP {
+			return -1
+		}
+		return 1
+	})
 	return out
+}
+
+// An opened listener is a net.Listener or flows.
+type opened interface {
+	io.Closer
+	Addr() net.Addr
 }
 
 // A socket is one open listener. Its rule may change while connections come in.
 type socket struct {
 	rule              atomic.Pointer[Listener]
-	listener          net.Listener // nil where it could not be opened
+	listener          opened // nil where it could not be opened
+	flows             *flows // of UDP; else nil
 	err               error
 	slots             chan struct{} // one for each connection that may be open
 	accepted, refused atomic.Uint64
@@ -255,7 +315,7 @@ func (ls *Listeners) serve(ctx context.Context, conn net.Conn, s *socket) {
 		return
 	}
 	rule := *s.rule.Load()
-	if rule.Gateway {
+	if rule.Gateway || rule.Plaintext {
 		ls.serveOutside(tcp, rule, s)
 		return
 	}

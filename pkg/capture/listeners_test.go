@@ -32,6 +32,9 @@ func TestMain(m *testing.M) {
 	if address := os.Getenv("CAPTURE_TEST_DIAL"); address != "" {
 		os.Exit(dialAndRead(address))
 	}
+	if os.Getenv("CAPTURE_TEST_DO") != "" {
+		os.Exit(askAndTell())
+	}
 	os.Exit(m.Run())
 }
 
@@ -88,7 +91,7 @@ func (ls *Listeners) start(t *testing.T, wanted ...Listener) []string {
 func (ls *Listeners) addresses(wanted ...Listener) []string {
 	var out []string
 	for _, l := range wanted {
-		out = append(out, ls.open[l.Address].listener.Addr().String())
+		out = append(out, ls.open[l.place()].listener.Addr().String())
 	}
 	return out
 }
@@ -257,12 +260,12 @@ func TestChangesLeaveTheRestAlone(t *testing.T) {
 	if _, err := io.ReadFull(conn, greeting); err != nil {
 		t.Fatal(err)
 	}
-	kept := ls.open[a.Address].listener
+	kept := ls.open[a.place()].listener
 
 	a.To = exchange.ServiceName{Namespace: "default", Name: "billing"}
 	var running sync.WaitGroup
 	ls.reconcile(t.Context(), []Listener{a}, &running)
-	if ls.open[a.Address].listener != kept {
+	if ls.open[a.place()].listener != kept {
 		t.Error("a listener whose address stayed was opened again")
 	}
 	if got, err := call(t, at[0]); err != nil || got != "default/orders calls default/billing" {

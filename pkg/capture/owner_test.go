@@ -7,6 +7,8 @@ import (
 	"os"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // pair returns both ends of a connection to a listener on address.
@@ -37,7 +39,7 @@ func ends(conn *net.TCPConn) (far, near netip.AddrPort) {
 
 func testOwners(t testing.TB) *owners {
 	t.Helper()
-	o, err := newOwners()
+	o, err := newOwners(unix.IPPROTO_TCP)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,22 +152,6 @@ func TestCgroupsAreFoundByTheirDirectory(t *testing.T) {
 	}
 	if _, err := c.path(0); !errors.Is(err, ErrNoCgroup) {
 		t.Errorf("no id: %v", err)
-	}
-}
-
-func TestUnitOf(t *testing.T) {
-	for path, want := range map[string]string{
-		"/system.slice/orders.service":                                           "orders.service",
-		"/system.slice/orders.service/worker":                                    "orders.service",
-		"/shop.slice/shop-a.slice/orders.service":                                "orders.service",
-		"/user.slice/user-1000.slice/user@1000.service/app.slice/orders.service": "user@1000.service",
-		"/user.slice/user-1000.slice/session-1.scope":                            "session-1.scope",
-		"/": "",
-		"":  "",
-	} {
-		if got := unitOf(path); got != want {
-			t.Errorf("unitOf(%q) = %q, want %q", path, got, want)
-		}
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // An attachment is where rules apply: at one port of a service, for the callers of one namespace (a
@@ -74,9 +75,9 @@ func attach(document *routeDocument, services *catalog, gateways *gateways, to a
 	done := make(map[attachment]bool)
 	var status gatewayv1.RouteStatus
 	for i, ref := range document.Spec.ParentRefs {
-		if name, ok := parentGateway(document.Namespace, ref); ok {
-			if parent := gateways.attach(outside, i, ref, name); parent != nil {
-				status.Parents = append(status.Parents, *parent)
+		if parent, ok := parentListeners(document.Namespace, ref); ok {
+			if at := gateways.attach(outside, i, ref, parent); at != nil {
+				status.Parents = append(status.Parents, *at)
 			}
 			continue
 		}
@@ -128,20 +129,24 @@ func parentPorts(route *routeDocument, ref gatewayv1.ParentReference, services *
 		return name, nil, `a Service is of the core group; write group: ""`
 	case kind == api.ExternalServices.Name && group == api.ExternalServices.Group:
 	case kind != "Service" || group != "":
-		return name, nil, fmt.Sprintf(`parents of kind %s in group %q are not supported in this version; write group: "" and kind: Service, or kind: Gateway`, kind, group)
+		return name, nil, fmt.Sprintf(`parents of kind %s in group %q are not supported in this version; write group: "" and kind: Service, or kind: Gateway or ListenerSet`, kind, group)
 	}
 	parent, problem := services.find(kind, name)
 	if problem != "" {
 		return name, nil, problem
 	}
-	var wanted, other []uint32
+	var wanted, other, elsewhere []uint32
 	for _, p := range parent.ports {
-		if ref.Port != nil && uint32(*ref.Port) != p.number || ref.SectionName != nil && *ref.SectionName != "" && string(*ref.SectionName) != p.name {
+		number, udp := snapshot.Port(p.number)
+		if ref.Port != nil && *ref.Port != gatewayv1.PortNumber(number) || ref.SectionName != nil && *ref.SectionName != "" && string(*ref.SectionName) != p.name {
 			continue
 		}
-		if isHTTP(p.protocol) != ofConnections(route.kind) {
+		switch {
+		case udp != (route.kind == api.UDPRoute):
+			elsewhere = append(elsewhere, p.number)
+		case udp, isHTTP(p.protocol) != ofConnections(route.kind):
 			wanted = append(wanted, p.number)
-		} else {
+		default:
 			other = append(other, p.number)
 		}
 	}
@@ -152,6 +157,10 @@ func parentPorts(route *routeDocument, ref gatewayv1.ParentReference, services *
 		return name, nil, fmt.Sprintf("port %d of %s %s is HTTP, of which each request is routed; write an HTTPRoute", other[0], kind, name)
 	case len(other) > 0:
 		return name, nil, fmt.Sprintf("port %d of %s %s is not known to be HTTP; set %s", other[0], kind, name, parent.saysHTTP())
+	case len(elsewhere) > 0 && route.kind == api.UDPRoute:
+		return name, nil, fmt.Sprintf("port %s of %s %s is TCP, and a UDPRoute is for UDP; write protocol: UDP in the Service, or another kind of route", PortName(elsewhere[0]), kind, name)
+	case len(elsewhere) > 0:
+		return name, nil, fmt.Sprintf("port %s of %s %s is UDP; write a UDPRoute", PortName(elsewhere[0]), kind, name)
 	}
 	return name, nil, fmt.Sprintf("%s %s has no port that sectionName and port select", kind, name)
 }

@@ -18,8 +18,9 @@ import (
 // every policy. They add up: none takes another's place.
 func attachAuthorization(in Input, services *catalog) map[types.NamespacedName][]v1.Condition {
 	all := make(map[types.NamespacedName][]v1.Condition, len(in.Authorization))
+	who := callersOf(in)
 	for _, p := range byName(in.Authorization) {
-		compiled := compileAuthorization(p)
+		compiled := compileAuthorization(p, who)
 		var problems []string
 		for _, t := range p.Spec.TargetRefs {
 			if t.Kind == api.Namespace.Name {
@@ -77,20 +78,24 @@ func (s *service) selectsOthers() string {
 	return fmt.Sprintf("Service %s leads to instances of %s, for which the policy is not: name these services", s.name, strings.Join(names, ", "))
 }
 
-func compileAuthorization(p *api.AuthorizationPolicy) *snapshot.AuthorizationPolicy {
+func compileAuthorization(p *api.AuthorizationPolicy, who callers) *snapshot.AuthorizationPolicy {
 	compiled := &snapshot.AuthorizationPolicy{
 		Origin: p.Namespace + "/" + p.Name, Deny: p.Spec.Action == api.AuthorizationDeny, DryRun: p.Spec.Mode == api.AuthorizationDryRun,
 	}
 	for _, r := range p.Spec.Rules {
-		rule := &snapshot.AuthorizationRule{}
-		for _, f := range r.From {
-			rule.From = append(rule.From, &snapshot.AuthorizationSource{
-				Services: f.Services, Namespaces: f.Namespaces, NotServices: f.NotServices, NotNamespaces: f.NotNamespaces,
-			})
+		rule := &snapshot.AuthorizationRule{When: r.When}
+		for i := range r.From {
+			if source, somebody := who.source(&r.From[i]); somebody {
+				rule.From = append(rule.From, source)
+			}
+		}
+		if len(r.From) > 0 && len(rule.From) == 0 {
+			continue // it is for nobody, and without a source it would be for everybody
 		}
 		for _, t := range r.To {
 			o := &snapshot.AuthorizationOperation{
 				Methods: t.Methods, NotMethods: t.NotMethods, Paths: authorizationPaths(t.Paths), NotPaths: authorizationPaths(t.NotPaths),
+				Headers: authorizationHeaders(t.Headers), NotHeaders: authorizationHeaders(t.NotHeaders), Hosts: t.Hosts, NotHosts: t.NotHosts,
 			}
 			for _, m := range t.GRPCMethods { // a path is all that such a call is known by
 				match := &snapshot.StringMatch{Kind: snapshot.StringMatch_EXACT, Value: "/" + m}

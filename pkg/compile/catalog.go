@@ -20,6 +20,10 @@ const (
 	ServiceLabel = "sennit.dev/service"
 	// LaneAnnotation on a Service says what the lanes to its instances run over. What it may say is in pkg/api.
 	LaneAnnotation = "sennit.dev/lane"
+	// PlaintextAnnotation on a Service says whether its nodes take connections of callers without an identity. What it may
+	// say is in pkg/api; everything but "permissive" is as if it were absent.
+	PlaintextAnnotation = "sennit.dev/plaintext"
+	plaintextPermissive = "permissive"
 )
 
 // A service is one name that can be called: a Service document, or what instances registered without one.
@@ -40,11 +44,12 @@ type service struct {
 }
 
 type servicePort struct {
-	number   uint32
+	number   uint32 // as snapshot.PortID has it
 	name     string
 	target   intstr.IntOrString // zero: the number itself
 	protocol snapshot.Protocol
-	declared bool // the document says the protocol; nobody guessed it
+	declared bool        // the document says the protocol; nobody guessed it
+	tls      *backendTLS // nil: instances are spoken to in the clear
 }
 
 func (s *service) port(number uint32) (servicePort, bool) {
@@ -159,10 +164,10 @@ func registeredPorts(instances []*snapshot.Instance) []servicePort {
 	index := make(map[uint32]int)
 	for _, instance := range instances {
 		for _, p := range instance.Ports {
-			i, known := index[p.Number]
+			i, known := index[portID(p)]
 			if !known {
-				index[p.Number] = len(ports)
-				ports = append(ports, servicePort{number: p.Number, name: p.Name, protocol: p.Protocol})
+				index[portID(p)] = len(ports)
+				ports = append(ports, servicePort{number: portID(p), name: p.Name, protocol: p.Protocol})
 			} else {
 				ports[i].protocol = both(ports[i].protocol, p.Protocol)
 			}
@@ -172,17 +177,20 @@ func registeredPorts(instances []*snapshot.Instance) []servicePort {
 	return ports
 }
 
-// declaredPorts are the ports of a Service document; those that are not TCP cannot be called and are left
+// declaredPorts are the ports of a Service document; those that are neither TCP nor UDP cannot be called and are left
 // out. What a port speaks is said by its appProtocol, else by its name, else by the instances behind it,
 // else it is TCP.
 func declaredPorts(document *corev1.Service, members []*snapshot.Instance) []servicePort {
 	ports := make([]servicePort, 0, len(document.Spec.Ports))
 	for _, p := range document.Spec.Ports {
-		if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP || p.Port < 1 || p.Port > 65535 {
+		if p.Protocol != "" && p.Protocol != corev1.ProtocolTCP && p.Protocol != corev1.ProtocolUDP || p.Port < 1 || p.Port > 65535 {
 			continue
 		}
 		port := servicePort{number: uint32(p.Port), name: p.Name, target: p.TargetPort}
 		switch {
+		case p.Protocol == corev1.ProtocolUDP:
+			port.number += snapshot.UDPPort
+			port.protocol, port.declared = snapshot.Protocol_PROTOCOL_UDP, true
 		case p.AppProtocol != nil && *p.AppProtocol != "":
 			port.protocol, port.declared = appProtocol(*p.AppProtocol), true
 		case namesHTTP(p.Name):
@@ -208,7 +216,9 @@ func appProtocol(name string) snapshot.Protocol {
 }
 
 // isHTTP reports whether routes and limits of requests apply to what a port speaks.
-func isHTTP(p snapshot.Protocol) bool { return p != snapshot.Protocol_PROTOCOL_TCP }
+func isHTTP(p snapshot.Protocol) bool {
+	return p == snapshot.Protocol_PROTOCOL_HTTP || p == snapshot.Protocol_PROTOCOL_HTTP2
+}
 
 // namesHTTP reports whether a port's name says HTTP/1.1: it starts with "http", and not with "https" or
 // "http2".

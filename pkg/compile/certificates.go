@@ -39,7 +39,7 @@ type gatewayCertificate struct {
 }
 
 // secureWith reads what a listener of protocol HTTPS or TLS says of TLS.
-func (l *listener) secureWith(config *gatewayv1.ListenerTLSConfig, namespace string, gs *gateways) {
+func (l *listener) secureWith(config *gatewayv1.ListenerTLSConfig, from reference, gs *gateways) {
 	if config != nil && config.Mode != nil && *config.Mode != gatewayv1.TLSModeTerminate {
 		l.passthrough = l.tcp && *config.Mode == gatewayv1.TLSModePassthrough
 		if !l.passthrough {
@@ -52,7 +52,7 @@ func (l *listener) secureWith(config *gatewayv1.ListenerTLSConfig, namespace str
 		return
 	}
 	for i := range config.CertificateRefs {
-		certificate, reason, problem := gs.secrets.certificate(&config.CertificateRefs[i], namespace)
+		certificate, reason, problem := gs.secrets.certificate(&config.CertificateRefs[i], from)
 		if problem != "" {
 			if l.badRefs == "" {
 				l.badRefsWhy, l.badRefs = reason, fmt.Sprintf("tls.certificateRefs[%d]: %s", i, problem)
@@ -63,18 +63,18 @@ func (l *listener) secureWith(config *gatewayv1.ListenerTLSConfig, namespace str
 	}
 }
 
-// certificate finds what a certificateRef of a Gateway names. A Secret of another namespace tells nothing, not even that it
+// certificate finds what a certificateRef of a Gateway or a ListenerSet names. A Secret of another namespace tells nothing, not even that it
 // is there, unless that namespace allows it.
-func (s *secrets) certificate(ref *gatewayv1.SecretObjectReference, namespace string) (*gatewayCertificate, gatewayv1.ListenerConditionReason, string) {
+func (s *secrets) certificate(ref *gatewayv1.SecretObjectReference, from reference) (*gatewayCertificate, gatewayv1.ListenerConditionReason, string) {
 	if ref.Group != nil && *ref.Group != "" || ref.Kind != nil && *ref.Kind != "Secret" {
 		return nil, gatewayv1.ListenerReasonInvalidCertificateRef, "it is not a Secret of the core group"
 	}
-	name := types.NamespacedName{Namespace: namespace, Name: string(ref.Name)}
+	name := types.NamespacedName{Namespace: from.namespace, Name: string(ref.Name)}
 	if ref.Namespace != nil && *ref.Namespace != "" {
 		name.Namespace = string(*ref.Namespace)
 	}
-	if !s.grants.allow(reference{gatewayv1.GroupName, "Gateway", namespace}, referred{"", "Secret", name.Namespace, name.Name}) {
-		return nil, gatewayv1.ListenerReasonRefNotPermitted, fmt.Sprintf("Secret %s is of another namespace, and no ReferenceGrant there lets Gateways of namespace %s name it", name, namespace)
+	if !s.grants.allow(from, referred{"", "Secret", name.Namespace, name.Name}) {
+		return nil, gatewayv1.ListenerReasonRefNotPermitted, fmt.Sprintf("Secret %s is of another namespace, and no ReferenceGrant there lets %ss of namespace %s name it", name, from.kind, from.namespace)
 	}
 	document := s.byName[name]
 	if document == nil {

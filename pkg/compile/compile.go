@@ -1,18 +1,19 @@
 // Package compile makes snapshots from what operators wrote and what nodes registered.
 //
-// Services, ExternalServices, Gateways, HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes, policies and instances go in; the bodies of the configuration's subjects and the status
+// Services, ExternalServices, Gateways, HTTPRoutes, GRPCRoutes, TLSRoutes, TCPRoutes, UDPRoutes, policies and instances go in; the bodies of the configuration's subjects and the status
 // of every route and policy come out. It is a pure function: the same input, in whatever order, gives the same bytes, so
 // that a body that did not change need not be published again. What it cannot execute it refuses in the
 // route's status, and such a route is not in effect; what a route refers to and is not there becomes a
 // backend that answers 500. It neither numbers nor signs, and it does no I/O.
 //
-// Start reading at Compile; then route.go, grpcroute.go and connections.go (what the kinds of routes have in common, and what not), attach.go (which route applies to whom), rules.go (what a route says),
-// precedence.go (in which order it is tried), quota.go (what is limited), resilience.go (what is done about failures), authorization.go (who may call), fault.go (what is spoiled), loadbalancing.go (how instances are
-// chosen), external.go (what is outside), and gateway.go and ingress.go (what comes from
+// Start reading at Compile; then route.go, grpcroute.go, connections.go and udp.go (what the kinds of routes have in common, and what not), attach.go (which route applies to whom), rules.go (what a route says),
+// precedence.go (in which order it is tried), quota.go (what is limited), resilience.go (what is done about failures), authorization.go (who may call), backendtls.go (who is spoken to in TLS), authentication.go (who end users are), fault.go (what is spoiled), loadbalancing.go (how instances are
+// chosen), external.go (what is outside), and gateway.go, listenerset.go and ingress.go (what comes from
 // outside).
 package compile
 
 import (
+	"fmt"
 	"strings"
 
 	"google.golang.org/protobuf/proto"
@@ -34,6 +35,7 @@ type Input struct {
 	GRPC      []*gatewayv1.GRPCRoute
 	TLS       []*gatewayv1.TLSRoute
 	TCP       []*gatewayv1.TCPRoute
+	UDP       []*gatewayv1.UDPRoute
 	Quotas    []*api.QuotaPolicy
 	External  []*api.ExternalService
 	Balancing []*api.LoadBalancingPolicy
@@ -42,16 +44,30 @@ type Input struct {
 	Faults     []*api.FaultPolicy
 	// Authorization says who may call.
 	Authorization []*api.AuthorizationPolicy
+	// Authentication says how it is proven who end users are, and KeySets what was fetched for it (Output.KeySources).
+	Authentication []*api.AuthenticationPolicy
+	KeySets        map[KeySource]KeySet
+	// Foreign are other trust domains; TrustDomain is the mesh's own.
+	Foreign     []*api.FederatedTrustDomain
+	TrustDomain string
 	// Gateways and their classes; Namespaces say by their labels whose routes a Gateway takes.
-	Gateways   []*gatewayv1.Gateway
-	Classes    []*gatewayv1.GatewayClass
-	Namespaces []*corev1.Namespace
-	Grants     []*gatewayv1.ReferenceGrant // what may be named from other namespaces
-	Secrets    []*corev1.Secret            // that listeners may name
-	ConfigMaps []*corev1.ConfigMap         // whose ca.crt Gateways may name
+	Gateways []*gatewayv1.Gateway
+	Classes  []*gatewayv1.GatewayClass
+	// ListenerSets have listeners for Gateways.
+	ListenerSets []*gatewayv1.ListenerSet
+	Namespaces   []*corev1.Namespace
+	Grants       []*gatewayv1.ReferenceGrant // what may be named from other namespaces
+	Secrets      []*corev1.Secret            // that listeners may name
+	ConfigMaps   []*corev1.ConfigMap         // whose ca.crt Gateways and BackendTLSPolicies may name
+	// BackendTLS says how instances are spoken to in TLS.
+	BackendTLS []*gatewayv1.BackendTLSPolicy
 	// Seal encrypts a private key of a gateway's to the holder of a sealing key (snapshot.SealKey), the same for the same
 	// arguments. nil: no key can be sealed.
-	Seal      func(recipient []byte, gateway string, key []byte) ([]byte, error)
+	Seal func(recipient []byte, gateway string, key []byte) ([]byte, error)
+	// SessionKey is the key of the sessions of those who sign in under an AuthenticationPolicy, 32 bytes, the same for the
+	// same arguments. nil: nobody can.
+	SessionKey func(origin, uid string) []byte
+
 	Instances []*snapshot.Instance
 	Lost      map[string]bool // nodes that the leader declared lost, by name
 }
@@ -61,18 +77,22 @@ type Output struct {
 	// Bodies holds an Outbound, Inbound or Endpoints for each subject that exists. What was there for an
 	// earlier input and is not here is gone. Encode them deterministically: they hold maps.
 	Bodies map[string]proto.Message
-	// Statuses holds the status of every HTTPRoute, and GRPC, TLS and TCP that of the routes of these kinds, without the
+	// Statuses holds the status of every HTTPRoute, and GRPC, TLS, TCP and UDP that of the routes of these kinds, without the
 	// times of transition: MergeStatus adds them.
 	Statuses map[types.NamespacedName]gatewayv1.RouteStatus
 	GRPC     map[types.NamespacedName]gatewayv1.RouteStatus
 	TLS      map[types.NamespacedName]gatewayv1.RouteStatus
 	TCP      map[types.NamespacedName]gatewayv1.RouteStatus
+	UDP      map[types.NamespacedName]gatewayv1.RouteStatus
 	// Quotas holds the conditions of every policy, without the times of transition: MergeConditions adds them.
 	Quotas map[types.NamespacedName][]metav1.Condition
 	// Gateways holds the status of every Gateway whose class is Sennit's, and Classes the conditions of every such class,
 	// without the times of transition: MergeGatewayStatus and MergeConditions add them.
 	Gateways map[types.NamespacedName]gatewayv1.GatewayStatus
 	Classes  map[string][]metav1.Condition
+	// ListenerSets holds the status of every ListenerSet that is not for a Gateway of somebody else's, without the times of
+	// transition: MergeListenerSetStatus adds them.
+	ListenerSets map[types.NamespacedName]gatewayv1.ListenerSetStatus
 	// External holds the conditions of every ExternalService, without the times of transition.
 	External map[types.NamespacedName][]metav1.Condition
 	// Resilience holds the conditions of every ResiliencePolicy, without the times of transition.
@@ -83,6 +103,14 @@ type Output struct {
 	Balancing map[types.NamespacedName][]metav1.Condition
 	// Authorization holds the conditions of every AuthorizationPolicy, without the times of transition.
 	Authorization map[types.NamespacedName][]metav1.Condition
+	// Authentication holds the conditions of every AuthenticationPolicy, without the times of transition, and KeySources
+	// where their keys are, in order and each once.
+	Authentication map[types.NamespacedName][]metav1.Condition
+	KeySources     []KeySource
+	// Foreign holds the conditions of every FederatedTrustDomain, without the times of transition.
+	Foreign map[types.NamespacedName][]metav1.Condition
+	// BackendTLS holds the status of every BackendTLSPolicy, without the times of transition: MergePolicyStatus adds them.
+	BackendTLS map[types.NamespacedName]gatewayv1.PolicyStatus
 	// Limits says what each limit of the bodies allows, by its id.
 	Limits map[string]quota.Limit
 }
@@ -96,6 +124,7 @@ func Compile(in Input) Output {
 		GRPC:      make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.GRPC)),
 		TLS:       make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.TLS)),
 		TCP:       make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.TCP)),
+		UDP:       make(map[types.NamespacedName]gatewayv1.RouteStatus, len(in.UDP)),
 		Quotas:    make(map[types.NamespacedName][]metav1.Condition, len(in.Quotas)),
 		Gateways:  make(map[types.NamespacedName]gatewayv1.GatewayStatus, len(in.Gateways)),
 		Classes:   make(map[string][]metav1.Condition, len(in.Classes)),
@@ -103,16 +132,23 @@ func Compile(in Input) Output {
 		Faults:    make(map[types.NamespacedName][]metav1.Condition, len(in.Faults)),
 		Limits:    make(map[string]quota.Limit, len(in.Quotas)),
 		Balancing: services.balance(in.Balancing),
+
+		Authentication: make(map[types.NamespacedName][]metav1.Condition, len(in.Authentication)),
 	}
+	secured := attachBackendTLS(in, services)
 	out.Resilience = attachResilience(in, services)
 	out.Authorization = attachAuthorization(in, services)
+	out.Foreign = foreignConditions(in)
 	gateways := newGateways(in, services, &out)
+	users := attachAuthentication(in, services, gateways, &out)
 	attached := make(attachments)
 	routes := routesOf(in)
 	taken := claimed(routes, services)
 	for _, route := range routes {
 		out.Routes(route.kind)[types.NamespacedName{Namespace: route.Namespace, Name: route.Name}] = attach(route, services, gateways, attached, taken)
 	}
+	out.BackendTLS = backendTLSStatuses(secured, gateways)
+	securedPorts := services.securedPorts()
 	limits, faults := attachQuotas(in, services, &out), attachFaults(in, services, &out)
 	consumers := attached.consumers()
 	for _, s := range services.sorted() {
@@ -120,16 +156,19 @@ func Compile(in Input) Output {
 			out.Bodies[snapshot.EndpointsSubject(s.name.Namespace, s.name.Name, uint32(i))] = shard
 		}
 		if len(s.own) > 0 || s.document == nil || len(s.document.Spec.Selector) == 0 {
-			out.Bodies[snapshot.InSubject(s.name.Namespace, s.name.Name)] = s.inbound()
+			body := s.inbound(securedPorts[s.name.String()])
+			body.Authentication = users.services[s.name]
+			out.Bodies[snapshot.InSubject(s.name.Namespace, s.name.Name)] = body
 		}
 		out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, "")] = s.outbound(attached, limits, faults, "")
 		for _, callers := range consumers[s.name] {
 			out.Bodies[snapshot.OutSubject(s.name.Namespace, s.name.Name, callers)] = s.outbound(attached, limits, faults, callers)
 		}
 	}
+	out.ListenerSets = gateways.setStatuses()
 	for _, g := range gateways.sorted() {
 		out.Gateways[types.NamespacedName{Namespace: g.name.Namespace, Name: g.name.Name}] = g.status()
-		if ingress := g.ingress(limits, faults, in.Seal); ingress != nil {
+		if ingress := g.ingress(limits, faults, users, in.Seal); ingress != nil {
 			subject := snapshot.InSubject(g.name.Namespace, g.name.Name)
 			body, ok := out.Bodies[subject].(*snapshot.Inbound) // of a service of the same name
 			if !ok {
@@ -153,6 +192,8 @@ func (o *Output) Routes(kind *api.Kind) map[types.NamespacedName]gatewayv1.Route
 		return o.TLS
 	case api.TCPRoute:
 		return o.TCP
+	case api.UDPRoute:
+		return o.UDP
 	}
 	return nil
 }
@@ -186,13 +227,16 @@ func (s *service) outbound(attached attachments, limits *quotas, faults *faults,
 
 // inbound is what the nodes that run the service need: its own ports, and those that an instance
 // registered and another Service's targetPort may name.
-func (s *service) inbound() *snapshot.Inbound {
-	body := &snapshot.Inbound{}
+func (s *service) inbound(secured []*snapshot.SecuredPort) *snapshot.Inbound {
+	body := &snapshot.Inbound{Secured: secured}
 	for _, p := range s.reachable {
 		body.Ports = append(body.Ports, &snapshot.InboundPort{Number: p.number, Name: p.name, Protocol: p.protocol})
 	}
 	if s.outside != nil {
-		body.Outside = dialled(s.outside)
+		body.Outside = dialled(s.outside, s.ports[0].tls)
+	}
+	if s.document != nil && s.document.Annotations[PlaintextAnnotation] == plaintextPermissive {
+		body.Permissive = true
 	}
 	if len(s.authorization) > 0 {
 		body.Authorization = &snapshot.Authorization{Policies: s.authorization}
@@ -213,6 +257,14 @@ func (s *service) backend(port, weight uint32) *snapshot.Backend {
 		Resilience: s.resilience,
 	}
 	s.balancing.say(b)
+	if p, known := s.port(port); known && p.tls != nil {
+		if s.outside == nil {
+			b.Called = calledAt(s.name, port)
+		}
+		if p.tls.invalid != "" {
+			b.Answer, b.AnswerReason = 502, fmt.Sprintf("BackendTLSPolicy %s: %s", p.tls.says.Origin, p.tls.invalid)
+		}
+	}
 	return b
 }
 

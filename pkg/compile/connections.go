@@ -6,9 +6,12 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/api"
 )
 
-// ofConnections reports whether routes of a kind decide on whole connections, whose bytes nobody looks at. Such a route is
-// an HTTPRoute of one rule that matches everything; where its backend is not there, the connection is reset.
-func ofConnections(kind *api.Kind) bool { return kind == api.TLSRoute || kind == api.TCPRoute }
+// ofConnections reports whether routes of a kind decide on whole connections, or flows of datagrams, whose bytes nobody
+// looks at. Such a route is an HTTPRoute of one rule that matches everything; where its backend is not there, the
+// connection is reset, and the flow's datagrams are dropped.
+func ofConnections(kind *api.Kind) bool {
+	return kind == api.TLSRoute || kind == api.TCPRoute || kind == api.UDPRoute
+}
 
 func tlsAsHTTP(route *gatewayv1.TLSRoute) *gatewayv1.HTTPRoute {
 	as := &gatewayv1.HTTPRoute{ObjectMeta: route.ObjectMeta}

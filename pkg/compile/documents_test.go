@@ -28,12 +28,22 @@ func InputOf(t testing.TB, documents string) (in Input) {
 			in.TLS = append(in.TLS, decode[gatewayv1.TLSRoute](t, text))
 		case "TCPRoute":
 			in.TCP = append(in.TCP, decode[gatewayv1.TCPRoute](t, text))
+		case "UDPRoute":
+			in.UDP = append(in.UDP, decode[gatewayv1.UDPRoute](t, text))
 		case "ExternalService":
 			in.External = append(in.External, decode[api.ExternalService](t, text))
+		case "BackendTLSPolicy":
+			in.BackendTLS = append(in.BackendTLS, decode[gatewayv1.BackendTLSPolicy](t, text))
+		case "ConfigMap":
+			in.ConfigMaps = append(in.ConfigMaps, decode[corev1.ConfigMap](t, text))
 		case "FaultPolicy":
 			in.Faults = append(in.Faults, decode[api.FaultPolicy](t, text))
 		case "QuotaPolicy":
 			in.Quotas = append(in.Quotas, decode[api.QuotaPolicy](t, text))
+		case "Secret":
+			in.Secrets = append(in.Secrets, decode[corev1.Secret](t, text))
+		case "AuthenticationPolicy":
+			in.Authentication = append(in.Authentication, decode[api.AuthenticationPolicy](t, text))
 		case "AuthorizationPolicy":
 			in.Authorization = append(in.Authorization, decode[api.AuthorizationPolicy](t, text))
 		case "ResiliencePolicy":
@@ -42,6 +52,8 @@ func InputOf(t testing.TB, documents string) (in Input) {
 			in.Balancing = append(in.Balancing, decode[api.LoadBalancingPolicy](t, text))
 		case "Gateway":
 			in.Gateways = append(in.Gateways, decode[gatewayv1.Gateway](t, text))
+		case "ListenerSet":
+			in.ListenerSets = append(in.ListenerSets, decode[gatewayv1.ListenerSet](t, text))
 		case "GatewayClass":
 			in.Classes = append(in.Classes, decode[gatewayv1.GatewayClass](t, text))
 		case "Namespace":

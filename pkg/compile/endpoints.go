@@ -16,15 +16,18 @@ import (
 const shardSize = 256
 
 // offered is the registered port of an instance that a Service's port leads to, or nil: the one that
-// targetPort names or numbers, else the one of the Service port's own number.
+// targetPort names or numbers, else the one of the Service port's own number; of UDP where that is.
 func offered(instance *snapshot.Instance, port servicePort) *snapshot.InstancePort {
 	var same *snapshot.InstancePort
 	for _, p := range instance.Ports {
+		if isUDP(p.Protocol) != isUDP(port.protocol) {
+			continue
+		}
 		if port.target.Type == intstr.String && port.target.StrVal != "" && p.Name == port.target.StrVal ||
 			port.target.Type == intstr.Int && port.target.IntVal > 0 && p.Number == uint32(port.target.IntVal) {
 			return p
 		}
-		if p.Number == port.number {
+		if portID(p) == port.number {
 			same = p
 		}
 	}
@@ -94,8 +97,8 @@ func endpoint(m *snapshot.Instance, ports []servicePort, lost bool) *snapshot.En
 			plain = false
 			continue
 		}
-		plain = plain && registered.Number == p.number
-		e.Ports = append(e.Ports, &snapshot.EndpointPort{Number: p.number, Target: registered.Number})
+		plain = plain && portID(registered) == p.number
+		e.Ports = append(e.Ports, &snapshot.EndpointPort{Number: p.number, Target: portID(registered)})
 	}
 	if plain {
 		e.Ports = nil

@@ -52,7 +52,7 @@ func outsideProtocol(document *api.ExternalService) snapshot.Protocol {
 }
 
 // dialled is what the nodes that are the egress are told.
-func dialled(document *api.ExternalService) *snapshot.Outside {
+func dialled(document *api.ExternalService, policy *backendTLS) *snapshot.Outside {
 	out := &snapshot.Outside{
 		Host: document.Spec.Host, Port: uint32(document.Spec.Port), Protocol: outsideProtocol(document), AllowedAddresses: document.Spec.AllowedAddresses,
 	}
@@ -60,6 +60,9 @@ func dialled(document *api.ExternalService) *snapshot.Outside {
 		out.Tls, out.ServerName = true, document.Spec.Host
 		if tls != nil {
 			out.ServerName, out.CaBundle = cmp.Or(tls.ServerName, document.Spec.Host), tls.CABundle
+		}
+		if policy != nil {
+			out.Origination = policy.says
 		}
 	}
 	return out

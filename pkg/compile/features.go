@@ -17,6 +17,10 @@ var supported = []features.FeatureName{
 	features.SupportGRPCRoute,
 	features.SupportTLSRoute,
 	features.SupportTCPRoute,
+	features.SupportUDPRoute,
+
+	features.SupportBackendTLSPolicy,
+	features.SupportBackendTLSPolicySANValidation,
 
 	features.SupportGatewayAddressEmpty,
 	features.SupportGatewayFrontendClientCertificateValidation,
@@ -25,6 +29,7 @@ var supported = []features.FeatureName{
 	features.SupportGatewayHTTPSListenerDetectMisdirectedRequests,
 	features.SupportGatewayPort8080,
 	features.SupportGatewayStaticAddresses,
+	features.SupportListenerSet,
 
 	features.SupportHTTPRoute303RedirectStatusCode,
 	features.SupportHTTPRoute307RedirectStatusCode,

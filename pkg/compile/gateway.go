@@ -27,6 +27,7 @@ type gateways struct {
 	foreign    map[exchange.ServiceName]bool   // of a class that somebody else runs
 	classless  map[exchange.ServiceName]string // the class of others, which is not there
 	namespaces map[string]labels.Set
+	sets       map[exchange.ServiceName]*listenerSet
 	services   *catalog // as those outside may reach it
 	secrets    *secrets
 	roots      map[types.NamespacedName]*corev1.ConfigMap
@@ -36,14 +37,16 @@ type gateways struct {
 type gateway struct {
 	document  *gatewayv1.Gateway
 	name      exchange.ServiceName
-	listeners []*listener
+	listeners []*listener          // its own, then those of its ListenerSets
+	sets      []*listenerSet       // that are attached, in their order
 	nodes     []*snapshot.Instance // that run it and live, ordered by node
 	refused   v1.Condition         // Accepted, where it is False
 }
 
 type listener struct {
 	document *gatewayv1.Listener
-	hostname string // in lower case
+	set      *listenerSet // nil: it is the Gateway's own
+	hostname string       // in lower case
 	kinds    []gatewayv1.RouteGroupKind
 	badKinds string // why some of allowedRoutes.kinds mean nothing; may be empty
 	refused  string // why it is not Accepted, and the reason; may be empty
@@ -51,7 +54,8 @@ type listener struct {
 	conflict gatewayv1.ListenerConditionReason // with another listener; may be empty
 	allowed  func(namespace string) bool
 
-	tcp          bool                  // routes of connections attach, and bytes are not looked at
+	tcp          bool                  // routes of connections, or flows, attach, and bytes are not looked at
+	udp          bool                  // its port is one of UDP
 	secure       bool                  // connections are encrypted
 	passthrough  bool                  // TLS does not end here
 	certificates []*gatewayCertificate // of it, as far as they are there
@@ -63,6 +67,9 @@ type listener struct {
 	attached map[routeID]bool    // that the listener took
 	hosts    map[string][]*entry // by the hostnames that routes and listener have in common
 }
+
+// port is the listener's as snapshot.PortID has it: one of UDP may have the number of another.
+func (l *listener) port() uint32 { return snapshot.PortID(uint16(l.document.Port), l.udp) }
 
 func (l *listener) valid() bool { return l.refused == "" && l.conflict == "" }
 
@@ -78,7 +85,7 @@ func newGateways(in Input, services *catalog, out *Output) *gateways {
 	gs := &gateways{
 		byName: map[exchange.ServiceName]*gateway{}, foreign: map[exchange.ServiceName]bool{}, classless: map[exchange.ServiceName]string{},
 		namespaces: map[string]labels.Set{}, services: &outside, secrets: newSecrets(in, services.grants),
-		roots: map[types.NamespacedName]*corev1.ConfigMap{},
+		roots: map[types.NamespacedName]*corev1.ConfigMap{}, sets: map[exchange.ServiceName]*listenerSet{},
 	}
 	for _, document := range in.ConfigMaps {
 		gs.roots[types.NamespacedName{Namespace: document.Namespace, Name: document.Name}] = document
@@ -105,6 +112,7 @@ func newGateways(in Input, services *catalog, out *Output) *gateways {
 			gs.byName[name] = newGateway(document, class, gs)
 		}
 	}
+	gs.addSets(in.ListenerSets)
 	for _, instance := range in.Instances {
 		name, err := exchange.ParseServiceName(instance.Service)
 		if g := gs.byName[name]; err == nil && g != nil && instance.Gateway != nil && !instance.Unhealthy && !in.Lost[instance.Node] {
@@ -142,22 +150,31 @@ func newGateway(document *gatewayv1.Gateway, class *gatewayv1.GatewayClass, gs *
 		g.refused = v1.Condition{Type: string(gatewayv1.GatewayConditionAccepted), Status: v1.ConditionFalse, Reason: string(reason), Message: problem}
 	}
 	for i := range document.Spec.Listeners {
-		l := newListener(&document.Spec.Listeners[i], document.Namespace, gs)
+		l := newListener(&document.Spec.Listeners[i], reference{gatewayv1.GroupName, "Gateway", document.Namespace}, gs)
 		l.askClients(document.Spec.TLS, document.Namespace, gs)
 		g.listeners = append(g.listeners, l)
 	}
 	for i, a := range g.listeners {
 		for _, b := range g.listeners[:i] {
-			switch {
-			case a.document.Port != b.document.Port:
-			case a.document.Protocol != b.document.Protocol && !(a.secure && b.secure):
-				a.conflict, b.conflict = gatewayv1.ListenerReasonProtocolConflict, gatewayv1.ListenerReasonProtocolConflict
-			case a.hostname == b.hostname:
-				a.conflict, b.conflict = gatewayv1.ListenerReasonHostnameConflict, gatewayv1.ListenerReasonHostnameConflict
+			if conflict := a.conflictWith(b); conflict != "" {
+				a.conflict, b.conflict = conflict, conflict
 			}
 		}
 	}
 	return g
+}
+
+// conflictWith says why two listeners of a gateway cannot both be in effect; empty: they can.
+func (l *listener) conflictWith(other *listener) gatewayv1.ListenerConditionReason {
+	switch {
+	case l.port() != other.port():
+		return ""
+	case l.document.Protocol != other.document.Protocol && !(l.secure && other.secure):
+		return gatewayv1.ListenerReasonProtocolConflict
+	case l.hostname == other.hostname:
+		return gatewayv1.ListenerReasonHostnameConflict
+	}
+	return ""
 }
 
 // refusedGateway says what a Gateway asks for as a whole that no node gives it.
@@ -182,7 +199,8 @@ func refusedGateway(g *gatewayv1.Gateway) (gatewayv1.GatewayConditionReason, str
 	return "", ""
 }
 
-func newListener(document *gatewayv1.Listener, namespace string, gs *gateways) *listener {
+// newListener reads a listener of the documents that from stands for.
+func newListener(document *gatewayv1.Listener, from reference, gs *gateways) *listener {
 	l := &listener{document: document, attached: map[routeID]bool{}, hosts: map[string][]*entry{}, allowed: func(string) bool { return false }}
 	if document.Hostname != nil {
 		l.hostname = strings.ToLower(string(*document.Hostname))
@@ -191,39 +209,45 @@ func newListener(document *gatewayv1.Listener, namespace string, gs *gateways) *
 	case gatewayv1.HTTPProtocolType:
 	case gatewayv1.TCPProtocolType:
 		l.tcp, l.hostname = true, "" // nobody says whom a connection is for
+	case gatewayv1.UDPProtocolType:
+		l.tcp, l.udp, l.hostname = true, true, ""
 	case gatewayv1.HTTPSProtocolType, gatewayv1.TLSProtocolType:
 		l.secure, l.tcp = true, document.Protocol == gatewayv1.TLSProtocolType
-		if l.secureWith(document.TLS, namespace, gs); l.refused != "" {
+		if l.secureWith(document.TLS, from, gs); l.refused != "" {
 			return l
 		}
 	default:
-		l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedProtocol, fmt.Sprintf("protocol %s is not supported in this version; HTTP, HTTPS, TLS and TCP are", document.Protocol)
+		l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedProtocol, fmt.Sprintf("protocol %s is not supported in this version; HTTP, HTTPS, TLS, TCP and UDP are", document.Protocol)
 		return l
 	}
 	l.supportKinds(document.AllowedRoutes)
-	from, selector := gatewayv1.NamespacesFromSame, labels.Nothing()
+	of, selector := gatewayv1.NamespacesFromSame, (*v1.LabelSelector)(nil)
 	if a := document.AllowedRoutes; a != nil && a.Namespaces != nil && a.Namespaces.From != nil {
-		from = *a.Namespaces.From
-		if from == gatewayv1.NamespacesFromSelector {
-			var err error
-			if selector, err = v1.LabelSelectorAsSelector(a.Namespaces.Selector); err != nil {
-				l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedValue, fmt.Sprintf("allowedRoutes.namespaces.selector: %v", err)
-				return l
-			}
-		}
+		of, selector = *a.Namespaces.From, a.Namespaces.Selector
 	}
-	l.allowed = func(of string) bool {
-		switch from {
-		case gatewayv1.NamespacesFromSame:
-			return of == namespace
-		case gatewayv1.NamespacesFromAll:
-			return true
-		case gatewayv1.NamespacesFromSelector:
-			return selector.Matches(gs.namespaces[of])
-		}
-		return false
+	var err error
+	if l.allowed, err = gs.allows(of, selector, from.namespace); err != nil {
+		l.reason, l.refused = gatewayv1.ListenerReasonUnsupportedValue, fmt.Sprintf("allowedRoutes.namespaces.selector: %v", err)
 	}
 	return l
+}
+
+// allows tells of namespaces whether they are among those that a document of namespace own lets in. Where the selector
+// cannot be read that is none.
+func (gs *gateways) allows(from gatewayv1.FromNamespaces, selector *v1.LabelSelector, own string) (func(namespace string) bool, error) {
+	switch from {
+	case gatewayv1.NamespacesFromSame:
+		return func(namespace string) bool { return namespace == own }, nil
+	case gatewayv1.NamespacesFromAll:
+		return func(string) bool { return true }, nil
+	case gatewayv1.NamespacesFromSelector:
+		matching, err := v1.LabelSelectorAsSelector(selector)
+		if err != nil {
+			return func(string) bool { return false }, err
+		}
+		return func(namespace string) bool { return matching.Matches(gs.namespaces[namespace]) }, nil
+	}
+	return func(string) bool { return false }, nil
 }
 
 // routeKinds are the kinds of routes, of Gateway API's group, that listeners of a protocol take.
@@ -232,6 +256,7 @@ var routeKinds = map[gatewayv1.ProtocolType][]gatewayv1.Kind{
 	gatewayv1.HTTPSProtocolType: {"HTTPRoute", "GRPCRoute"},
 	gatewayv1.TLSProtocolType:   {"TLSRoute"},
 	gatewayv1.TCPProtocolType:   {"TCPRoute"},
+	gatewayv1.UDPProtocolType:   {"UDPRoute"},
 }
 
 // supportKinds finds out which kinds of routes may attach.

@@ -183,8 +183,8 @@ func TestListenersThatAreNotInEffect(t *testing.T) {
 	const good = "{name: z, port: 8080, protocol: HTTP}"
 	for _, tt := range []struct{ name, listeners, accepted, conflicted, refs, gateway string }{
 		{"all are", good, "True Accepted", "none", "True ResolvedRefs", "True Accepted"},
-		{"a protocol that is not served", "{name: a, port: 443, protocol: UDP}, " + good, "False UnsupportedProtocol", "none", "True ResolvedRefs", "True ListenersNotValid"},
-		{"no other", "{name: a, port: 443, protocol: UDP}", "False UnsupportedProtocol", "none", "True ResolvedRefs", "False ListenersNotValid"},
+		{"a protocol that is not served", "{name: a, port: 443, protocol: example.com/own}, " + good, "False UnsupportedProtocol", "none", "True ResolvedRefs", "True ListenersNotValid"},
+		{"no other", "{name: a, port: 443, protocol: example.com/own}", "False UnsupportedProtocol", "none", "True ResolvedRefs", "False ListenersNotValid"},
 		{"the same port and hostname", "{name: a, port: 80, protocol: HTTP, hostname: a.b}, {name: b, port: 80, protocol: HTTP, hostname: a.b}, " + good, "False HostnameConflict", "True HostnameConflict", "True ResolvedRefs", "True ListenersNotValid"},
 		{"the same port, another protocol", "{name: a, port: 80, protocol: HTTP}, {name: b, port: 80, protocol: TCP}, " + good, "False ProtocolConflict", "True ProtocolConflict", "True ResolvedRefs", "True ListenersNotValid"},
 		{"the same port, another hostname", "{name: a, port: 80, protocol: HTTP}, {name: b, port: 80, protocol: HTTP, hostname: a.b}", "True Accepted", "none", "True ResolvedRefs", "True Accepted"},

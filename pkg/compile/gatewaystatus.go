@@ -22,7 +22,7 @@ func (g *gateway) status() gatewayv1.GatewayStatus {
 	status := gatewayv1.GatewayStatus{Addresses: g.addresses()}
 	valid, waiting := 0, ""
 	var invalid []string
-	for _, l := range g.listeners {
+	for _, l := range g.own() {
 		programmed := g.programmed(l)
 		switch {
 		case !l.valid():
@@ -33,16 +33,19 @@ func (g *gateway) status() gatewayv1.GatewayStatus {
 				waiting = fmt.Sprintf("listener %s: %s", l.document.Name, programmed.Message)
 			}
 		}
-		conditions := []v1.Condition{l.accepted(), l.resolved(), programmed}
-		if l.conflict != "" {
-			conditions = append(conditions, v1.Condition{
-				Type: string(gatewayv1.ListenerConditionConflicted), Status: v1.ConditionTrue, Reason: string(l.conflict), Message: l.conflictMessage(),
-			})
-		}
 		status.Listeners = append(status.Listeners, gatewayv1.ListenerStatus{
 			Name: l.document.Name, SupportedKinds: append([]gatewayv1.RouteGroupKind{}, l.kinds...), AttachedRoutes: int32(len(l.attached)),
-			Conditions: observed(generation, conditions...),
+			Conditions: observed(generation, l.conditions(programmed)...),
 		})
+	}
+	if g.document.Spec.AllowedListeners != nil {
+		attached := int32(0)
+		for _, s := range g.sets {
+			if s.accepted().Status == v1.ConditionTrue {
+				attached++
+			}
+		}
+		status.AttachedListenerSets = &attached
 	}
 	accepted := g.refused
 	if accepted.Type == "" {
@@ -63,11 +66,22 @@ func (g *gateway) status() gatewayv1.GatewayStatus {
 		conditions = append(conditions, v1.Condition{
 			Type: string(gatewayv1.GatewayConditionInsecureFrontendValidationMode), Status: v1.ConditionTrue,
 			Reason:  string(gatewayv1.GatewayReasonConfigurationChanged),
-			Message: fmt.Sprintf("listener %s lets in clients that show no certificate, or a wrong one", g.listeners[i].document.Name),
+			Message: fmt.Sprintf("listener %s lets in clients that show no certificate, or a wrong one", g.listeners[i].name()),
 		})
 	}
 	status.Conditions = observed(generation, conditions...)
 	return status
+}
+
+// conditions are what became of a listener, wherever it was written.
+func (l *listener) conditions(programmed v1.Condition) []v1.Condition {
+	all := []v1.Condition{l.accepted(), l.resolved(), programmed}
+	if l.conflict != "" {
+		all = append(all, v1.Condition{
+			Type: string(gatewayv1.ListenerConditionConflicted), Status: v1.ConditionTrue, Reason: string(l.conflict), Message: l.conflictMessage(),
+		})
+	}
+	return all
 }
 
 func (g *gateway) programmedWhole(accepted v1.Condition, waiting string) v1.Condition {
@@ -142,7 +156,7 @@ func (g *gateway) programmed(l *listener) v1.Condition {
 	var failed []string
 	var waiting []*snapshot.Instance
 	for _, n := range g.nodes {
-		at := slices.IndexFunc(n.Gateway.Ports, func(p *snapshot.GatewayPort) bool { return p.Number == uint32(l.document.Port) })
+		at := slices.IndexFunc(n.Gateway.Ports, func(p *snapshot.GatewayPort) bool { return p.Number == l.port() })
 		switch {
 		case at < 0:
 			waiting = append(waiting, n)

@@ -12,29 +12,40 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
-// parentGateway is the Gateway that a parentRef names, where it names one.
-func parentGateway(namespace string, ref gatewayv1.ParentReference) (exchange.ServiceName, bool) {
-	if ref.Group != nil && *ref.Group != gatewayv1.GroupName || ref.Kind != nil && *ref.Kind != "Gateway" {
-		return exchange.ServiceName{}, false
+// A parentOutside is what has listeners: a Gateway, or a ListenerSet.
+type parentOutside struct {
+	kind gatewayv1.Kind
+	name exchange.ServiceName
+}
+
+func (p parentOutside) String() string { return fmt.Sprintf("%s %s", p.kind, p.name) }
+
+// parentListeners is the Gateway or ListenerSet that a parentRef names, where it names one.
+func parentListeners(namespace string, ref gatewayv1.ParentReference) (parentOutside, bool) {
+	parent := parentOutside{kind: "Gateway", name: exchange.ServiceName{Namespace: namespace, Name: string(ref.Name)}}
+	if ref.Kind != nil {
+		parent.kind = *ref.Kind
 	}
-	name := exchange.ServiceName{Namespace: namespace, Name: string(ref.Name)}
+	if ref.Group != nil && *ref.Group != gatewayv1.GroupName || parent.kind != "Gateway" && parent.kind != "ListenerSet" {
+		return parentOutside{}, false
+	}
 	if ref.Namespace != nil && *ref.Namespace != "" {
-		name.Namespace = string(*ref.Namespace)
+		parent.name.Namespace = string(*ref.Namespace)
 	}
-	return name, true
+	return parent, true
 }
 
 // attach adds a route to the listeners that a parentRef of it selects, and returns its status there; nil where that
 // is somebody else's to write.
-func (gs *gateways) attach(route *compiledRoute, index int, ref gatewayv1.ParentReference, name exchange.ServiceName) *gatewayv1.RouteParentStatus {
-	if gs.foreign[name] {
+func (gs *gateways) attach(route *compiledRoute, index int, ref gatewayv1.ParentReference, parent parentOutside) *gatewayv1.RouteParentStatus {
+	if gs.others(parent) {
 		return nil
 	}
 	from := routeAtGateway{
 		kind: gatewayv1.Kind(route.kind.Name), name: types.NamespacedName{Namespace: route.Namespace, Name: route.Name},
 		hostnames: route.Spec.Hostnames, refused: route.refusal != "",
 	}
-	reason, problem := gs.attachTo(from, ref, name, func(l *listener, hostname string) {
+	reason, problem := gs.attachTo(from, ref, parent, func(l *listener, hostname string) {
 		l.hosts[hostname] = append(l.hosts[hostname], route.rules()...)
 	})
 	status := route.parentStatus(ref, GatewayControllerName, route.accepted(index, reason, problem))
@@ -49,18 +60,15 @@ type routeAtGateway struct {
 	refused   bool                 // it counts as attached, and none of its rules is in effect
 }
 
-// attachTo gives a route to listeners of a gateway by add, once for each hostname that both have, or says why none takes
+// attachTo gives a route to listeners of its parent by add, once for each hostname that both have, or says why none takes
 // it.
-func (gs *gateways) attachTo(route routeAtGateway, ref gatewayv1.ParentReference, name exchange.ServiceName, add func(l *listener, hostname string)) (gatewayv1.RouteConditionReason, string) {
-	g := gs.byName[name]
-	if g == nil {
-		if class, ok := gs.classless[name]; ok {
-			return gatewayv1.RouteReasonNoMatchingParent, fmt.Sprintf("Gateway %s is of class %s, which is not there (write gatewayClassName: sennit)", name, class)
-		}
-		return gatewayv1.RouteReasonNoMatchingParent, fmt.Sprintf("there is no Gateway %s", name)
+func (gs *gateways) attachTo(route routeAtGateway, ref gatewayv1.ParentReference, parent parentOutside, add func(l *listener, hostname string)) (gatewayv1.RouteConditionReason, string) {
+	listeners, problem := gs.listenersOf(parent)
+	if problem != "" {
+		return gatewayv1.RouteReasonNoMatchingParent, problem
 	}
 	selected, allowed, attached, taken := false, false, false, ""
-	for _, l := range g.listeners {
+	for _, l := range listeners {
 		if ref.SectionName != nil && *ref.SectionName != "" && *ref.SectionName != l.document.Name || ref.Port != nil && *ref.Port != l.document.Port {
 			continue
 		}
@@ -90,29 +98,75 @@ func (gs *gateways) attachTo(route routeAtGateway, ref gatewayv1.ParentReference
 	}
 	switch {
 	case !selected:
-		return gatewayv1.RouteReasonNoMatchingParent, fmt.Sprintf("Gateway %s has no listener that sectionName and port select", name)
+		return gatewayv1.RouteReasonNoMatchingParent, fmt.Sprintf("%s has no listener that sectionName and port select", parent)
 	case !allowed:
-		return gatewayv1.RouteReasonNotAllowedByListeners, fmt.Sprintf("no listener of Gateway %s takes %ss of namespace %s (see its allowedRoutes)", name, route.kind, route.name.Namespace)
+		return gatewayv1.RouteReasonNotAllowedByListeners, fmt.Sprintf("no listener of %s takes %ss of namespace %s (see its allowedRoutes)", parent, route.kind, route.name.Namespace)
 	case !attached && taken != "":
 		return routeReasonConflicted, taken
 	case !attached:
-		return gatewayv1.RouteReasonNoMatchingListenerHostname, fmt.Sprintf("spec.hostnames has none in common with the listeners of Gateway %s", name)
+		return gatewayv1.RouteReasonNoMatchingListenerHostname, fmt.Sprintf("spec.hostnames has none in common with the listeners of %s", parent)
 	}
 	return "", ""
 }
 
+// gatewayOf is the Gateway that a parent is, or has its listeners at.
+func (gs *gateways) gatewayOf(parent parentOutside) exchange.ServiceName {
+	if parent.kind != "ListenerSet" {
+		return parent.name
+	}
+	if s := gs.sets[parent.name]; s != nil && s.refused == "" {
+		return s.parent
+	}
+	return exchange.ServiceName{}
+}
+
+// others reports whether somebody else runs the Gateway, and writes what became of routes there.
+func (gs *gateways) others(parent parentOutside) bool {
+	if parent.kind == "ListenerSet" {
+		s := gs.sets[parent.name]
+		return s != nil && gs.foreign[s.parent]
+	}
+	return gs.foreign[parent.name]
+}
+
+// listenersOf are those that a route can attach to by a parent, or says why there are none. By a Gateway these are not those
+// of its ListenerSets.
+func (gs *gateways) listenersOf(parent parentOutside) ([]*listener, string) {
+	if parent.kind == "ListenerSet" {
+		s := gs.sets[parent.name]
+		switch {
+		case s == nil:
+			return nil, fmt.Sprintf("there is no %s", parent)
+		case s.refused != "":
+			return nil, fmt.Sprintf("%s is not in effect: %s", parent, s.refused)
+		}
+		return s.listeners, ""
+	}
+	if g := gs.byName[parent.name]; g != nil {
+		return g.own(), ""
+	}
+	if class, ok := gs.classless[parent.name]; ok {
+		return nil, fmt.Sprintf("%s is of class %s, which is not there (write gatewayClassName: sennit)", parent, class)
+	}
+	return nil, fmt.Sprintf("there is no %s", parent)
+}
+
 // ingress is what the nodes that run a gateway need; nil where it has no listener that can be opened.
-func (g *gateway) ingress(limits *quotas, faults *faults, seal sealer) *snapshot.Ingress {
+func (g *gateway) ingress(limits *quotas, faults *faults, users *authentications, seal sealer) *snapshot.Ingress {
 	if g.refused.Type != "" {
 		return nil
 	}
 	body := &snapshot.Ingress{}
-	positions := map[*snapshot.Rule]uint32{}
+	type rulePosition struct {
+		rule        *snapshot.Rule
+		passthrough bool
+	}
+	positions := map[rulePosition]uint32{}
 	for _, l := range g.listeners {
 		if !l.usable() {
 			continue
 		}
-		listener := &snapshot.IngressListener{Name: string(l.document.Name), Port: uint32(l.document.Port), Hostname: l.hostname, Tcp: l.tcp}
+		listener := &snapshot.IngressListener{Name: l.name(), Port: l.port(), Hostname: l.hostname, Tcp: l.tcp}
 		for _, hostname := range slices.Sorted(maps.Keys(l.hosts)) {
 			host := &snapshot.IngressHost{Hostname: hostname}
 			entries := l.hosts[hostname]
@@ -121,11 +175,16 @@ func (g *gateway) ingress(limits *quotas, faults *faults, seal sealer) *snapshot
 				routes[e.rule] = e.route
 			}
 			for _, rule := range inPrecedence(entries) {
-				at, known := positions[rule]
+				at, known := positions[rulePosition{rule, l.passthrough}]
 				if !known {
 					at = uint32(len(body.Rules))
-					positions[rule] = at
-					body.Rules = append(body.Rules, faults.spoilRule(limits.limitIngress(body, rule, routes[rule]), exchange.ServiceName{}, &body.Faults))
+					positions[rulePosition{rule, l.passthrough}] = at
+					route := routes[rule]
+					if l.passthrough {
+						rule = asTheyCome(rule)
+					}
+					asking := users.ask(body, g, limits.limitIngress(body, rule, route), route, seal)
+					body.Rules = append(body.Rules, faults.spoilRule(asking, exchange.ServiceName{}, &body.Faults))
 				}
 				host.Rules = append(host.Rules, at)
 			}

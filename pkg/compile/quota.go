@@ -128,6 +128,9 @@ func Requires(body proto.Message) []string {
 		limits, rules = body.GetIngress().GetLimits(), body.GetIngress().GetRules()
 	}
 	var features []string
+	if hasUDP(body) {
+		features = append(features, snapshot.FeatureUDP)
+	}
 	if in, ok := body.(*snapshot.Inbound); ok && hasTLS(in.GetIngress()) {
 		features = append(features, snapshot.FeatureIngressTLS)
 		if hasClients(in.GetIngress()) {
@@ -137,8 +140,17 @@ func Requires(body proto.Message) []string {
 	if in, ok := body.(*snapshot.Inbound); ok && hasTCP(in.GetIngress()) {
 		features = append(features, snapshot.FeatureIngressTCP)
 	}
+	if in, _ := body.(*snapshot.Inbound); originates(in, rules) {
+		features = append(features, snapshot.FeatureOrigination)
+	}
 	if in, ok := body.(*snapshot.Inbound); ok && in.Authorization != nil {
 		features = append(features, snapshot.FeatureAuthorization)
+		if hasConditions(in.Authorization) {
+			features = append(features, snapshot.FeatureAuthorizationConditions)
+		}
+	}
+	if in, ok := body.(*snapshot.Inbound); ok && (in.Authentication != nil || len(in.GetIngress().GetAuthentications()) > 0) {
+		features = append(features, snapshot.FeatureAuthentication)
 	}
 	if len(limits) > 0 {
 		features = append(features, quota.Feature)

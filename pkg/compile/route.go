@@ -32,7 +32,7 @@ func (r *routeDocument) id() routeID { return routeID{r.kind.Name, r.Namespace, 
 
 // routesOf lists the routes of all kinds, the oldest first, then by "namespace/name".
 func routesOf(in Input) []*routeDocument {
-	all := make([]*routeDocument, 0, len(in.Routes)+len(in.GRPC)+len(in.TLS)+len(in.TCP))
+	all := make([]*routeDocument, 0, len(in.Routes)+len(in.GRPC)+len(in.TLS)+len(in.TCP)+len(in.UDP))
 	for _, r := range in.Routes {
 		all = append(all, &routeDocument{HTTPRoute: r, kind: api.HTTPRoute})
 	}
@@ -44,6 +44,9 @@ func routesOf(in Input) []*routeDocument {
 	}
 	for _, r := range in.TCP {
 		all = append(all, &routeDocument{HTTPRoute: tcpAsHTTP(r), kind: api.TCPRoute})
+	}
+	for _, r := range in.UDP {
+		all = append(all, &routeDocument{HTTPRoute: udpAsHTTP(r), kind: api.UDPRoute})
 	}
 	return oldestFirst(all)
 }
@@ -110,7 +113,7 @@ func claimed(routes []*routeDocument, services *catalog) claims {
 			continue
 		}
 		for _, ref := range route.Spec.ParentRefs {
-			if _, ok := parentGateway(route.Namespace, ref); ok {
+			if _, ok := parentListeners(route.Namespace, ref); ok {
 				continue
 			}
 			name, ports, problem := parentPorts(route, ref, services)
@@ -147,7 +150,7 @@ func (l *listener) conflicting(kind gatewayv1.Kind, hostnames []string) *routeDo
 func (c claims) leave(kind *api.Kind, all []attachment) (left []attachment, note string) {
 	for _, at := range all {
 		if by := c[at]; by != nil && by.kind != kind {
-			note = fmt.Sprintf("%s has port %d of %s, and is of a more specific kind", by.id(), at.port, at.service)
+			note = fmt.Sprintf("%s has port %s of %s, and is of a more specific kind", by.id(), PortName(at.port), at.service)
 			continue
 		}
 		left = append(left, at)

@@ -87,7 +87,7 @@ func resolve(route *routeDocument, ref *gatewayv1.HTTPBackendRef, services *cata
 	}
 	unresolved := &snapshot.Backend{Namespace: name.Namespace, Service: name.Name}
 	if ref.Port != nil {
-		unresolved.Port = uint32(max(*ref.Port, 0))
+		unresolved.Port = snapshot.PortID(uint16(max(*ref.Port, 0)), route.kind == api.UDPRoute) // the schema says that it is not larger
 	}
 	group, kind := "", "Service"
 	if ref.Group != nil {
@@ -113,9 +113,11 @@ func resolve(route *routeDocument, ref *gatewayv1.HTTPBackendRef, services *cata
 	}
 	port, known := s.port(unresolved.Port)
 	if !known {
-		return unresolved, gatewayv1.RouteReasonBackendNotFound, fmt.Sprintf("%s %s has no port %d", kind, name, *ref.Port)
+		return unresolved, gatewayv1.RouteReasonBackendNotFound, fmt.Sprintf("%s %s has no port %s", kind, name, PortName(unresolved.Port))
 	}
 	switch {
+	case s.outside != nil && route.kind == api.UDPRoute:
+		return unresolved, gatewayv1.RouteReasonUnsupportedProtocol, fmt.Sprintf("%s %s is for connections, and a UDPRoute brings datagrams", kind, name)
 	case ofConnections(route.kind):
 		if s.outside != nil && isHTTP(port.protocol) {
 			return unresolved, gatewayv1.RouteReasonUnsupportedProtocol, fmt.Sprintf("%s %s is for HTTP, and a %s brings connections; write spec.protocol: TCP", kind, name, route.kind.Name)

@@ -22,9 +22,8 @@ func (c *Controller) analyze(w http.ResponseWriter, r *http.Request) {
 		socket.WriteFailure(w, http.StatusBadRequest, fmt.Errorf("read the documents: %w", err))
 		return
 	}
-	last := c.last.Load()
-	if last == nil {
-		socket.WriteFailure(w, http.StatusServiceUnavailable, fmt.Errorf("nothing is compiled yet; ask again in a moment"))
+	last, ok := c.newest(w, r)
+	if !ok {
 		return
 	}
 	answer := report.Analysis[analyze.Finding]{Findings: analyze.Analyze(last.in, last.out)}
@@ -63,14 +62,22 @@ func overlaid(in compile.Input, docs []api.Document) (compile.Input, error) {
 			in.TLS, err = overlay(in.TLS, d)
 		case api.TCPRoute:
 			in.TCP, err = overlay(in.TCP, d)
+		case api.UDPRoute:
+			in.UDP, err = overlay(in.UDP, d)
 		case api.QuotaPolicies:
 			in.Quotas, err = overlay(in.Quotas, d)
 		case api.FaultPolicies:
 			in.Faults, err = overlay(in.Faults, d)
 		case api.ExternalServices:
 			in.External, err = overlay(in.External, d)
+		case api.AuthenticationPolicies:
+			in.Authentication, err = overlay(in.Authentication, d)
+		case api.FederatedTrustDomains:
+			in.Foreign, err = overlay(in.Foreign, d)
 		case api.AuthorizationPolicies:
 			in.Authorization, err = overlay(in.Authorization, d)
+		case api.BackendTLSPolicy:
+			in.BackendTLS, err = overlay(in.BackendTLS, d)
 		case api.ResiliencePolicies:
 			in.Resilience, err = overlay(in.Resilience, d)
 		case api.LoadBalancingPolicies:
@@ -79,6 +86,8 @@ func overlaid(in compile.Input, docs []api.Document) (compile.Input, error) {
 			in.Gateways, err = overlay(in.Gateways, d)
 		case api.GatewayClass:
 			in.Classes, err = overlay(in.Classes, d)
+		case api.ListenerSet:
+			in.ListenerSets, err = overlay(in.ListenerSets, d)
 		case api.ReferenceGrant:
 			in.Grants, err = overlay(in.Grants, d)
 		case api.Secret:

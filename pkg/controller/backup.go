@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -24,6 +25,20 @@ import (
 // more was granted (quota.Restored).
 var backedUp = []bus.Stream{bus.StreamRegistry, bus.StreamInstance, bus.StreamAudit, bus.StreamResource}
 
+// backedUpSecret is where the authority keeps the hash of the root that the last backup holds.
+const backedUpSecret = "backed-up-root"
+
+// backupNeeded says whether the root took another's place since the last backup: nodes do not believe what is restored from
+// that.
+func (c *Controller) backupNeeded() bool {
+	if !c.authority.Replaced() {
+		return false
+	}
+	root := c.authority.RootHash()
+	held, err := c.authority.Secret(backedUpSecret)
+	return err != nil || !bytes.Equal(held, root[:])
+}
+
 // backup answers with a backup. It is for the socket alone: a token must not give away what others are kept from.
 func (c *Controller) backup(w http.ResponseWriter, r *http.Request) {
 	if r.TLS != nil {
@@ -34,9 +49,13 @@ func (c *Controller) backup(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "application/x-tar")
 	w.Header().Set(report.HeaderSealingKey, c.authority.KeySource())
 	event := &audit.Event{Kind: audit.Backup, Verb: "backup"}
+	root := c.authority.RootHash()
 	err := c.recorder.act(r, event, func() error { return c.writeBackup(r.Context(), out) })
 	switch {
 	case err == nil:
+		if err := c.authority.PutSecret(backedUpSecret, root[:]); err != nil {
+			c.log.Error("that a backup of the root was taken cannot be kept", "err", err)
+		}
 	case !out.begun:
 		socket.WriteFailure(w, http.StatusInternalServerError, err)
 	default:

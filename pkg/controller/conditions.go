@@ -20,12 +20,15 @@ func (c *Controller) writeConditions(ctx context.Context, in compile.Input, out 
 		return nil
 	}
 	return errors.Join(
+		c.writeBackendTLS(ctx, in, out),
 		write(ctx, c, api.QuotaPolicies, in.Quotas, out.Quotas, func(p *api.QuotaPolicy) []metav1.Condition { return p.Status.Conditions }),
 		write(ctx, c, api.ExternalServices, in.External, out.External, func(e *api.ExternalService) []metav1.Condition { return e.Status.Conditions }),
 		write(ctx, c, api.ResiliencePolicies, in.Resilience, out.Resilience, func(p *api.ResiliencePolicy) []metav1.Condition { return p.Status.Conditions }),
 		write(ctx, c, api.FaultPolicies, in.Faults, out.Faults, func(p *api.FaultPolicy) []metav1.Condition { return p.Status.Conditions }),
 		write(ctx, c, api.LoadBalancingPolicies, in.Balancing, out.Balancing, func(p *api.LoadBalancingPolicy) []metav1.Condition { return p.Status.Conditions }),
+		write(ctx, c, api.FederatedTrustDomains, in.Foreign, out.Foreign, func(f *api.FederatedTrustDomain) []metav1.Condition { return f.Status.Conditions }),
 		write(ctx, c, api.AuthorizationPolicies, in.Authorization, out.Authorization, func(p *api.AuthorizationPolicy) []metav1.Condition { return p.Status.Conditions }),
+		write(ctx, c, api.AuthenticationPolicies, in.Authentication, out.Authentication, func(p *api.AuthenticationPolicy) []metav1.Condition { return p.Status.Conditions }),
 	)
 }
 

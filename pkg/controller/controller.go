@@ -24,12 +24,17 @@ import (
 	"github.com/sennit-mesh/sennit/internal/release"
 	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/apiserver"
+	"github.com/sennit-mesh/sennit/pkg/apiserver/idtoken"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/ca"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/federation"
+	"github.com/sennit-mesh/sennit/pkg/jwks"
 	"github.com/sennit-mesh/sennit/pkg/quota"
 	"github.com/sennit-mesh/sennit/pkg/registry"
 	"github.com/sennit-mesh/sennit/pkg/telemetry"
+	"github.com/sennit-mesh/sennit/pkg/upstreamca"
+	"github.com/sennit-mesh/sennit/pkg/upstreamca/settings"
 )
 
 // edgeWindow is how far back the live graph looks.
@@ -40,9 +45,14 @@ type Controller struct {
 	cfg Config
 	log *slog.Logger
 
-	authority *ca.Authority
-	accounts  *bus.Accounts
-	server    *bus.Server
+	upstream        upstreamca.Authority   // that certifies the intermediate; nil: the own root does
+	upstreamFailure atomic.Pointer[string] // why it could not be asked the last time; empty, or nil: it could
+	authority       *ca.Authority
+	accounts        *bus.Accounts
+	formerShutOut   atomic.Bool   // accounts of the bus of before, whose keys are in wrong hands
+	awaitsKeys      chan struct{} // closed by again
+	again           func()        // has this controller end, and another take its place
+	server          *bus.Server
 
 	// From here on made by open, when the server runs.
 	conn       *bus.Conn
@@ -53,19 +63,29 @@ type Controller struct {
 	publisher  *bus.Publisher
 	requests   *bus.Requests
 	graph      *telemetry.Graph
+	denials    telemetry.Denials   // that nodes reported to this controller
+	plaintext  telemetry.Denials   // connections without an identity, likewise
 	exporter   *telemetry.Exporter // nil: traces go nowhere
 	operators  *operators
+	people     *idtoken.Verifier // nil: there is no identity provider
 	quotas     *quota.Owner
 	taps       taps
 	recorder   *recorder
+	issuers    *jwks.Fetcher // keys of those whose tokens are good
+	federation *federation.Watcher
+	endpoint   *federation.Endpoint
+	sessionKey func(origin, uid string) []byte
 	issued     chan ca.Issued              // certificates of this controller's own listeners, to be recorded
 	rebuild    chan struct{}               // something that goes into snapshots has changed
 	bell       bell                        // nodes or instances have changed
 	gathering  atomic.Bool                 // since a restore, nothing is published yet
+	withdrawn  atomic.Bool                 // a node proved that the root before was withdrawn, which this controller forgot
+	delegation atomic.Uint64               // the newest that a node proved
 	inputs     chan struct{}               // closed when all that was stored before this start is in memory
 	compiled                               // the compile loop's
 	last       atomic.Pointer[compilation] // nil: nothing is compiled yet
 	sent       sentTimes
+	refusals   refusals
 	apiAddress atomic.Pointer[netip.AddrPort] // nil: not open
 	busHosts   []string                       // host:port, as tokens name the bus
 	started    time.Time
@@ -79,18 +99,23 @@ type compiled struct {
 	calls     decoded[gatewayv1.GRPCRoute]
 	tlsRoutes decoded[gatewayv1.TLSRoute]
 	tcpRoutes decoded[gatewayv1.TCPRoute]
+	udpRoutes decoded[gatewayv1.UDPRoute]
 	policies  decoded[api.QuotaPolicy]
 	faults    decoded[api.FaultPolicy]
 	outside   decoded[api.ExternalService]
 	balancing decoded[api.LoadBalancingPolicy]
 	gateways  decoded[gatewayv1.Gateway]
 	classes   decoded[gatewayv1.GatewayClass]
+	sets      decoded[gatewayv1.ListenerSet]
 	spaces    decoded[corev1.Namespace]
 	grants    decoded[gatewayv1.ReferenceGrant]
 	secrets   decoded[corev1.Secret]
 	configMap decoded[corev1.ConfigMap]
 	resilient decoded[api.ResiliencePolicy]
 	admitting decoded[api.AuthorizationPolicy]
+	proving   decoded[api.AuthenticationPolicy]
+	foreign   decoded[api.FederatedTrustDomain]
+	securing  decoded[gatewayv1.BackendTLSPolicy]
 	keys      keySealer
 	configs   map[string]bus.Body // of nodes, by subject; never changed,
 	configsOf *map[string]ca.Node // and the registry that they were made from
@@ -104,6 +129,9 @@ func New(cfg Config) (c *Controller, err error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.passphrase == nil {
+		cfg.passphrase = ca.PassphraseFrom(cfg.PassphraseFile, false)
+	}
 	if err := checkRestored(cfg.StateDir); err != nil {
 		return nil, err
 	}
@@ -116,9 +144,16 @@ func New(cfg Config) (c *Controller, err error) {
 			return nil, fmt.Errorf("--otlp-endpoint: %w", err)
 		}
 	}
+	if c.upstream = cfg.upstream; cfg.UpstreamCA != "" {
+		if c.upstream, err = settings.Open(cfg.UpstreamCA, cfg.Now); err != nil {
+			return nil, fmt.Errorf("--upstream-ca: %w", err)
+		}
+	}
+	c.awaitsKeys = make(chan struct{})
+	c.again = sync.OnceFunc(func() { close(c.awaitsKeys) })
 	c.authority, err = ca.NewAuthority(ca.AuthorityConfig{
 		Dir: filepath.Join(cfg.StateDir, "ca"), Cluster: cfg.Cluster, TrustDomain: cfg.TrustDomain, Name: cfg.Name, MaxTTL: cfg.TTL, Now: cfg.Now,
-		Issued: c.issuedToItself,
+		KeyFile: cfg.KeyFile, Passphrase: cfg.passphrase, Issued: c.issuedToItself,
 	})
 	if err != nil {
 		return nil, stateDirError(err)
@@ -129,9 +164,9 @@ func New(cfg Config) (c *Controller, err error) {
 	return c, nil
 }
 
-// issuedToItself notes a certificate of this controller's own listeners; those of nodes are recorded by who grants them.
+// issuedToItself notes a certificate of this controller's own listeners, and its intermediate; those of nodes are recorded by who grants them.
 func (c *Controller) issuedToItself(one ca.Issued) {
-	if one.SPIFFEID != ca.ControllerID(c.cfg.TrustDomain, c.cfg.Name) {
+	if one.SPIFFEID != ca.ControllerID(c.cfg.TrustDomain, c.cfg.Name) && one.SPIFFEID != "spiffe://"+c.cfg.TrustDomain {
 		return
 	}
 	select {
@@ -148,31 +183,16 @@ func stateDirError(err error) error {
 	return err
 }
 
-// accountsSecret is where the authority keeps the seeds of the bus's accounts.
-const accountsSecret = "bus-accounts"
-
 func (c *Controller) openBus() error {
-	seeds, err := c.authority.Secret(accountsSecret)
+	if err := c.openAccounts(); err != nil {
+		return err
+	}
+	ended, err := c.endedUsers()
 	if err != nil {
 		return err
 	}
-	if seeds == nil {
-		if c.accounts, err = bus.NewAccounts(); err != nil {
-			return err
-		}
-		if seeds, err = c.accounts.MarshalBinary(); err != nil {
-			return err
-		}
-		if err := c.authority.PutSecret(accountsSecret, seeds); err != nil {
-			return err
-		}
-	} else {
-		c.accounts = &bus.Accounts{}
-		if err := c.accounts.UnmarshalBinary(seeds); err != nil {
-			return fmt.Errorf("keys of the bus in %s: %w", filepath.Join(c.cfg.StateDir, "ca"), err)
-		}
-	}
 	c.server, err = bus.NewServer(bus.ServerConfig{
+		Ended: ended, Former: c.formerUsers(), Refused: c.refusedByBus,
 		Name: c.cfg.Name, Listen: c.cfg.Bus, StateDir: filepath.Join(c.cfg.StateDir, "streams"), Accounts: c.accounts, Log: c.log,
 		TLS: &tls.Config{MinVersion: tls.VersionTLS13, GetCertificate: c.authority.ServerCertificate(c.cfg.hosts())},
 	})
@@ -228,16 +248,21 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	c.cfg.Bus = netip.AddrPortFrom(c.cfg.Bus.Addr(), address.Port())
 	for _, host := range c.cfg.hosts() {
 		c.busHosts = append(c.busHosts, net.JoinHostPort(host, strconv.Itoa(int(address.Port()))))
 	}
 	if c.recorder, err = c.newRecorder(ctx); err != nil {
 		return err
 	}
+	verifier, err := c.attestVerifier()
+	if err != nil {
+		return err
+	}
 	registryRecords := c.conn.Records(bus.StreamRegistry)
 	c.registrar, err = ca.NewRegistrar(ca.RegistrarConfig{
 		Authority: c.authority, Store: registryRecords, Users: c.accounts, Addresses: c.busHosts, Log: c.log, Now: c.cfg.Now,
-		Record: c.recorder.decision,
+		Record: c.recorder.decision, Attest: verifier,
 		Report: func(i ca.Incident) { c.log.Warn("look at this node: "+i.What, "node", i.Node, "err", i.Err) },
 	})
 	if err != nil {
@@ -249,7 +274,14 @@ func (c *Controller) open(ctx context.Context) (err error) {
 		Allowed: c.members.allowed,
 		Changed: func(uint64) { c.changed() },
 	})
-	if c.operators, err = openOperators(c.authority); err != nil {
+	if c.sessionKey, err = sessionKeys(c.authority); err != nil {
+		return err
+	}
+	c.issuers = jwks.New(jwks.Config{Store: keySetStore{c.authority}, Changed: c.changed, Log: c.log, Now: c.cfg.Now})
+	c.operators = newOperators(registryRecords, c.log, c.cfg.Now)
+	c.federation = federation.New(federation.Config{Store: foreignStore{c.authority}, Changed: c.changed, Log: c.log, Now: c.cfg.Now})
+	c.endpoint = federation.NewEndpoint(c.ownBundle, c.cfg.Now)
+	if c.people, err = c.cfg.OIDC.verifier(c.cfg.Now, c.log); err != nil {
 		return err
 	}
 	sealer, err := documentSealer(c.authority)
@@ -258,12 +290,13 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	}
 	c.api, err = apiserver.New(apiserver.Config{
 		Resources: c.conn.Records(bus.StreamResource), Status: c.conn.Records(bus.StreamStatus),
-		Epoch: c.authority.Epoch(), Authenticate: c.operators.authenticate, Version: release.Version(), Log: c.log,
-		Hook: c.hook, Refused: c.recorder.refused, Sealer: sealer,
+		Epoch: c.authority.Epoch(), Authenticate: c.authenticate, Version: release.Version(), Log: c.log,
+		Hook: c.hook, Refused: c.recorder.refused, RefusedUnseen: c.recorder.refusedUnseen, Sealer: sealer,
 		Virtual: map[*api.Kind]apiserver.Virtual{
-			api.EndpointSlice: endpointSlices{c},
-			api.JoinTokens:    newJoinTokens(c),
-			api.Nodes:         nodeDocuments{c},
+			api.EndpointSlice:  endpointSlices{c},
+			api.JoinTokens:     newJoinTokens(c),
+			api.OperatorTokens: operatorTokens{c},
+			api.Nodes:          nodeDocuments{c},
 		},
 		Always: []*unstructured.Unstructured{gatewayClass()},
 	})
@@ -273,8 +306,8 @@ func (c *Controller) open(ctx context.Context) (err error) {
 	c.publisher, err = bus.NewPublisher(bus.PublisherConfig{
 		Now:  c.cfg.Now,
 		Conn: c.conn, Cluster: c.cfg.Cluster, Controller: c.cfg.Name, Root: c.authority.RootHash(),
-		Epoch: c.authority.Epoch(), Roster: c.authority.Roster(), Signer: c.authority.Signer(), Log: c.log,
-		Removed: c.members.wasRemoved, Shown: c.shown, Superseded: c.superseded,
+		Epoch: c.authority.Epoch(), Roster: c.authority.Roster(), Signer: c.authority.Signer, Log: c.log,
+		Removed: c.members.wasRemoved, Shown: c.shown, Superseded: c.superseded, Showed: c.showed,
 		MayRun: func(node, namespace, service string) bool {
 			return c.members.allowed(node, exchange.ServiceName{Namespace: namespace, Name: service})
 		},
@@ -286,7 +319,7 @@ func (c *Controller) open(ctx context.Context) (err error) {
 		return err
 	}
 	c.gathering.Store(c.authority.Epoch() > 0)
-	c.requests = bus.NewRequests(bus.RequestsConfig{Conn: c.conn, Limits: bus.DefaultLimits, CutOff: c.server.CutOff, Log: c.log})
+	c.requests = bus.NewRequests(bus.RequestsConfig{Conn: c.conn, Limits: bus.DefaultLimits, CutOff: c.server.CutOff, Refused: c.refusedRequest, Log: c.log})
 	return nil
 }
 
@@ -308,13 +341,28 @@ func (c *Controller) start(ctx context.Context, group *errgroup.Group) {
 		return c.recorder.writer.Lead(ctx, c.recorder.heads, c.publisher.Leading, c.recorder.keep)
 	})
 	part("registry of nodes", c.members.run)
+	part("operators' tokens", c.operators.run)
+	part("users that the bus lets in", c.endUsers)
+	part("refusals of nodes to the audit", c.recordRefusals)
+	if c.people != nil {
+		part("identity provider", c.people.Run)
+	}
 	part("instances", c.catalogue.Run)
 	part("resources", c.api.Run)
 	part("publishing", c.publisher.Run)
 	part("compiling", c.compileLoop)
 	part("nodes after a restore", c.gather)
+	part("keys of issuers", c.issuers.Run)
 	part("liveness", c.watchNodes)
+	part("rotation of the authority", c.rotate)
+	part("keys of the bus", c.untilAgain)
+	part("renewal by the authority outside", c.renewUpstream)
 	part("quotas", c.ownQuotas)
+	part("keys of JWT-SVIDs", c.watchBundle)
+	part("other trust domains", c.federation.Run)
+	if c.cfg.Bundle != "" {
+		part("bundle endpoint", c.serveBundle)
+	}
 	part("API", c.serveAPI)
 	part("socket", c.serveSocket)
 	if c.exporter != nil {
@@ -324,7 +372,7 @@ func (c *Controller) start(ctx context.Context, group *errgroup.Group) {
 		part("metrics", c.serveMetrics)
 	}
 	for verb, handler := range c.verbs() {
-		part("requests to "+verb, func(ctx context.Context) error { return c.requests.Serve(ctx, verb, c.guarded(handler)) })
+		part("requests to "+verb, func(ctx context.Context) error { return c.requests.Serve(ctx, verb, c.guarded(c.known(verb, handler))) })
 	}
 }
 

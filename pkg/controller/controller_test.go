@@ -20,11 +20,18 @@ import (
 // start runs a controller until stop is called, or the test ends.
 func start(t *testing.T, dir string) (c *Controller, stop func()) {
 	t.Helper()
+	return startWith(t, dir, func(*Config) {})
+}
+
+func startWith(t *testing.T, dir string, change func(*Config)) (c *Controller, stop func()) {
+	t.Helper()
 	loopback := netip.MustParseAddrPort("127.0.0.1:0")
-	c, err := New(Config{
+	cfg := Config{
 		StateDir: filepath.Join(dir, "state"), Cluster: "test", TrustDomain: "test.local", Name: "controller",
 		Bus: loopback, API: loopback, Log: slog.New(slog.DiscardHandler),
-	})
+	}
+	change(&cfg)
+	c, err := New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,14 +61,18 @@ func start(t *testing.T, dir string) (c *Controller, stop func()) {
 // record stores an instance as a registration does.
 func record(t *testing.T, c *Controller, service, node string) {
 	t.Helper()
+	name, err := exchange.ParseServiceName(service)
+	if err != nil {
+		t.Fatal(err)
+	}
 	data, err := proto.Marshal(&snapshot.Instance{
-		Service: "default/" + service, Node: node, Instance: "1", LaneAddress: "192.0.2.1:7443",
+		Service: service, Node: node, Instance: "1", LaneAddress: "192.0.2.1:7443",
 		Ports: []*snapshot.InstancePort{{Number: 80, Name: "http"}},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := registry.Key{Service: exchange.ServiceName{Namespace: "default", Name: service}, Name: "1"}
+	key := registry.Key{Service: name, Name: "1"}
 	if _, err := c.conn.Records(bus.StreamInstance).Append(t.Context(), registry.InstanceSubject(node, key), data, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -77,13 +88,13 @@ func TestEndpointSlicesFollowInstances(t *testing.T) {
 	}
 	changed := shown.Changed()
 	// Two pairs that a dash would give one name.
-	record(t, c, "orders-web", "a")
+	record(t, c, "default/orders-web", "a")
 	select {
 	case <-changed:
 	case <-time.After(20 * time.Second):
 		t.Fatal("a new instance is no change")
 	}
-	record(t, c, "orders", "web-a")
+	record(t, c, "default/orders", "web-a")
 	names := map[string]bool{}
 	var version uint64
 	for deadline := time.Now().Add(20 * time.Second); len(names) < 2 && time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {

@@ -22,6 +22,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/api/report"
 	"github.com/sennit-mesh/sennit/pkg/ca"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // ready waits until nodes and instances are read: before, lists would lack some, and versions be lower than
@@ -93,6 +94,9 @@ func tokenDocument(token ca.TokenStatus) (*unstructured.Unstructured, error) {
 		Spec:       api.JoinTokenSpec{Node: token.Node, Services: names(token.Services)},
 		Status:     api.JoinTokenStatus{Expires: &expires},
 	}
+	if a := token.Attest; a != nil {
+		document.Spec.Attest = attestDocument(a)
+	}
 	if !token.Used.IsZero() {
 		document.Status.UsedAt, document.Status.UsedBy = &metav1.Time{Time: token.Used}, token.Node
 	}
@@ -116,10 +120,19 @@ func (t *joinTokens) Create(ctx context.Context, u *unstructured.Unstructured) (
 	if document.Spec.TTL != nil {
 		request.TTL = document.Spec.TTL.Duration
 	}
+	if a := document.Spec.Attest; a != nil {
+		var err error
+		if request.Attest, err = attestOf(a); err != nil {
+			return nil, apierrors.NewBadRequest("spec.attest: " + err.Error())
+		}
+	}
 	if err := ca.CheckNodeName(request.Node); err != nil {
 		return nil, apierrors.NewBadRequest("spec.node: " + err.Error())
 	}
 	token, err := t.c.registrar.CreateToken(ctx, request)
+	if errors.Is(err, ca.ErrNotAttested) {
+		return nil, apierrors.NewBadRequest("spec.attest: " + err.Error())
+	}
 	if errors.Is(err, ca.ErrNameTaken) {
 		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{
 			Status: metav1.StatusFailure, Code: http.StatusConflict, Reason: metav1.StatusReasonConflict, Message: err.Error(),
@@ -150,7 +163,7 @@ func (d nodeDocuments) List(ctx context.Context) ([]*unstructured.Unstructured, 
 	if err := d.c.ready(ctx); err != nil {
 		return nil, 0, err
 	}
-	version := d.c.members.version.Load() + d.c.catalogue.Sequence()
+	version := d.c.members.version.At() + d.c.catalogue.Sequence()
 	living, instances, versions := d.c.liveness(), d.c.running(), d.c.versions()
 	var all []*unstructured.Unstructured
 	for name, m := range d.c.members.list() {
@@ -214,8 +227,11 @@ func (e endpointSlices) List(ctx context.Context) ([]*unstructured.Unstructured,
 				slice.AddressType = discoveryv1.AddressTypeIPv6
 			}
 			for _, p := range in.GetPorts() {
-				name, number, tcp := p.GetName(), int32(p.GetNumber()), corev1.ProtocolTCP
-				slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &name, Port: &number, Protocol: &tcp})
+				name, number, protocol := p.GetName(), int32(p.GetNumber()), corev1.ProtocolTCP
+				if p.GetProtocol() == snapshot.Protocol_PROTOCOL_UDP {
+					protocol = corev1.ProtocolUDP
+				}
+				slice.Ports = append(slice.Ports, discoveryv1.EndpointPort{Name: &name, Port: &number, Protocol: &protocol})
 			}
 			slices[key] = slice
 			order = append(order, key)

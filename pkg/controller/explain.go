@@ -1,16 +1,12 @@
 package controller
 
 import (
-	"encoding/json"
-	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sennit-mesh/sennit/internal/socket"
-	"github.com/sennit-mesh/sennit/pkg/api/report"
 	"github.com/sennit-mesh/sennit/pkg/compile"
 	"github.com/sennit-mesh/sennit/pkg/routing"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -18,28 +14,43 @@ import (
 
 // A compilation is the newest state that was compiled. Nobody changes it.
 type compilation struct {
-	in  compile.Input
-	out compile.Output
+	in        compile.Input
+	out       compile.Output
+	resources uint64 // sequence of the log of documents
 }
 
 // explain answers what nodes do with a request, by the code that they do it with, from what was compiled last.
 func (c *Controller) explain(w http.ResponseWriter, r *http.Request) {
 	var q routing.Question
-	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, report.MaxQuestion)).Decode(&q); err != nil {
-		socket.WriteFailure(w, http.StatusBadRequest, fmt.Errorf("read the question: %w", err))
+	last, done, ok := c.question(w, r, &q, "explain", &q.To)
+	if !ok {
 		return
 	}
-	last := c.last.Load()
-	if last == nil {
-		socket.WriteFailure(w, http.StatusServiceUnavailable, errors.New("nothing is compiled yet; ask again in a moment"))
-		return
+	defer done()
+	sees := c.api.Scope(r, ofService("explain", "", ""))
+	sees.Namespaces = append(sees.Namespaces, q.To.Namespace) // though it may be of this service alone
+	if ns := q.From.Namespace; ns != q.To.Namespace && !sees.Has(ns) && last.out.Bodies[snapshot.OutSubject(q.To.Namespace, q.To.Name, ns)] != nil {
+		// Callers of that namespace have rules of its own.
+		_, done, ok := c.permit(w, r, ofService("explain", ns, q.From.Name))
+		if !ok {
+			return
+		}
+		done()
 	}
 	table, err := tableFor(&q, last.out.Bodies)
 	if err != nil {
 		socket.WriteFailure(w, http.StatusInternalServerError, err)
 		return
 	}
-	socket.WriteJSON(w, table.Explain(&q, time.Now()))
+	e := table.Explain(&q, time.Now())
+	admission, err := c.admission(&q, e, last.out.Bodies)
+	if err != nil {
+		socket.WriteFailure(w, http.StatusInternalServerError, err)
+		return
+	}
+	e.Policies = append(e.Policies, admission...)
+	hide(e, sees)
+	socket.WriteJSON(w, e)
 }
 
 // tableFor is the table of a node that follows what a question is about.

@@ -26,7 +26,8 @@ func gatewayClass() *unstructured.Unstructured {
 	}}
 }
 
-// writeGatewayStatuses says in the status of each Gateway, and of each class that is Sennit's, what became of it.
+// writeGatewayStatuses says in the status of each Gateway, of each ListenerSet, and of each class that is Sennit's, what
+// became of it.
 func (c *Controller) writeGatewayStatuses(ctx context.Context, in compile.Input, out compile.Output) error {
 	if !c.publisher.Leading() {
 		return nil
@@ -50,6 +51,17 @@ func (c *Controller) writeGatewayStatuses(ctx context.Context, in compile.Input,
 		if merged, changed := compile.MergeGatewayStatus(g.Status, compiled, metav1.Now()); changed {
 			if err := c.api.WriteStatus(ctx, api.Gateway, g.Namespace, g.Name, string(g.UID), merged); err != nil {
 				return fmt.Errorf("status of gateway %s/%s: %w", g.Namespace, g.Name, err)
+			}
+		}
+	}
+	for _, s := range in.ListenerSets {
+		compiled, ours := out.ListenerSets[types.NamespacedName{Namespace: s.Namespace, Name: s.Name}]
+		if !ours {
+			continue
+		}
+		if merged, changed := compile.MergeListenerSetStatus(s.Status, compiled, metav1.Now()); changed {
+			if err := c.api.WriteStatus(ctx, api.ListenerSet, s.Namespace, s.Name, string(s.UID), merged); err != nil {
+				return fmt.Errorf("status of listenerset %s/%s: %w", s.Namespace, s.Name, err)
 			}
 		}
 	}

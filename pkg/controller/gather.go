@@ -42,7 +42,7 @@ func (c *Controller) awaitNodes(ctx context.Context) {
 	began := time.Now()
 	news, last := began, uint64(0)
 	for {
-		if now := c.members.version.Load() + c.catalogue.Sequence(); now != last {
+		if now := c.members.version.At() + c.catalogue.Sequence(); now != last {
 			news, last = time.Now(), now
 		}
 		missing := 0

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,35 +23,45 @@ type members struct {
 
 	nodes   atomic.Pointer[map[string]ca.Node] // nil: not read yet; without those that were removed
 	removed atomic.Pointer[map[string]bool]    // names that were removed and not given away again
-	version atomic.Uint64                      // of the records that are in here; it never goes down
+	ended   atomic.Pointer[[]string]           // users of the bus that are not let in, in order
+	version bus.Progress                       // of the records that are in here
+
+	endedChanged chan struct{} // told when those users may have changed
 
 	mu        sync.Mutex
 	directory *ca.Directory
-	moved     chan struct{} // closed and replaced with each record
 }
 
 func newMembers(records *bus.Records, log *slog.Logger, onChange func()) *members {
-	return &members{records: records, log: log, onChange: onChange, directory: ca.NewDirectory(), moved: make(chan struct{})}
+	return &members{records: records, log: log, onChange: onChange, directory: ca.NewDirectory(), endedChanged: make(chan struct{}, 1)}
 }
 
 // run follows the registry until ctx ends.
 func (m *members) run(ctx context.Context) error {
+	return followRegistry(ctx, m.records, m.log.With("for", "nodes"), &m.version, func(last uint64) {
+		if last <= m.version.At() && !m.read() {
+			m.takeAll() // nothing was stored yet
+			m.onChange()
+		}
+	}, func(e bus.Entry, last uint64) { m.record(e, e.Sequence >= last) })
+}
+
+// followRegistry reads the registry behind what was read until ctx ends, and again where following it breaks off. Begin is
+// called before each time, and take for each record; last is the newest one that is stored then.
+func followRegistry(ctx context.Context, records *bus.Records, log *slog.Logger, read *bus.Progress, begin func(last uint64), take func(e bus.Entry, last uint64)) error {
 	for pause := 100 * time.Millisecond; ; pause = min(2*pause, 5*time.Second) {
-		last, err := m.records.Last(ctx)
+		last, err := records.Last(ctx)
 		if err == nil {
-			if last <= m.version.Load() && !m.read() {
-				m.takeAll() // nothing was stored yet
-				m.onChange()
-			}
-			err = m.records.Follow(ctx, m.version.Load()+1, func(e bus.Entry) error {
-				m.record(e, e.Sequence >= last)
+			begin(last)
+			err = records.Follow(ctx, read.At()+1, func(e bus.Entry) error {
+				take(e, last)
 				return nil
 			})
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		m.log.Warn("following the registry of nodes broke off", "err", err)
+		log.Warn("following the registry broke off", "err", err)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -72,11 +83,7 @@ func (m *members) record(e bus.Entry, tell bool) {
 	if changed {
 		m.takeAll()
 	}
-	m.mu.Lock()
-	m.version.Store(e.Sequence) // when what it stands for can be seen
-	close(m.moved)
-	m.moved = make(chan struct{})
-	m.mu.Unlock()
+	m.version.Reach(e.Sequence) // when what it stands for can be seen
 	if changed {
 		m.onChange()
 	}
@@ -99,33 +106,49 @@ func (m *members) tokens(ctx context.Context) ([]ca.TokenStatus, uint64, error) 
 	if err != nil {
 		return nil, 0, err
 	}
-	for {
-		m.mu.Lock()
-		moved, version := m.moved, m.version.Load()
-		if version >= last {
-			defer m.mu.Unlock()
-			return m.directory.Tokens(), version, nil
-		}
-		m.mu.Unlock()
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return nil, 0, fmt.Errorf("read the registry up to %d: %w", last, context.Cause(ctx))
-		}
+	if m.version.Wait(ctx, last) != nil {
+		return nil, 0, fmt.Errorf("read the registry up to %d: %w", last, context.Cause(ctx))
 	}
+	version := m.version.At() // first: what comes meanwhile is read again
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.directory.Tokens(), version, nil
 }
 
 func (m *members) take(list []ca.Node) {
 	nodes, removed := make(map[string]ca.Node, len(list)), make(map[string]bool)
+	var ended []string
 	for _, n := range list {
-		if n.State == "removed" {
+		ended = append(ended, n.EndedUsers...)
+		if n.State == "removed" || n.State == "revoked" {
 			removed[n.Name] = true
 		} else {
 			nodes[n.Name] = n
 		}
 	}
+	slices.Sort(ended)
+	m.ended.Store(&ended)
+	select {
+	case m.endedChanged <- struct{}{}:
+	default:
+	}
 	m.removed.Store(&removed)
 	m.nodes.Store(&nodes)
+}
+
+// endedUsers are those of hosts that were revoked, in order.
+func (m *members) endedUsers() []string {
+	if ended := m.ended.Load(); ended != nil {
+		return *ended
+	}
+	return nil
+}
+
+// revocations lists those that are in force.
+func (m *members) revocations(now time.Time) []ca.Revocation {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.directory.Revocations(now)
 }
 
 func (m *members) read() bool { return m.nodes.Load() != nil }
@@ -143,9 +166,9 @@ func (m *members) allowed(node string, service exchange.ServiceName) bool {
 	return ok && allowedTo(n.Services, service)
 }
 
-// ended says whether a node may no longer run a service: it was removed, or the service was taken away from it.
+// mayNot says whether a node may no longer run a service: it was removed, or the service was taken away from it.
 // Of a node that the registry does not know nothing is said: a registry that was restored learns of it later.
-func (m *members) ended(node string, service exchange.ServiceName) bool {
+func (m *members) mayNot(node string, service exchange.ServiceName) bool {
 	if n, ok := m.list()[node]; ok {
 		return !allowedTo(n.Services, service)
 	}

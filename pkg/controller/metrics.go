@@ -36,13 +36,17 @@ var (
 	behindDesc    = prometheus.NewDesc("sennit_nodes_behind", "Nodes that use configuration which they have not applied yet.", nil, nil)
 	instancesDesc = prometheus.NewDesc("sennit_instances", "Instances that nodes have registered.", nil, nil)
 	epochDesc     = prometheus.NewDesc("sennit_config_epoch", "Epoch of the newest snapshot: 0, or the time of a restore.", nil, nil)
+	refusedDesc   = prometheus.NewDesc("sennit_operator_requests_refused_total", "Requests of operators that were refused, by reason: unrecognised, too_many (of these), or forbidden.", []string{"reason"}, nil)
+	nodesRefused  = prometheus.NewDesc("sennit_refusals_total", "What nodes were refused, by the bus or by this controller, by kind.", []string{"node", "kind"}, nil)
+	issuerDesc    = prometheus.NewDesc("sennit_intermediate_expiry_timestamp_seconds", "When the intermediate ends that issues for nodes, in seconds since 1970.", nil, nil)
+	upstreamDesc  = prometheus.NewDesc("sennit_upstream_ca_failing", "1 while the authority outside that the controller is set to could not be asked the last time, or answered what cannot be used.", nil, nil)
 	revisionDesc  = prometheus.NewDesc("sennit_config_revision", "Revision of the newest snapshot.", nil, nil)
 )
 
 // Describe names the metrics (prometheus.Collector).
 func (m scraped) Describe(out chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
-		infoDesc, leadingDesc, nodesDesc, frozenDesc, behindDesc, instancesDesc, epochDesc, revisionDesc,
+		infoDesc, leadingDesc, nodesDesc, frozenDesc, behindDesc, instancesDesc, epochDesc, revisionDesc, refusedDesc, nodesRefused, issuerDesc, upstreamDesc,
 	} {
 		out <- desc
 	}
@@ -80,7 +84,22 @@ func (m scraped) Collect(out chan<- prometheus.Metric) {
 	gauge(behindDesc, float64(behind))
 	all, _, _ := c.instances()
 	gauge(instancesDesc, float64(len(all)))
+	c.refusals.each(func(node, kind string, total uint64) {
+		out <- prometheus.MustNewConstMetric(nodesRefused, prometheus.CounterValue, float64(total), node, kind)
+	})
 	newest := c.publisher.Applied().Newest()
+	gauge(issuerDesc, float64(c.issuerEnds().Unix()))
+	if c.upstream != nil {
+		failing := 0.0
+		if c.upstreamWrong() != "" {
+			failing = 1
+		}
+		gauge(upstreamDesc, failing)
+	}
 	gauge(epochDesc, float64(newest.Epoch))
 	gauge(revisionDesc, float64(newest.Revision))
+	refused := c.api.Refusals()
+	for reason, n := range map[string]uint64{"unrecognised": refused.Unrecognised, "too_many": refused.TooMany, "forbidden": refused.Forbidden} {
+		out <- prometheus.MustNewConstMetric(refusedDesc, prometheus.CounterValue, float64(n), reason)
+	}
 }

@@ -29,7 +29,8 @@ func (c *Controller) verbs() iter.Seq2[string, bus.Handler] {
 			yield(bus.VerbAlive, c.alive) &&
 			yield(bus.VerbQuota, c.lease) &&
 			yield(bus.VerbTelemetry, c.telemetry) &&
-			yield(bus.VerbTap, c.tapped)
+			yield(bus.VerbTap, c.tapped) &&
+			yield(bus.VerbWorkload, c.registrar.Workload)
 	}
 }
 
@@ -64,6 +65,7 @@ func (c *Controller) alive(_ context.Context, node string, request []byte) ([]by
 	if err := proto.Unmarshal(request, &alive); err != nil {
 		return nil, &bus.Error{Code: bus.ErrorCode_ERROR_CODE_INVALID, Message: "not an alive message"}
 	}
+	c.refreshKeySets(&alive)
 	return proto.Marshal(c.catalogue.Alive(node, &alive))
 }
 
@@ -81,6 +83,15 @@ func (c *Controller) telemetry(_ context.Context, node string, request []byte) (
 		edges.Spans = nil // the graph keeps reports
 	}
 	ownEdges(&edges, runs)
+	runsNamed := func(service string) bool {
+		name, err := exchange.ParseServiceName(service)
+		return err == nil && runs(name)
+	}
+	now := time.Now()
+	if err := errors.Join(c.denials.Report(edges.GetDenials(), runsNamed, now), c.plaintext.Report(edges.GetPlaintext(), runsNamed, now)); err != nil {
+		return nil, &bus.Error{Code: bus.ErrorCode_ERROR_CODE_INVALID, Message: err.Error()}
+	}
+	edges.Denials, edges.Plaintext = nil, nil // the graph keeps reports
 	if err := c.graph.Add(node, &edges, time.Now()); err != nil {
 		return nil, &bus.Error{Code: bus.ErrorCode_ERROR_CODE_TOO_MANY, Message: err.Error()}
 	}

@@ -76,9 +76,13 @@ func (c *Controller) compile(ctx context.Context) error {
 	}
 	instances, lost, sequence := c.instances()
 	c.forget(lost)
-	in.Instances, in.Lost, in.Seal = instances, lost, c.keys.seal
+	in.Instances, in.Lost, in.Seal, in.TrustDomain = instances, lost, c.keys.seal, c.cfg.TrustDomain
+	in.KeySets, in.SessionKey = c.keySets(), c.sessionKey
+	c.federate(in)
 	out := compile.Compile(in)
-	c.last.Store(&compilation{in, out})
+	c.wantKeySets(out.KeySources)
+	c.foreignConditions(in, out)
+	c.last.Store(&compilation{in, out, resources})
 	c.keys.forget()
 
 	configs, err := c.nodeConfigs()
@@ -86,7 +90,10 @@ func (c *Controller) compile(ctx context.Context) error {
 		return err
 	}
 	set := bus.Set{Bodies: maps.Clone(configs), BuiltFrom: snapshot.Inputs{Resources: resources, Instances: sequence}}
-	if err := encode(set.Bodies, out.Bodies); err != nil {
+	if err := c.addBundle(set.Bodies); err != nil {
+		return err
+	}
+	if err := errors.Join(encode(set.Bodies, out.Bodies), c.addRevocations(set.Bodies)); err != nil {
 		return err
 	}
 	c.quotas.SetLimits(out.Limits) // before nodes ask for them
@@ -137,7 +144,7 @@ func (c *Controller) instances() (instances []*snapshot.Instance, lost map[strin
 	instances, lost, sequence = c.catalogue.View()
 	return slices.DeleteFunc(instances, func(in *snapshot.Instance) bool {
 		service, err := exchange.ParseServiceName(in.GetService())
-		return err != nil || c.members.ended(in.GetNode(), service)
+		return err != nil || c.members.mayNot(in.GetNode(), service)
 	}), lost, sequence
 }
 
@@ -171,6 +178,7 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 			read(ctx, c, api.QuotaPolicies, &c.policies, &in.Quotas, &sequences),
 			read(ctx, c, api.Gateway, &c.gateways, &in.Gateways, &sequences),
 			read(ctx, c, api.GatewayClass, &c.classes, &in.Classes, &sequences),
+			read(ctx, c, api.ListenerSet, &c.sets, &in.ListenerSets, &sequences),
 			read(ctx, c, api.Namespace, &c.spaces, &in.Namespaces, &sequences),
 			read(ctx, c, api.ExternalServices, &c.outside, &in.External, &sequences),
 			read(ctx, c, api.ReferenceGrant, &c.grants, &in.Grants, &sequences),
@@ -179,10 +187,14 @@ func (c *Controller) documents(ctx context.Context) (in compile.Input, at uint64
 			read(ctx, c, api.GRPCRoute, &c.calls, &in.GRPC, &sequences),
 			read(ctx, c, api.TLSRoute, &c.tlsRoutes, &in.TLS, &sequences),
 			read(ctx, c, api.TCPRoute, &c.tcpRoutes, &in.TCP, &sequences),
+			read(ctx, c, api.UDPRoute, &c.udpRoutes, &in.UDP, &sequences),
 			read(ctx, c, api.ConfigMap, &c.configMap, &in.ConfigMaps, &sequences),
 			read(ctx, c, api.FaultPolicies, &c.faults, &in.Faults, &sequences),
 			read(ctx, c, api.LoadBalancingPolicies, &c.balancing, &in.Balancing, &sequences),
+			read(ctx, c, api.BackendTLSPolicy, &c.securing, &in.BackendTLS, &sequences),
 			read(ctx, c, api.AuthorizationPolicies, &c.admitting, &in.Authorization, &sequences),
+			read(ctx, c, api.AuthenticationPolicies, &c.proving, &in.Authentication, &sequences),
+			read(ctx, c, api.FederatedTrustDomains, &c.foreign, &in.Foreign, &sequences),
 		)
 		if err != nil {
 			return compile.Input{}, 0, err

@@ -14,6 +14,7 @@ import (
 	"github.com/sennit-mesh/sennit/internal/socket"
 	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/apiserver/rbac"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/quota"
@@ -162,7 +163,7 @@ func (c *Controller) mayCount(node, caller string) bool {
 }
 
 // quotaUsage tells operators what is used of each limit, and who holds it.
-func (c *Controller) quotaUsage(w http.ResponseWriter, r *http.Request) {
+func (c *Controller) quotaUsage(w http.ResponseWriter, r *http.Request, sees rbac.Scope) {
 	used, err := c.quotas.Usage(r.Context())
 	if err != nil {
 		socket.WriteFailure(w, http.StatusServiceUnavailable, fmt.Errorf("%w (another leads: ask that one)", err))
@@ -182,5 +183,5 @@ func (c *Controller) quotaUsage(w http.ResponseWriter, r *http.Request) {
 		}
 		all = append(all, q)
 	}
-	socket.WriteJSON(w, all)
+	socket.WriteJSON(w, quotasSeen(all, sees, c.nodesSeen(sees)))
 }

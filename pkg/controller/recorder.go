@@ -1,6 +1,7 @@
 package controller
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,12 +39,13 @@ type recorder struct {
 	authority *ca.Authority
 	log       *slog.Logger
 	own       chan ca.Issued // certificates of this controller's own
-	damage    string         // found at the start, and to be recorded before anything else; empty: none
+	nodes     *refusals
+	damage    string // found at the start, and to be recorded before anything else; empty: none
+
+	recorded bus.Progress // of the changes of documents
 
 	mu         sync.Mutex
-	recorded   uint64        // sequence of the newest change of a document that is recorded
-	moved      chan struct{} // closed and replaced when recorded grows
-	minute     time.Time     // in which refusals are counted
+	minute     time.Time // in which refusals are counted
 	refusals   int
 	unrecorded uint64
 }
@@ -60,7 +62,7 @@ func (c *Controller) newRecorder(ctx context.Context) (*recorder, error) {
 	}
 	r := &recorder{
 		records: c.conn.Records(bus.StreamAudit), documents: c.conn.Records(bus.StreamResource), authority: c.authority, log: c.log,
-		own: c.issued, moved: make(chan struct{}),
+		own: c.issued, nodes: &c.refusals,
 	}
 	last, err := r.records.Last(ctx)
 	if err != nil {
@@ -72,7 +74,7 @@ func (c *Controller) newRecorder(ctx context.Context) (*recorder, error) {
 		kept = nil
 	}
 	r.writer = audit.NewWriter(audit.WriterConfig{
-		Store: r.records, Cluster: c.cfg.Cluster, Writer: c.cfg.Name, Signer: c.authority.Signer(), Log: c.log, Now: c.cfg.Now,
+		Store: r.records, Cluster: c.cfg.Cluster, Writer: c.cfg.Name, Signer: c.authority.Signer, Log: c.log, Now: c.cfg.Now,
 	})
 	r.heads = audit.NewHeads(r.records, kept)
 	return r, nil
@@ -94,13 +96,13 @@ func (r *recorder) changes(ctx context.Context) error {
 			}
 		}
 		if err == nil {
-			r.reached(at)
+			r.recorded.Reach(at)
 			err = r.documents.Follow(ctx, at+1, func(e bus.Entry) error {
 				if err := r.change(ctx, e); err != nil {
 					return err
 				}
 				pause = 50 * time.Millisecond
-				r.reached(e.Sequence)
+				r.recorded.Reach(e.Sequence)
 				return nil
 			})
 		}
@@ -142,33 +144,14 @@ func (r *recorder) change(ctx context.Context, e bus.Entry) error {
 	return err
 }
 
-func (r *recorder) reached(sequence uint64) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if sequence > r.recorded {
-		r.recorded = sequence
-		close(r.moved)
-		r.moved = make(chan struct{})
-	}
-}
-
 // await returns when the change of a document is recorded.
 func (r *recorder) await(ctx context.Context, sequence uint64) error {
 	ctx, cancel := context.WithTimeout(ctx, recordTimeout)
 	defer cancel()
-	for {
-		r.mu.Lock()
-		recorded, moved := r.recorded, r.moved
-		r.mu.Unlock()
-		if recorded >= sequence {
-			return nil
-		}
-		select {
-		case <-moved:
-		case <-ctx.Done():
-			return fmt.Errorf("the change is stored, and could not be recorded in the audit yet: %w", ctx.Err())
-		}
+	if err := r.recorded.Wait(ctx, sequence); err != nil {
+		return fmt.Errorf("the change is stored, and could not be recorded in the audit yet: %w", err)
 	}
+	return nil
 }
 
 // hook is told of every change (apiserver.Config.Hook). Documents are recorded from their log; what has no history
@@ -192,6 +175,9 @@ func (r *recorder) hook(ctx context.Context, c apiserver.Change) error {
 			event.Detail = strings.TrimSpace("for node " + token.Spec.Node + " " + strings.Join(token.Spec.Services, ", "))
 		}
 	}
+	if c.Kind == api.OperatorTokens {
+		event.Detail = auditedToken(cmp.Or(c.After, c.Before))
+	}
 	switch {
 	case c.Err != nil:
 		event.Result, event.Detail = audit.Result_RESULT_FAILED, c.Err.Error()
@@ -209,8 +195,9 @@ func (r *recorder) decision(ctx context.Context, d ca.Decision) error {
 	event := &audit.Event{Kind: audit.Join, Actor: d.Node, From: "the bus", Verb: d.Verb, Resource: api.Nodes.GroupResource().String(), Name: d.Node}
 	switch {
 	case d.Refused != nil:
-		event.Kind, event.Detail = audit.Refusal, d.Refused.Error()
-		return r.refusal(ctx, event)
+		if event = r.nodes.now(d.Node, d.Verb, d.Refused.Error(), time.Now()); event == nil {
+			return nil // with others, later
+		}
 	case d.Issued != nil:
 		event.Kind = audit.Issuance
 		event.Certificates = certificates(d.Issued...)
@@ -240,6 +227,13 @@ func (r *recorder) refused(c apiserver.Caller, method, path string, why error) {
 	if err := r.refusal(ctx, event); err != nil && !errors.Is(err, audit.ErrStopped) {
 		r.log.Error("a refusal cannot be recorded", "err", err)
 	}
+}
+
+// refusedUnseen counts a refusal that is not recorded (apiserver.Config.RefusedUnseen).
+func (r *recorder) refusedUnseen() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.unrecorded++
 }
 
 // refusal records a refusal, if there are not too many: who has nothing could fill the disk otherwise. The next one
@@ -278,19 +272,13 @@ func (r *recorder) issuedToItself(ctx context.Context) error {
 
 // act records what an operator does to a node or makes for himself, before it is done and how it ended.
 func (r *recorder) act(q *http.Request, event *audit.Event, do func() error) error {
-	caller := localCaller(q)
-	if known, ok := q.Context().Value(callerKey{}).(apiserver.Caller); ok {
-		caller = known
-	}
+	caller, _ := apiserver.CallerOf(q.Context())
 	event.Actor, event.From = caller.User, caller.From
 	if event.Kind == "" {
 		event.Kind = audit.Change
 	}
 	return r.writer.Do(q.Context(), event, do)
 }
-
-// callerKey is where authenticated notes in a request's context who sent it.
-type callerKey struct{}
 
 // localCaller is who sent a request over the unix socket.
 func localCaller(r *http.Request) apiserver.Caller {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
 	"github.com/sennit-mesh/sennit/pkg/apiserver"
+	"github.com/sennit-mesh/sennit/pkg/apiserver/rbac"
 	"github.com/sennit-mesh/sennit/pkg/audit"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/ca"
@@ -24,45 +24,58 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/telemetry"
 )
 
-// withReports adds what is not of Kubernetes' shapes to the API's handler.
-func (c *Controller) withReports(rest http.Handler, guard func(http.Handler) http.Handler) http.Handler {
+// withReports adds what is not of Kubernetes' shapes to the API's handler. What operators may of it roles say by its path,
+// unless something else is said here.
+func (c *Controller) withReports(rest http.Handler) http.Handler {
 	mux := http.NewServeMux()
-	handle := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, guard(h)) }
+	handle := func(pattern string, h http.HandlerFunc) { mux.Handle(pattern, c.permitted(ofPath, h)) }
+	handleNode := func(act string, h http.HandlerFunc) {
+		mux.Handle("POST "+report.PathNodes+"{name}/"+act, c.permitted(ofNode(act), h))
+	}
 	handle("GET "+report.PathWait, c.wait)
-	handle("GET "+report.PathStatus, func(w http.ResponseWriter, r *http.Request) {
-		status := c.Status()
-		if gateways, err := c.gatewayReports(r.Context()); err != nil {
-			status.Warnings = append(status.Warnings, "gateways are not shown: "+err.Error())
-		} else {
-			status.Gateways = gateways
-		}
-		socket.WriteJSON(w, status)
-	})
-	handle("GET "+report.PathEdges, c.edges)
-	handle("GET "+report.PathTap, c.tap)
-	handle("GET "+report.PathQuota, c.quotaUsage)
-	handle("POST "+report.PathExplain, c.explain)
-	handle("POST "+report.PathAuthzCheck, c.checkAccess)
+	mux.HandleFunc("GET "+report.PathStatus, c.inPart(c.status))
+	mux.HandleFunc("GET "+report.PathEdges, c.inPart(c.edges))
+	mux.HandleFunc("GET "+report.PathTap, c.tap) // these three ask for the namespace of the service that is looked at
+	mux.HandleFunc("POST "+report.PathExplain, c.explain)
+	mux.HandleFunc("POST "+report.PathAuthzCheck, c.checkAccess)
+	mux.HandleFunc("GET "+report.PathPlaintext, c.inPart(c.plaintextCallers))
+	mux.HandleFunc("GET "+report.PathAuthzDenials, c.inPart(c.accessDenials))
+	mux.HandleFunc("GET "+report.PathQuota, c.inPart(c.quotaUsage))
 	handle("POST "+report.PathAnalyze, c.analyze)
-	handle("POST "+report.PathNodes+"{name}/allow", c.allow)
-	handle("POST "+report.PathNodes+"{name}/accept", c.accept)
-	handle("POST "+report.PathNodes+"{name}/remove", c.remove)
+	handleNode("allow", c.allow)
+	handleNode("accept", c.accept)
+	handleNode("remove", c.remove)
+	handle("GET "+report.PathBundle, c.endpoint.ServeHTTP)
 	handle("GET "+report.PathKubeconfig, c.kubeconfig)
 	handle("GET "+report.PathBackup, c.backup)
 	c.auditReports(handle)
+	c.authorityReports(handle)
+	c.revocationReports(handle)
 	mux.Handle("/", rest)
 	return mux
 }
 
+// status answers how the cluster is.
+func (c *Controller) status(w http.ResponseWriter, r *http.Request, sees rbac.Scope) {
+	status := c.Status(sees)
+	if gateways, err := c.gatewayReports(r.Context()); err != nil {
+		status.Warnings = append(status.Warnings, "gateways are not shown: "+err.Error())
+	} else {
+		status.Gateways = slices.DeleteFunc(gateways, func(g report.Gateways) bool { return !sees.Has(namespaceOf(g.Name)) })
+	}
+	socket.WriteJSON(w, status)
+}
+
 // edges answers who calls whom.
-func (c *Controller) edges(w http.ResponseWriter, r *http.Request) {
+func (c *Controller) edges(w http.ResponseWriter, r *http.Request, sees rbac.Scope) {
 	folds := map[string]telemetry.Fold{"": telemetry.ByVersion, report.ByVersion: telemetry.ByVersion, report.ByService: telemetry.ByService, report.ByNode: nil}
 	fold, known := folds[r.URL.Query().Get("by")]
 	if !known {
 		socket.WriteFailure(w, http.StatusBadRequest, errors.New("want by=service, by=version or by=node"))
 		return
 	}
-	socket.WriteJSON(w, c.graph.Edges(time.Now(), fold))
+	now := time.Now()
+	socket.WriteJSON(w, edgesSeen(func(fold telemetry.Fold) []telemetry.GraphEdge { return c.graph.Edges(now, fold) }, fold, sees))
 }
 
 // waitStep is how often the progress of a change is looked at and told, where it has changed.
@@ -172,36 +185,31 @@ func (c *Controller) progress(pending []bus.Pending, published bool) report.Prog
 	return now
 }
 
-// Status says what this controller knows of the cluster.
-func (c *Controller) Status() report.Cluster {
+// Status says what this controller knows of the cluster, as far as somebody sees it.
+func (c *Controller) Status(sees rbac.Scope) report.Cluster {
 	s := report.Cluster{
 		Cluster: c.cfg.Cluster, TrustDomain: c.cfg.TrustDomain, Version: release.Version(), Controller: c.cfg.Name,
-		Nodes: []report.Member{}, Gateways: []report.Gateways{}, Warnings: []string{},
+		Namespaces: sees.Namespaces, Nodes: []report.Member{}, Gateways: []report.Gateways{}, Warnings: []string{},
 	}
 	applied := c.publisher.Applied()
 	newest := applied.Newest()
 	s.Revision, s.Epoch = newest.Revision, c.authority.Epoch()
-	for _, p := range applied.Pending() {
-		if p.Problem != "" {
-			s.Warnings = append(s.Warnings, p.Node+": "+p.Subject+": "+p.Problem)
-		}
-	}
-	switch err := c.ended(); {
-	case err != nil:
-		s.Warnings = append(s.Warnings, err.Error())
-	case c.gathering.Load():
-		s.Warnings = append(s.Warnings, "this controller was restored, and waits for what nodes show before it publishes, at most "+gatherMost.String())
-	case !c.publisher.Leading():
-		s.Warnings = append(s.Warnings, "this controller does not lead; changes are published by the one that does")
+	nodeSeen := c.nodesSeen(sees)
+	s.Warnings = append(s.Warnings, problemsSeen(applied.Pending(), sees, nodeSeen)...)
+	if sees.Everywhere {
+		s.Warnings = append(s.Warnings, c.warnings()...)
 	}
 	standings := applied.Standings()
 	living, instances, versions := c.liveness(), c.running(), c.versions()
 	for name, m := range c.members.list() {
-		member := report.Member{Name: name, Address: cmp.Or(instances[name].address, m.Address), Services: []string{}, Behind: standings[name].Behind, Applied: standings[name].Applied.Revision, Version: versions[name]}
-		member.State, member.Since = living(name)
-		for _, service := range m.Services {
-			member.Services = append(member.Services, service.String())
+		if !nodeSeen(name) {
+			continue
 		}
+		member := report.Member{
+			Name: name, Address: cmp.Or(instances[name].address, m.Address), Services: servicesSeen(m.Services, sees),
+			Behind: standings[name].Behind, Applied: standings[name].Applied.Revision, Version: versions[name],
+		}
+		member.State, member.Since = living(name)
 		if m.State == "frozen" {
 			s.Warnings = append(s.Warnings, name+" is frozen: "+m.Why+" (end it with `sennit node accept "+name+"`)")
 		}
@@ -209,6 +217,24 @@ func (c *Controller) Status() report.Cluster {
 	}
 	slices.SortFunc(s.Nodes, func(a, b report.Member) int { return strings.Compare(a.Name, b.Name) })
 	return s
+}
+
+// warnings are about this controller and the authority.
+func (c *Controller) warnings() (all []string) {
+	switch err := c.ended(); {
+	case err != nil:
+		all = append(all, err.Error())
+	case c.gathering.Load():
+		all = append(all, "this controller was restored, and waits for what nodes show before it publishes, at most "+gatherMost.String())
+	case !c.publisher.Leading():
+		all = append(all, "this controller does not lead; changes are published by the one that does")
+	}
+	for _, warning := range []string{c.upstreamEnds(), c.delegationEnded(), c.intermediateEnds()} {
+		if warning != "" {
+			all = append(all, warning)
+		}
+	}
+	return all
 }
 
 // running is what the instances of a node say of it.
@@ -306,37 +332,4 @@ func (c *Controller) actOnNode(w http.ResponseWriter, r *http.Request, verb, det
 	default:
 		socket.WriteJSON(w, struct{}{})
 	}
-}
-
-// kubeconfig makes a new token and all that is needed to use it. It is for the socket alone: a token must not
-// make others.
-func (c *Controller) kubeconfig(w http.ResponseWriter, r *http.Request) {
-	if r.TLS != nil {
-		socket.WriteFailure(w, http.StatusForbidden, errors.New("kubeconfigs are made on the controller's host, over its unix socket"))
-		return
-	}
-	address := c.apiAddress.Load()
-	if address == nil {
-		socket.WriteFailure(w, http.StatusServiceUnavailable, errors.New("this controller has no API over TLS (start it with --api ADDRESS:PORT)"))
-		return
-	}
-	var token string
-	event := &audit.Event{Kind: audit.Issuance, Verb: "kubeconfig", Resource: "tokens"}
-	err := c.recorder.act(r, event, func() (err error) {
-		token, err = c.operators.create(localCaller(r).User)
-		event.Detail = "token " + apiserver.TokenID(token)
-		return err
-	})
-	if err != nil {
-		socket.WriteFailure(w, http.StatusInternalServerError, err)
-		return
-	}
-	server := "https://" + net.JoinHostPort(c.cfg.hosts()[0], strconv.Itoa(int(address.Port())))
-	config, err := apiserver.Kubeconfig(c.cfg.Cluster, server, c.authority.RootPEM(), token)
-	if err != nil {
-		socket.WriteFailure(w, http.StatusInternalServerError, err)
-		return
-	}
-	w.Header().Set("Content-Type", "application/yaml")
-	_, _ = w.Write(config) // the caller has gone
 }

@@ -14,32 +14,39 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/backup"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/ca"
-	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // restoringFile is in a state directory while it is restored, or where that was cut short: a controller that started on
 // it would make a cluster of its own.
 const restoringFile = "restoring"
 
+// restoredFrom is where the audit says that a restore came from.
+const restoredFrom = "this host"
+
 // RestoreConfig says what to restore, and where to.
 type RestoreConfig struct {
-	From     string           // the backup's file
-	StateDir string           // empty or missing
-	Key      string           // a copy of ca.key; empty: systemd's credential
-	Actor    string           // who does it, for the audit
-	Now      func() time.Time // nil: time.Now
-	Log      *slog.Logger     // nil: slog.Default
+	From     string // the backup's file
+	StateDir string // empty or missing
+	Key      string // a copy of ca.key; empty: systemd's credential
+	// Passphrase that Key is sealed under; nil: it is not.
+	Passphrase ca.Passphrase
+	// KeepTokens are the ids of operators' and join tokens that stay good, or AllTokens. The others are taken back.
+	KeepTokens []string
+	Actor      string           // who does it, for the audit
+	Now        func() time.Time // nil: time.Now
+	Log        *slog.Logger     // nil: slog.Default
 }
 
 // A Restored says what was restored.
 type Restored struct {
 	backup.Manifest
-	NewEpoch uint64 // that the controller goes on with
+	NewEpoch uint64          // that the controller goes on with
+	Tokens   []RestoredToken // operators' by name, then those with which hosts join
 }
 
 // Restore makes the state of a controller from a backup, in an epoch of its own that is newer than the backup's: nodes
-// follow it from then on, and no other controller of an older one. No controller may run on the state directory. Where
-// it fails, what it has written is gone, and the state directory empty.
+// follow it from then on, and no other controller of an older one. Tokens are taken back, but for those that are to be kept.
+// No controller may run on the state directory. Where it fails, what it has written is gone, and the state directory empty.
 func Restore(ctx context.Context, cfg RestoreConfig) (r Restored, err error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -60,7 +67,7 @@ func Restore(ctx context.Context, cfg RestoreConfig) (r Restored, err error) {
 	if err != nil {
 		return r, fmt.Errorf("restore %s: %w", cfg.From, err)
 	}
-	key, err := ca.ReadSealingKey(cfg.Key)
+	key, err := ca.ReadSealingKey(cfg.Key, cfg.Passphrase)
 	if err != nil {
 		return r, fmt.Errorf("restore %s: %w", cfg.From, err)
 	}
@@ -83,7 +90,7 @@ func Restore(ctx context.Context, cfg RestoreConfig) (r Restored, err error) {
 	if err := ca.RestoreFiles(filepath.Join(cfg.StateDir, "ca"), key, from.Authority); err != nil {
 		return r, err
 	}
-	if r.NewEpoch, err = restoreInto(ctx, cfg, from); err != nil {
+	if r.NewEpoch, r.Tokens, err = restoreInto(ctx, cfg, from); err != nil {
 		return r, err
 	}
 	return r, os.Remove(filepath.Join(cfg.StateDir, restoringFile))
@@ -122,8 +129,9 @@ func checkRestored(dir string) error {
 	return nil
 }
 
-// restoreInto puts the streams into place beside the authority's files, begins the new epoch and records it.
-func restoreInto(ctx context.Context, cfg RestoreConfig, from *backup.File) (epoch uint64, err error) {
+// restoreInto puts the streams into place beside the authority's files, begins the new epoch, takes tokens back, and records
+// both.
+func restoreInto(ctx context.Context, cfg RestoreConfig, from *backup.File) (epoch uint64, tokens []RestoredToken, err error) {
 	m := from.Manifest
 	c := &Controller{log: cfg.Log, cfg: Config{
 		StateDir: cfg.StateDir, Cluster: m.Cluster, TrustDomain: m.TrustDomain, Name: m.Controller,
@@ -133,22 +141,22 @@ func restoreInto(ctx context.Context, cfg RestoreConfig, from *backup.File) (epo
 		c.log = slog.Default()
 	}
 	c.authority, err = ca.NewAuthority(ca.AuthorityConfig{
-		Dir: filepath.Join(cfg.StateDir, "ca"), Cluster: m.Cluster, TrustDomain: m.TrustDomain, Name: m.Controller, Now: cfg.Now,
+		Dir: filepath.Join(cfg.StateDir, "ca"), Cluster: m.Cluster, TrustDomain: m.TrustDomain, Name: m.Controller, Now: cfg.Now, Passphrase: cfg.Passphrase,
 	})
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	defer func() { err = errors.Join(err, c.authority.Close()) }()
 	before, err := c.newestEpoch()
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	epoch = nextEpoch(cfg.Now(), before)
-	if _, err := c.authority.UpdateRoster(func(roster *snapshot.Roster) { roster.Epoch = epoch }); err != nil {
-		return 0, err
+	if err := c.authority.BeginEpoch(epoch); err != nil {
+		return 0, nil, err
 	}
 	if err := c.openBus(); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	running, stop := context.WithCancelCause(ctx)
 	ended := make(chan error, 1)
@@ -163,7 +171,7 @@ func restoreInto(ctx context.Context, cfg RestoreConfig, from *backup.File) (epo
 	}()
 	conn, err := c.server.Controller(running, c.log)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	defer conn.Close()
 	for _, s := range m.Streams {
@@ -171,34 +179,41 @@ func restoreInto(ctx context.Context, cfg RestoreConfig, from *backup.File) (epo
 			return from.Parts(s.Name, put)
 		})
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 	}
 	if err := conn.EnsureStreams(running, 1); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
 	if err := restoreQuotas(running, conn); err != nil {
-		return 0, err
+		return 0, nil, err
 	}
-	return epoch, c.recordRestore(running, conn, cfg, m, epoch)
+	err = c.auditRestore(running, conn, cfg, m, epoch, func(writer *audit.Writer) error {
+		tokens, err = c.restoreTokens(running, conn, writer, cfg, m)
+		return err
+	})
+	return epoch, tokens, err
 }
 
 // nextEpoch is the time, or where that is not newer, because a clock was set back or the backup is of this very second,
 // the next number.
 func nextEpoch(now time.Time, before uint64) uint64 { return max(uint64(max(now.Unix(), 0)), before+1) }
 
-// recordRestore goes on with the chain of the controller that was backed up.
-func (c *Controller) recordRestore(ctx context.Context, conn *bus.Conn, cfg RestoreConfig, m backup.Manifest, epoch uint64) error {
+// auditRestore goes on with the chain of the controller that was backed up, by the restore and what then does.
+func (c *Controller) auditRestore(ctx context.Context, conn *bus.Conn, cfg RestoreConfig, m backup.Manifest, epoch uint64, then func(*audit.Writer) error) error {
 	writer := audit.NewWriter(audit.WriterConfig{
-		Store: conn.Records(bus.StreamAudit), Cluster: m.Cluster, Writer: m.Controller, Signer: c.authority.Signer(), Log: c.log, Now: cfg.Now,
+		Store: conn.Records(bus.StreamAudit), Cluster: m.Cluster, Writer: m.Controller, Signer: c.authority.Signer, Log: c.log, Now: cfg.Now,
 	})
 	writing, stop := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- writer.Run(writing) }()
 	_, err := writer.Record(ctx, &audit.Event{
-		Kind: audit.Restore, Actor: cfg.Actor, From: "this host", Verb: "restore",
+		Kind: audit.Restore, Actor: cfg.Actor, From: restoredFrom, Verb: "restore",
 		Detail: fmt.Sprintf("from a backup of %s, of epoch %d, into epoch %d", m.Made.Format(time.RFC3339), m.Epoch, epoch),
 	})
+	if err == nil {
+		err = then(writer)
+	}
 	stop()
 	return errors.Join(err, <-ended)
 }

@@ -5,6 +5,9 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math"
+	"net/http"
+	"net/http/httptest"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -17,12 +20,14 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/sennit-mesh/sennit/pkg/api"
+	"github.com/sennit-mesh/sennit/pkg/api/report"
 	"github.com/sennit-mesh/sennit/pkg/apiserver"
 	"github.com/sennit-mesh/sennit/pkg/audit"
 	"github.com/sennit-mesh/sennit/pkg/backup"
 	"github.com/sennit-mesh/sennit/pkg/bus"
 	"github.com/sennit-mesh/sennit/pkg/ca"
 	"github.com/sennit-mesh/sennit/pkg/quota"
+	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // backUp makes a backup of a running controller, and returns its file.
@@ -67,7 +72,7 @@ func same(a, b bus.Entry) bool {
 // audit verifies, with the restore in it.
 func TestRestore(t *testing.T) {
 	c, stop := start(t, t.TempDir())
-	for made := 0; made < 2; { // the namespace and the class that always exist, and their records
+	for made := 0; made < 6; { // the namespace, the class and the roles that always exist, and their records
 		made = min(len(entries(t, c, bus.StreamAudit)), len(entries(t, c, bus.StreamResource)))
 		select {
 		case <-time.After(5 * time.Millisecond):
@@ -75,7 +80,7 @@ func TestRestore(t *testing.T) {
 			t.Fatal("the controller makes no documents")
 		}
 	}
-	record(t, c, "orders", "web1")
+	record(t, c, "default/orders", "web1")
 	if _, err := c.registrar.CreateToken(t.Context(), ca.TokenRequest{Node: "web2"}); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +95,9 @@ func TestRestore(t *testing.T) {
 	root := c.authority.RootHash()
 
 	dir, before := t.TempDir(), uint64(time.Now().Unix())
-	restored, err := Restore(t.Context(), restoreConfig(t, c, file, dir))
+	cfg := restoreConfig(t, c, file, dir)
+	cfg.KeepTokens = []string{AllTokens} // so that the registry is as it was
+	restored, err := Restore(t.Context(), cfg)
 	stop()
 	if err != nil {
 		t.Fatal(err)
@@ -222,6 +229,100 @@ func TestNextEpoch(t *testing.T) {
 	}
 }
 
+// shows has a node show a roster.
+func shows(t *testing.T, c *Controller, roster []byte) {
+	t.Helper()
+	request, err := proto.Marshal(&bus.CatchupRequest{Nonce: make([]byte, 16), Roster: roster})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.publisher.Catchup(t.Context(), "web1", request); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func offlineRoot(t *testing.T) *ca.OfflineRoot {
+	t.Helper()
+	root, _, err := ca.NewOfflineRoot("test", "test.local", func() ([]byte, error) { return []byte("four words of your choice"), nil }, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return root
+}
+
+// answered asks a root, and takes its answer.
+func answered(t *testing.T, root *ca.OfflineRoot, a *ca.Authority, of report.RootRequest) {
+	t.Helper()
+	file, err := askRoot(a, of)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := ca.ParseRequest(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if request.Agreed, _, err = root.Other(request); err != nil {
+		t.Fatal(err)
+	}
+	signed, err := root.Sign(request, 0, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Accept(signed); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestTheRootOutlivesADelegate: whoever has what a controller under an offline root signs rosters with ends that it leads, by an
+// epoch of his own. With the root's next answer it leads again.
+func TestTheRootOutlivesADelegate(t *testing.T) {
+	t.Parallel()
+	root, dir := offlineRoot(t), t.TempDir()
+	cfg := ca.AuthorityConfig{Dir: filepath.Join(dir, "state", "ca"), Cluster: "test", TrustDomain: "test.local", Name: "controller"}
+	ask := func(open func() (*ca.Authority, error)) {
+		t.Helper()
+		a, err := open()
+		if err != nil {
+			t.Fatal(err)
+		}
+		answered(t, root, a, report.RootRequest{})
+		if err := a.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask(func() (*ca.Authority, error) { return ca.AwaitRoot(cfg, root.Certificate) })
+	stolen := cfg
+	stolen.Dir = t.TempDir()
+	if err := errors.Join(os.CopyFS(stolen.Dir, os.DirFS(cfg.Dir)), os.Chmod(filepath.Join(stolen.Dir, "ca.key"), 0o600), os.Chmod(filepath.Join(stolen.Dir, "ca.db"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	thief, err := ca.NewAuthority(stolen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer thief.Close()
+	roster, err := thief.UpdateRoster(func(r *snapshot.Roster) { r.Epoch = math.MaxUint64 })
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	c, stop := start(t, dir)
+	awaitThat(t, "it leads", c.publisher.Leading)
+	shows(t, c, roster)
+	awaitThat(t, "it leads no more", func() bool { return c.ended() != nil && !c.publisher.Leading() })
+	stop()
+	c, stop = start(t, dir)
+	awaitThat(t, "nor after a restart", func() bool { return c.ended() != nil })
+	stop()
+	ask(func() (*ca.Authority, error) { return ca.NewAuthority(cfg) })
+	c, _ = start(t, dir)
+	awaitThat(t, "it leads again", c.publisher.Leading)
+	shows(t, c, roster)
+	if newest, err := c.newestEpoch(); err != nil || newest != 0 || c.ended() != nil {
+		t.Errorf("epoch %d, %v; it has ended: %v", newest, err, c.ended())
+	}
+}
+
 // TestSuperseded shows a controller the roster of another that was restored from its backup: it changes nothing any
 // more, says so, and knows it after a restart.
 func TestSuperseded(t *testing.T) {
@@ -240,16 +341,10 @@ func TestSuperseded(t *testing.T) {
 	if err := newer.Close(); err != nil {
 		t.Fatal(err)
 	}
-	request, err := proto.Marshal(&bus.CatchupRequest{Nonce: make([]byte, 16), Roster: roster})
-	if err != nil {
-		t.Fatal(err)
-	}
 	if err := c.ended(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.publisher.Catchup(t.Context(), "web1", request); err != nil {
-		t.Fatal(err)
-	}
+	shows(t, c, roster)
 	for _, when := range []string{"when a node tells it", "after a restart"} {
 		for deadline := time.Now().Add(20 * time.Second); c.ended() == nil && time.Now().Before(deadline); {
 			time.Sleep(10 * time.Millisecond)
@@ -261,7 +356,7 @@ func TestSuperseded(t *testing.T) {
 		if !errors.Is(c.ended(), errSuperseded) || !errors.Is(changed, errSuperseded) || answered == nil || asked || c.publisher.Leading() {
 			t.Errorf("%s: %v; a change: %v; a node's request: %v, leads: %v", when, c.ended(), changed, answered, c.publisher.Leading())
 		}
-		if warnings := c.Status().Warnings; len(warnings) == 0 || !strings.Contains(warnings[0], strconv.FormatUint(restored.NewEpoch, 10)) {
+		if warnings := c.Status(everywhere).Warnings; len(warnings) == 0 || !strings.Contains(warnings[0], strconv.FormatUint(restored.NewEpoch, 10)) {
 			t.Errorf("%s: warnings %q", when, warnings)
 		}
 		stop()
@@ -293,7 +388,7 @@ func TestNothingIsPublishedBeforeNodesHaveShown(t *testing.T) {
 	c, stop = start(t, dir)
 	awaitThat(t, "it leads again", c.publisher.Leading)
 	heard := time.Now()
-	record(t, c, "orders", "web1")
+	record(t, c, "default/orders", "web1")
 	awaitThat(t, "it publishes", c.publisher.Begun)
 	if waited := time.Since(heard); waited < gatherQuiet {
 		t.Errorf("it published %s after the last news, want %s", waited, gatherQuiet)
@@ -352,5 +447,86 @@ func awaitThat(t *testing.T, what string, is func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not in time: %s", what)
 		}
+	}
+}
+
+// TestABackupIsAskedForAfterARotation of the root, until one was taken, also after a restart.
+func TestABackupIsAskedForAfterARotation(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	c, stop := start(t, dir)
+	take := func() {
+		w := httptest.NewRecorder()
+		c.backup(w, httptest.NewRequestWithContext(t.Context(), http.MethodGet, report.PathBackup, nil))
+		if w.Code != http.StatusOK {
+			t.Fatalf("%d %s", w.Code, w.Body)
+		}
+	}
+	if c.authorityReport().BackupNeeded {
+		t.Error("asked for before anything was rotated")
+	}
+	take()
+	if err := errors.Join(c.authority.AnnounceRoot(), c.authority.ActivateRoot(0)); err != nil {
+		t.Fatal(err)
+	}
+	if !c.authorityReport().BackupNeeded {
+		t.Error("not asked for after the rotation")
+	}
+	stop()
+	c, _ = start(t, dir)
+	if !c.authorityReport().BackupNeeded {
+		t.Error("not asked for after a restart")
+	}
+	take()
+	if c.authorityReport().BackupNeeded {
+		t.Error("asked for though one was taken")
+	}
+}
+
+// TestWhatNodesProveAfterARestore: by the roster of a node the controller learns that the root before was withdrawn, and that
+// its root has signed a later word.
+func TestWhatNodesProveAfterARestore(t *testing.T) {
+	t.Parallel()
+	root := offlineRoot(t)
+	dir := t.TempDir()
+	c, stop := start(t, dir)
+	answer := func(of report.RootRequest) {
+		t.Helper()
+		answered(t, root, c.authority, of)
+	}
+	if _, err := c.authority.ServerCertificate(nil)(nil); err != nil { // hangs on the old root for a day
+		t.Fatal(err)
+	}
+	answer(report.RootRequest{NextRoot: string(root.CertificatePEM())})
+	awaitThat(t, "the next root signs", func() bool { return c.authority.Rotation().Phase == ca.Renewing })
+	file := backUp(t, c)
+	if err := c.authority.Withdraw(true); err != nil {
+		t.Fatal(err)
+	}
+	withdrawn := c.authority.Roster()
+	answer(report.RootRequest{})
+	later := c.authority.Roster()
+	restored := t.TempDir()
+	if _, err := Restore(t.Context(), restoreConfig(t, c, file, restored)); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	c, _ = start(t, restored)
+	show := func(roster []byte) {
+		t.Helper()
+		shows(t, c, roster)
+	}
+	if c.authority.Rotation().Phase != ca.Renewing || c.delegationEnded() != "" {
+		t.Fatalf("restored: %+v, %q", c.authority.Rotation(), c.delegationEnded())
+	}
+	show(withdrawn)
+	awaitThat(t, "the old root is withdrawn once more", func() bool { return c.authority.Rotation().Phase == ca.NotRotating })
+	show(later)
+	if warnings := c.Status(everywhere).Warnings; !slices.Contains(warnings, c.delegationEnded()) || c.delegationEnded() == "" {
+		t.Errorf("warnings %q", warnings)
+	}
+	answer(report.RootRequest{})
+	if warning := c.delegationEnded(); warning != "" {
+		t.Errorf("after the root has signed: %q", warning)
 	}
 }

@@ -42,6 +42,12 @@ func (c *Controller) writeRouteStatuses(ctx context.Context, in compile.Input, o
 			return err
 		}
 	}
+	for _, r := range in.UDP {
+		write := func(s gatewayv1.RouteStatus) any { return gatewayv1.UDPRouteStatus{RouteStatus: s} }
+		if err := c.writeRouteStatus(ctx, api.UDPRoute, r.ObjectMeta, r.Status.RouteStatus, out.UDP, write); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -25,26 +25,55 @@ func (c *Controller) superseded(epoch uint64, roster []byte) {
 	}
 }
 
+// showed takes in what a roster proves that a node shows (bus.PublisherConfig): this controller may have been restored from a
+// backup of before the root's last word.
+func (c *Controller) showed(roster []byte) {
+	withdrawn, number := c.authority.Shown(roster)
+	if withdrawn {
+		c.withdrawn.Store(true) // rotate takes the step
+		return
+	}
+	for known := c.delegation.Load(); number > known && !c.delegation.CompareAndSwap(known, number); known = c.delegation.Load() {
+	}
+}
+
+// delegationEnded warns where nodes believe a later word of the root than this controller has.
+func (c *Controller) delegationEnded() string {
+	if c.delegation.Load() <= c.authority.Delegation() {
+		return ""
+	}
+	return "the root, whose key is kept elsewhere, has let this controller sign rosters again since the backup that it was restored from, and nodes believe none by what it had then: ask the root with `sennit ca request`"
+}
+
+// superseding is what was kept of a newer epoch; nil where nothing was, or the root, whose key is kept elsewhere, has let this
+// controller sign rosters since.
+func (c *Controller) superseding() (raw []byte, roster *snapshot.Roster, err error) {
+	raw, err = c.authority.Secret(supersededSecret)
+	if err != nil || raw == nil {
+		return nil, nil, err
+	}
+	if roster, err = snapshot.OpenRoster(c.cfg.Cluster, c.authority.RootHash(), raw); err != nil {
+		return nil, nil, fmt.Errorf("read the roster of a newer epoch: %w", err)
+	}
+	if roster.GetDelegation() < c.authority.Delegation() {
+		return nil, nil, nil
+	}
+	return raw, roster, nil
+}
+
 // knowSuperseded takes in what was kept of a newer epoch before this start.
 func (c *Controller) knowSuperseded() error {
-	kept, err := c.authority.Secret(supersededSecret)
-	if err != nil || kept == nil {
+	raw, _, err := c.superseding()
+	if err != nil || raw == nil {
 		return err
 	}
-	return c.publisher.PublishRoster(kept)
+	return c.publisher.PublishRoster(raw)
 }
 
 // newestEpoch is the newest that this controller has known, its own or one that ended its own.
 func (c *Controller) newestEpoch() (uint64, error) {
-	kept, err := c.authority.Secret(supersededSecret)
-	if err != nil || kept == nil {
-		return c.authority.Epoch(), err
-	}
-	roster, err := snapshot.OpenRoster(c.cfg.Cluster, c.authority.RootHash(), kept)
-	if err != nil {
-		return 0, fmt.Errorf("read the roster of a newer epoch: %w", err)
-	}
-	return max(c.authority.Epoch(), roster.GetEpoch()), nil
+	_, roster, err := c.superseding()
+	return max(c.authority.Epoch(), roster.GetEpoch()), err
 }
 
 // ended returns errSuperseded where this controller's epoch has ended.

@@ -86,6 +86,15 @@ func (c *Controller) tap(w http.ResponseWriter, r *http.Request) {
 	}
 	one.from, _ = exchange.ParseServiceName(filter.GetFrom()) // zero: none, as the filter was compiled
 	one.to, _ = exchange.ParseServiceName(filter.GetTo())
+	of := one.to
+	if of.IsZero() {
+		of = one.from
+	}
+	r, done, ok := c.permit(w, r, ofService("tap", of.Namespace, of.Name))
+	if !ok {
+		return
+	}
+	defer done()
 	if _, known := c.members.list()[one.node]; one.node != "" && !known {
 		socket.WriteFailure(w, http.StatusNotFound, fmt.Errorf("%q is not a node (`sennit status` lists them)", one.node))
 		return

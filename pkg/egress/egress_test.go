@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/sennit-mesh/sennit/pkg/origination"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
@@ -66,9 +67,12 @@ func TestDial(t *testing.T) {
 		{name: "verified by its own authority", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", CaBundle: "server's", AllowedAddresses: here},
 			resolve: []string{"127.0.0.1"}, local: opened, dialled: true},
 		{name: "another name in its certificate", of: &snapshot.Outside{Host: "api.test", ServerName: "api.test", CaBundle: "server's", AllowedAddresses: here},
-			resolve: []string{"127.0.0.1"}, want: ErrTLS, says: "api.test", local: opened, dialled: true},
+			resolve: []string{"127.0.0.1"}, want: origination.ErrPeer, says: "api.test", local: opened, dialled: true},
 		{name: "an authority that this host does not know", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", AllowedAddresses: here},
-			resolve: []string{"127.0.0.1"}, want: ErrTLS, says: "unknown authority", local: opened, dialled: true},
+			resolve: []string{"127.0.0.1"}, want: origination.ErrPeer, says: "unknown authority", local: opened, dialled: true},
+		{name: "a policy, which does not believe the document's authority", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", CaBundle: "server's", AllowedAddresses: here,
+			Origination: &snapshot.Origination{ServerName: "example.com", HostRoots: true}},
+			resolve: []string{"127.0.0.1"}, want: origination.ErrPeer, says: "unknown authority", local: opened, dialled: true},
 		{name: "a name that leads to the host itself", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", CaBundle: "server's"},
 			resolve: []string{"127.0.0.1"}, want: ErrRefused, says: "127.0.0.1 is of the egress host itself"},
 		{name: "the same in the form of IPv6", of: &snapshot.Outside{Host: "api.test", ServerName: "example.com", CaBundle: "server's"},
@@ -117,8 +121,8 @@ func TestHTTP2IsAgreedOn(t *testing.T) {
 		want   error
 	}{
 		{"both", []string{"http/1.1", "h2"}, nil},
-		{"another", []string{"http/1.1"}, ErrTLS},
-		{"nothing is said", nil, ErrProtocol},
+		{"another", []string{"http/1.1"}, origination.ErrPeer},
+		{"nothing is said", nil, origination.ErrProtocol},
 	} {
 		l, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{Certificates: certificates.TLS.Certificates, NextProtos: tt.speaks})
 		if err != nil {

@@ -10,27 +10,23 @@ package egress
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"strconv"
-	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/sennit-mesh/sennit/pkg/origination"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
-// Dial's errors wrap one of these where somebody decides on it.
+// Dial's errors wrap one of these, or of package origination's, where somebody decides on it.
 var (
 	ErrUnresolved = errors.New("the name has no address")
 	ErrRefused    = errors.New("an address is not allowed")
-	ErrTLS        = errors.New("the host did not show that it is the one")
 	ErrBusy       = errors.New("this node has as many connections to the host as it may have")
-	ErrProtocol   = errors.New("the host does not agree on HTTP/2")
 )
 
 const (
@@ -50,9 +46,9 @@ type Host struct {
 	HTTP2     bool // requests by HTTP/2: agreed on with TLS, or known beforehand without
 
 	name    string
-	allowed []netip.Prefix // of the document
-	local   []netip.Prefix // of services.d
-	tls     *tls.Config    // nil: plain
+	allowed []netip.Prefix        // of the document
+	local   []netip.Prefix        // of services.d
+	tls     *origination.Settings // nil: plain
 	open    atomic.Int32
 
 	told    atomic.Int64 // Unix time in seconds of the last word about it
@@ -79,21 +75,14 @@ func New(of *snapshot.Outside, local []netip.Prefix) (*Host, error) {
 	scheme := uint16(80)
 	if of.GetTls() {
 		scheme = 443
-		h.tls = &tls.Config{ServerName: of.GetServerName(), MinVersion: tls.VersionTLS12}
-		switch {
-		case h.HTTP2:
-			h.tls.NextProtos = []string{"h2"}
-		case h.HTTP:
-			h.tls.NextProtos = []string{"http/1.1"}
+		believed := of.GetOrigination()
+		if believed == nil {
+			bundle := []byte(of.GetCaBundle())
+			believed = &snapshot.Origination{ServerName: of.GetServerName(), Roots: bundle, HostRoots: len(bundle) == 0}
 		}
-		if of.GetServerName() == "" {
-			return bad("nobody says which name its certificate has")
-		}
-		if bundle := of.GetCaBundle(); bundle != "" {
-			h.tls.RootCAs = x509.NewCertPool()
-			if !h.tls.RootCAs.AppendCertsFromPEM([]byte(bundle)) {
-				return bad("its CA bundle has no certificate")
-			}
+		var err error
+		if h.tls, err = origination.New(believed); err != nil {
+			return bad("%v", err)
 		}
 	}
 	if address, err := netip.ParseAddr(h.name); err == nil && address.Is6() {
@@ -114,7 +103,7 @@ func New(of *snapshot.Outside, local []netip.Prefix) (*Host, error) {
 
 // Dial connects to the host, and has seen its certificate where it speaks TLS. Nothing of a caller's was sent when it
 // returns an error.
-func (h *Host) Dial(ctx context.Context) (*Conn, error) {
+func (h *Host) Dial(ctx context.Context) (*origination.Conn, error) {
 	if h.open.Add(1) > maxConnections {
 		h.open.Add(-1)
 		return nil, fmt.Errorf("connect to host outside %s: %w: %d", h.name, ErrBusy, maxConnections)
@@ -124,11 +113,11 @@ func (h *Host) Dial(ctx context.Context) (*Conn, error) {
 		h.open.Add(-1)
 		return nil, err
 	}
-	c.done = sync.OnceFunc(func() { h.open.Add(-1) })
+	c.WhenClosed(func() { h.open.Add(-1) })
 	return c, nil
 }
 
-func (h *Host) dial(ctx context.Context) (*Conn, error) {
+func (h *Host) dial(ctx context.Context) (*origination.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
 	addresses, err := h.addresses(ctx)
@@ -140,18 +129,23 @@ func (h *Host) dial(ctx context.Context) (*Conn, error) {
 		return nil, fmt.Errorf("connect to host outside %s: %w", h.name, err)
 	}
 	if h.tls == nil {
-		return &Conn{Conn: conn, raw: conn}, nil
+		return origination.Plain(conn), nil
 	}
-	secured := tls.Client(conn, h.tls)
-	if err := secured.HandshakeContext(ctx); err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("connect to host outside %s at %s: %w: %w", h.name, conn.RemoteAddr(), ErrTLS, err)
+	protocol := origination.Bytes
+	switch {
+	case h.HTTP2:
+		protocol = origination.HTTP2
+	case h.HTTP:
+		protocol = origination.HTTP1
 	}
-	if h.HTTP2 && secured.ConnectionState().NegotiatedProtocol != "h2" {
-		conn.Close()
-		return nil, fmt.Errorf("connect to host outside %s at %s: %w (write spec.protocol: HTTP)", h.name, conn.RemoteAddr(), ErrProtocol)
+	secured, err := h.tls.Begin(ctx, conn, protocol)
+	switch {
+	case errors.Is(err, origination.ErrProtocol):
+		return nil, fmt.Errorf("connect to host outside %s: %w (write spec.protocol: HTTP)", h.name, err)
+	case err != nil:
+		return nil, fmt.Errorf("connect to host outside %s: %w", h.name, err)
 	}
-	return &Conn{Conn: secured, raw: conn}, nil
+	return secured, nil
 }
 
 // Tell reports whether it is time to tell the operator of a failure again: nobody was told for a minute.

@@ -14,12 +14,18 @@ const (
 	HTTP Kind = iota
 	// TCP is one connection whose bytes are not looked at. It has a Target and nothing else of a Request.
 	TCP
+	// UDP is one flow: the datagrams that one socket of a caller sends to a service, and what it is answered. It too has a
+	// Target and nothing else.
+	UDP
 )
 
 // String returns the kind's name as it stands in logs and metrics.
 func (k Kind) String() string {
-	if k == TCP {
+	switch k {
+	case TCP:
 		return "tcp"
+	case UDP:
+		return "udp"
 	}
 	return "http"
 }
@@ -28,7 +34,12 @@ func (k Kind) String() string {
 // of its instances there.
 type Target struct {
 	Port     uint16 // the Service's port, not the process's
+	UDP      bool   // it is a port of UDP; else of TCP, whatever is spoken there
 	Instance string // the instance's identifier; empty: any instance on that node
+	// Called is the service and port that are called, "namespace/name:port", where the instance's node speaks to its
+	// process as a policy for these says; else empty. The service may be another than the lane's: a Service can lead to
+	// instances of others.
+	Called string
 }
 
 // A Request is the head of one exchange's request. A codec overwrites it whole; it is reused from one
@@ -130,7 +141,7 @@ const (
 	ServiceRefused    Reason = "service-refused"     // the instance's port does not answer on its own node, or the host outside does not
 	NameUnresolved    Reason = "name-unresolved"     // the name of a host outside has no address
 	AddressRefused    Reason = "address-refused"     // it has none that its ExternalService allows
-	TLSFailed         Reason = "tls-failed"          // the host outside did not show that it is the one
+	TLSFailed         Reason = "tls-failed"          // the host outside, or the process, did not show that it is the one
 	ServiceBroke      Reason = "service-broke"       // the instance broke off or sent what is not HTTP
 	Timeout           Reason = "timeout"             // the rule's timeout passed
 	CallerGone        Reason = "caller-gone"         // the application closed before the end
@@ -140,6 +151,7 @@ const (
 	Overloaded        Reason = "overloaded"          // a limit of this node, or of the process, was reached
 	CircuitOpen       Reason = "circuit-open"        // a ResiliencePolicy allows no more to the service at a time
 	Denied            Reason = "denied"              // an AuthorizationPolicy of the called service does not let the caller have this
+	Unauthenticated   Reason = "unauthenticated"     // an AuthenticationPolicy asks for a proof of who the end user is, and there is none that is good
 	QuotaExceeded     Reason = "quota-exceeded"      // a limit of a QuotaPolicy has nothing left
 	FaultInjected     Reason = "fault-injected"      // a FaultPolicy has it so; the service was not asked
 	QuotaUnavailable  Reason = "quota-unavailable"   // a limit applies, and no controller granted anything of it

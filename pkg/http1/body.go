@@ -56,8 +56,8 @@ func (b *body) begin(f framing, length int64) {
 // Trailers returns the trailer fields once Read has returned io.EOF. They are valid until the next head is read.
 func (b *body) Trailers() exchange.Fields { return b.trailers }
 
-// Read returns io.EOF at the end of the body, and an error that wraps io.ErrUnexpectedEOF where the peer closed
-// before it. It returns what is there rather than wait for p to be full.
+// Read returns io.EOF at the end of the body, with its last bytes where its length was stated, and an error that
+// wraps io.ErrUnexpectedEOF where the peer closed before it. It returns what is there rather than wait for p to be full.
 func (b *body) Read(p []byte) (n int, err error) {
 	if b.err != nil {
 		return 0, b.err
@@ -73,7 +73,9 @@ func (b *body) Read(p []byte) (n int, err error) {
 	case byLength:
 		n, err = b.in.read(p[:min(int64(len(p)), b.left)])
 		b.left -= int64(n)
-		b.done = b.left == 0
+		if b.done = b.left == 0; b.done {
+			return n, io.EOF
+		}
 		err = broken(err)
 	case untilClose:
 		n, err = b.in.read(p)
@@ -181,14 +183,14 @@ func (b *body) drain(limit int64) error {
 	defer giveBuffer(scratch)
 	for {
 		n, err := b.Read(scratch.b)
+		if limit -= int64(n); limit < 0 {
+			return tooLarge("the rest of a body that nobody reads")
+		}
 		if errors.Is(err, io.EOF) {
 			return nil
 		}
 		if err != nil {
 			return err
-		}
-		if limit -= int64(n); limit < 0 {
-			return tooLarge("the rest of a body that nobody reads")
 		}
 	}
 }

@@ -152,7 +152,9 @@ func TestTheSchemeIsTheConnections(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		wrote := make(chan struct{})
 		go func() {
+			defer close(wrote)
 			_ = s.WriteRequest(&exchange.Request{Method: "GET", Scheme: "ftp", Authority: "a", Path: "/"})
 			_ = s.Finish()
 		}()
@@ -172,6 +174,7 @@ func TestTheSchemeIsTheConnections(t *testing.T) {
 			}
 		}
 		far.Close()
+		<-wrote
 		s.Release()
 		<-done
 	}

@@ -5,9 +5,9 @@ import (
 	"context"
 	"maps"
 	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/authz"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
@@ -18,25 +18,30 @@ import (
 
 // access decides who may call what runs here (proxy.Access). Readers take no lock; one writer at a time.
 type access struct {
-	rules atomic.Pointer[map[exchange.ServiceName]*authz.Rules] // nil Rules: no policy is for it
-	log   *telemetry.AccessLog                                  // nil: none is written
+	rules atomic.Pointer[map[exchange.ServiceName]ruled]
+	log   *telemetry.AccessLog // nil: none is written
 	spans *telemetry.Spans
+
+	recent telemetry.Denials // that no controller was told of
+	denied tally
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced with each change
-	denied  map[denial]*atomic.Uint64
 }
 
-// A denial is what is counted.
-type denial struct {
-	service exchange.ServiceName
-	policy  string
-	dryRun  bool
+// ruled is what is said of who may call a service.
+type ruled struct {
+	rules      *authz.Rules // nil: no policy is for it
+	permissive bool         // callers without an identity are taken
+	closed     bool         // a newer node is needed to know who may call: nobody
 }
+
+// strictly is in the place of a policy where a service takes no callers without an identity.
+const strictly = "(strict)"
 
 // set takes what is said of a service into force; nil: its configuration is gone, and it is not known who may call.
 func (a *access) set(service exchange.ServiceName, in *snapshot.Inbound) error {
-	all := map[exchange.ServiceName]*authz.Rules{}
+	all := map[exchange.ServiceName]ruled{}
 	if old := a.rules.Load(); old != nil {
 		all = maps.Clone(*old)
 	}
@@ -46,21 +51,34 @@ func (a *access) set(service exchange.ServiceName, in *snapshot.Inbound) error {
 		if err != nil {
 			return err
 		}
-		all[service] = rules
+		all[service] = ruled{rules: rules, permissive: in.Permissive}
 	}
+	a.denied.keep(service, func(policy string) bool {
+		return policy == strictly || slices.Contains(all[service].rules.Origins(), policy)
+	})
+	a.swap(all)
+	return nil
+}
+
+// close lets nobody in until set.
+func (a *access) close(service exchange.ServiceName) {
+	all := map[exchange.ServiceName]ruled{}
+	if old := a.rules.Load(); old != nil {
+		all = maps.Clone(*old)
+	}
+	all[service] = ruled{closed: true}
+	a.swap(all)
+}
+
+// swap puts into force what is said of all services, and wakes who waits for it.
+func (a *access) swap(all map[exchange.ServiceName]ruled) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for counted := range a.denied {
-		if counted.service == service && !slices.Contains(all[service].Origins(), counted.policy) {
-			delete(a.denied, counted)
-		}
-	}
 	a.rules.Store(&all)
 	if a.changed != nil {
 		close(a.changed)
 	}
 	a.changed = make(chan struct{})
-	return nil
 }
 
 // drop forgets what a subject said that is not followed any more.
@@ -72,24 +90,36 @@ func (a *access) drop(subject string) {
 
 // Decide decides on a request. Of a service that has just come to this host it waits to hear who may call it.
 func (a *access) Decide(ctx context.Context, service exchange.ServiceName, q *authz.Request) (authz.Decision, bool) {
-	rules, known := a.find(service)
+	of, known := a.find(service)
 	if !known {
-		if rules, known = a.await(ctx, service); !known {
+		if of, known = a.await(ctx, service); !known {
 			return authz.Decision{}, false
 		}
 	}
-	return rules.Decide(q), true
-}
-
-func (a *access) find(service exchange.ServiceName) (*authz.Rules, bool) {
-	if all := a.rules.Load(); all != nil {
-		rules, known := (*all)[service]
-		return rules, known
+	if of.closed {
+		return authz.Decision{}, false
 	}
-	return nil, false
+	if q.Plaintext && !of.permissive {
+		return authz.Decision{Denied: true, Policy: strictly}, true
+	}
+	return of.rules.Decide(q), true
 }
 
-func (a *access) await(ctx context.Context, service exchange.ServiceName) (*authz.Rules, bool) {
+// Asks is proxy.Access's.
+func (a *access) Asks(service exchange.ServiceName, field string) bool {
+	of, _ := a.find(service)
+	return of.rules.Asks(field)
+}
+
+func (a *access) find(service exchange.ServiceName) (ruled, bool) {
+	if all := a.rules.Load(); all != nil {
+		of, known := (*all)[service]
+		return of, known
+	}
+	return ruled{}, false
+}
+
+func (a *access) await(ctx context.Context, service exchange.ServiceName) (ruled, bool) {
 	ctx, cancel := context.WithTimeout(ctx, firstCall)
 	defer cancel()
 	for {
@@ -99,13 +129,13 @@ func (a *access) await(ctx context.Context, service exchange.ServiceName) (*auth
 		}
 		changed := a.changed
 		a.mu.Unlock()
-		if rules, known := a.find(service); known {
-			return rules, true
+		if of, known := a.find(service); known {
+			return of, true
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, false
+			return ruled{}, false
 		}
 	}
 }
@@ -113,23 +143,17 @@ func (a *access) await(ctx context.Context, service exchange.ServiceName) (*auth
 // Denied counts a request that was refused, or would be, and tells the access log and the trace by which policy.
 func (a *access) Denied(seen *proxy.Observation, d *authz.Decision) {
 	of := denial{seen.Callee, cmp.Or(d.Policy, d.WouldPolicy), d.WouldBeDenied}
-	a.mu.Lock()
-	n := a.denied[of]
-	if n == nil {
-		if a.denied == nil {
-			a.denied = map[denial]*atomic.Uint64{}
-		}
-		n = new(atomic.Uint64)
-		a.denied[of] = n
-	}
-	a.mu.Unlock()
-	n.Add(1)
+	a.denied.add(of)
+	a.recent.Add(telemetry.Denial{
+		Service: seen.Callee.String(), Caller: nameOf(seen.Caller), Node: seen.CallerNode, Method: seen.Method, Path: seen.Path,
+		Policy: of.policy, DryRun: of.dryRun,
+	}, 1, time.Now())
 	if !d.Denied {
 		return // the exchange goes on, and has a line and a span of its own
 	}
 	var span telemetry.Span
 	fill(&span, seen)
-	span.Rule = "authorizationpolicy/" + of.policy
+	span.Rule = deniedBy(of.policy)
 	if a.log != nil {
 		a.log.Log(&span.Access)
 	}
@@ -138,15 +162,25 @@ func (a *access) Denied(seen *proxy.Observation, d *authz.Decision) {
 	}
 }
 
-// denials are what was counted, in order.
-func (a *access) denials() (all []denial, counts []uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	all = slices.SortedFunc(maps.Keys(a.denied), func(x, y denial) int {
-		return cmp.Or(strings.Compare(x.service.String(), y.service.String()), strings.Compare(x.policy, y.policy))
-	})
-	for _, d := range all {
-		counts = append(counts, a.denied[d].Load())
+// shut tells the access log of a connection that a service takes from nobody without an identity. Of what it would have
+// brought nothing is known, a trace neither.
+func (a *access) shut(service exchange.ServiceName, from string) {
+	if a.log == nil {
+		return
 	}
-	return all, counts
+	a.log.Log(&telemetry.Access{
+		Start: time.Now(), Inbound: true, Edge: telemetry.Edge{Callee: service, Protocol: exchange.TCP}, Peer: from,
+		Sample: telemetry.Sample{Outcome: exchange.Outcome{Reason: exchange.Denied}}, Rule: deniedBy(strictly),
+	})
+}
+
+// deniedBy is a policy as the rule of what it refuses.
+func deniedBy(policy string) string { return "authorizationpolicy/" + policy }
+
+// nameOf is a service's name; "" of none.
+func nameOf(s exchange.ServiceName) string {
+	if s.IsZero() {
+		return ""
+	}
+	return s.String()
 }

@@ -103,8 +103,8 @@ func (w *Words) Lease(ctx context.Context, r *quota.Request) (*quota.Answer, err
 }
 
 // reportEdges sends what was counted in each second in which there was something, until ctx ends. What a bus that is
-// away cannot take is lost: summaries are for watching, and the next ones follow.
-func (w *Words) reportEdges(ctx context.Context, edges *telemetry.Edges) error {
+// away cannot take is lost: summaries are for watching, and the next ones follow. Denials wait for it.
+func (w *Words) reportEdges(ctx context.Context, edges *telemetry.Edges, denials, plaintext *telemetry.Denials) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
@@ -113,7 +113,11 @@ func (w *Words) reportEdges(ctx context.Context, edges *telemetry.Edges) error {
 			return nil
 		case now := <-tick.C:
 			report := edges.Report(now)
-			if len(report.Edges) == 0 || w.conn.Err() != nil {
+			if w.conn.Err() != nil {
+				continue
+			}
+			report.Denials, report.Plaintext = denials.Take(), plaintext.Take()
+			if len(report.Edges)+len(report.Denials)+len(report.Plaintext) == 0 {
 				continue
 			}
 			message, err := proto.Marshal(report)

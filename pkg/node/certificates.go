@@ -45,9 +45,9 @@ func (c *certificates) of(gateway exchange.ServiceName, listener string) []*tls.
 }
 
 // problem says why a port of a gateway cannot be served; it is empty where it can.
-func (c *certificates) problem(gateway exchange.ServiceName, body *snapshot.Ingress, number uint16) string {
+func (c *certificates) problem(gateway exchange.ServiceName, body *snapshot.Ingress, port uint32) string {
 	for _, l := range body.GetListeners() {
-		if l.Port != uint32(number) || l.Tls == nil || l.Tls.Passthrough || len(c.of(gateway, l.Name)) > 0 {
+		if l.Port != port || l.Tls == nil || l.Tls.Passthrough || len(c.of(gateway, l.Name)) > 0 {
 			continue
 		}
 		if all := c.open.Load(); all != nil && (*all)[gateway].problems[l.Name] != "" {

@@ -23,7 +23,7 @@ func TestCertificatesAreOpenedHere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := kept.sealingKey()
+	key, err := kept.sealingKey(unsealed{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func TestCertificatesAreOpenedHere(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer kept.db.Close()
-	again, err := kept.sealingKey()
+	again, err := kept.sealingKey(unsealed{})
 	if err != nil || !again.Equal(key) {
 		t.Fatalf("the key is another after a restart: %v", err)
 	}
@@ -81,7 +81,7 @@ func TestCertificatesAreOpenedHere(t *testing.T) {
 	if !c.take(bodies) || c.take(bodies) {
 		t.Error("what changed is not told, or what did not")
 	}
-	for port, want := range map[uint16]string{1: "", 2: "not sealed to this node yet", 3: "for another gateway", 4: "", 5: "not readable"} {
+	for port, want := range map[uint32]string{1: "", 2: "not sealed to this node yet", 3: "for another gateway", 4: "", 5: "not readable"} {
 		if got := c.problem(edge, body, port); want == "" && got != "" || !strings.Contains(got, want) {
 			t.Errorf("port %d: %q", port, got)
 		}
@@ -96,3 +96,9 @@ func TestCertificatesAreOpenedHere(t *testing.T) {
 		t.Error("anybody is let in where it is not known who may")
 	}
 }
+
+// unsealed is a node without a key for its keys.
+type unsealed struct{}
+
+func (unsealed) Seal(_ string, plain []byte) []byte          { return plain }
+func (unsealed) Open(_ string, value []byte) ([]byte, error) { return value, nil }

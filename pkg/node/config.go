@@ -14,6 +14,7 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/api/report"
 	"github.com/sennit-mesh/sennit/pkg/registry"
+	"github.com/sennit-mesh/sennit/pkg/tpm"
 	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
@@ -28,15 +29,19 @@ type Config struct {
 	// Lane is what this node's own lanes run over. Auto: what the called service wants, by default QUIC, and TCP where
 	// UDP does not get through. With QUIC the node does not listen on TCP either.
 	Lane       transport.Carrier
-	Advertise  string  // ip:port or ip that others dial; empty: the address that this host has towards the bus
-	Zone       string  // where this host is, as LoadBalancingPolicies mean it; empty: nothing is said
-	Region     string  // of which the zone is a part
-	Socket     string  // unix socket for `sennit service` and `sennit status` on this host; empty: none
-	AccessLog  string  // file for the access log; "-": standard output; empty: none
-	LogShare   float64 // share of the exchanges without failure that are logged, 0 to 1
-	TraceShare float64 // share of the traces that begin here that are sampled, 0 to 1; 0: none begin here
-	NoEdges    bool    // count nothing of who calls whom
-	Metrics    string  // TCP address at which Prometheus scrapes, without TLS; empty: none
+	Advertise  string   // ip:port or ip that others dial; empty: the address that this host has towards the bus
+	Zone       string   // where this host is, as LoadBalancingPolicies mean it; empty: nothing is said
+	Region     string   // of which the zone is a part
+	Socket     string   // unix socket for `sennit service` and `sennit status` on this host; empty: none
+	KeyFile    string   // of the key that the node's own keys are sealed under; empty: systemd's credential, or they are not
+	KeyStore   KeyStore // where the node's own key is made; empty: KeysInFile
+	TPM        string   // device file of this host's TPM 2.0; empty: tpm.DefaultDevice
+	Workload   string   // unix socket of the SPIFFE Workload API, for every process of this host; empty: none
+	AccessLog  string   // file for the access log; "-": standard output; empty: none
+	LogShare   float64  // share of the exchanges without failure that are logged, 0 to 1
+	TraceShare float64  // share of the traces that begin here that are sampled, 0 to 1; 0: none begin here
+	NoEdges    bool     // count nothing of who calls whom
+	Metrics    string   // TCP address at which Prometheus scrapes, without TLS; empty: none
 	// SourceConnections bounds the open connections of one address outside to one port of a gateway; 0: 1,024.
 	SourceConnections int
 	DrainTime         time.Duration // how long running exchanges may take when the node stops
@@ -58,13 +63,17 @@ func (c *Config) Flags(flags *flag.FlagSet) {
 	}
 	flags.StringVar(&c.StateDir, "state-dir", state, "folder of the node's keys and of the configuration that it has")
 	flags.StringVar(&c.ServicesDir, "services-dir", services, "folder of the files that say what runs on this host")
-	flags.StringVar(&c.Join, "join", "", "join token, or @FILE; needed once. SENNIT_JOIN_TOKEN does the same and stays out of the process list")
+	flags.StringVar(&c.Join, "join", "", "join token, or @FILE; needed once. SENNIT_JOIN_TOKEN does the same and stays out of the process list, and so does systemd's credential sennit-join-token")
 	flags.TextVar(&c.Lanes, "lanes", netip.MustParseAddrPort("0.0.0.0:7443"), "UDP address where other nodes reach this one; the TCP port of the same number is for those that UDP does not reach")
 	flags.TextVar(&c.Lane, "lane", transport.Auto, "what lanes run over: quic, tcp, or auto, which is QUIC, and TCP where UDP does not get through")
 	flags.StringVar(&c.Advertise, "advertise", "", "address, or address:port, that other nodes dial (default: this host's address towards the bus)")
 	flags.StringVar(&c.Zone, "zone", "", "zone that this host is in, as a datacentre's name: a LoadBalancingPolicy can have requests stay in it")
 	flags.StringVar(&c.Region, "region", "", "region that the zone is a part of")
 	flags.StringVar(&c.Socket, "socket", report.SocketPath("node"), "unix socket for sennit's commands on this host")
+	flags.StringVar(&c.KeyFile, "key-file", "", "file of a key, 32 random bytes or more, that the node's own keys are sealed under; systemd's credential sennit-node-key does the same")
+	flags.Var(&c.KeyStore, "key-store", "where the node's own key is made: file, tpm, or auto, which is the TPM where there is one that can be used. Keys of services are always in memory and in the file")
+	flags.StringVar(&c.TPM, "tpm", tpm.DefaultDevice, "device file of this host's TPM 2.0, which is opened only where it is needed")
+	flags.StringVar(&c.Workload, "workload-socket", "", "unix socket of the SPIFFE Workload API, which every process of this host may open, as /run/sennit/workload.sock; empty is none")
 	flags.StringVar(&c.AccessLog, "access-log", "-", "file for the access log; - is standard output, empty is none")
 	flags.Float64Var(&c.LogShare, "access-log-share", 0.01, "share of the requests without failure that are logged; failures always are")
 	flags.Float64Var(&c.TraceShare, "trace-share", 0.01, "share of the requests without a traceparent that begin a sampled trace; 0 begins none. Traces that a caller began are carried on as it wants")
@@ -100,6 +109,13 @@ func (c *Config) Complete(env []string) error {
 		if value, ok := strings.CutPrefix(variable, "SENNIT_JOIN_TOKEN="); ok && c.Join == "" {
 			c.Join = value
 		}
+	}
+	if c.Join == "" {
+		token, err := joinCredential()
+		if err != nil {
+			return err
+		}
+		c.Join = token
 	}
 	if file, ok := strings.CutPrefix(c.Join, "@"); ok {
 		token, err := os.ReadFile(file)

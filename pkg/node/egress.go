@@ -10,6 +10,7 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/egress"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/origination"
 	"github.com/sennit-mesh/sennit/pkg/proxy"
 	"github.com/sennit-mesh/sennit/pkg/registry"
 	"github.com/sennit-mesh/sennit/pkg/routing"
@@ -20,17 +21,23 @@ import (
 type places struct {
 	local    *registry.Local
 	outsides *outsides
+	tls      *originations
 	table    *routing.Table
+}
+
+// Secure says how a process is spoken to.
+func (p places) Secure(service exchange.ServiceName, kind exchange.Kind, target *exchange.Target) (*origination.Settings, bool) {
+	return p.tls.find(service, kind, target)
 }
 
 // Find looks an instance up; it takes no lock. HTTP/2 is spoken where the instance was registered with it, or its Service
 // says so.
 func (p places) Find(service exchange.ServiceName, target exchange.Target) (proxy.Place, bool) {
-	if port, ok := p.local.Lookup(service, target.Instance, target.Port); ok {
+	if port, ok := p.local.Lookup(service, target); ok {
 		http2 := port.Protocol == snapshot.Protocol_PROTOCOL_HTTP2 || p.table.Serves(service, target.Port) == snapshot.Protocol_PROTOCOL_HTTP2
-		return proxy.Place{Process: port.Address, HTTP2: http2, Connect: port.Connect}, true
+		return proxy.Place{Process: port.Address, HTTP2: http2, Connect: port.Connect, UDP: port.UDP()}, true
 	}
-	if !p.local.IsEgress(service, target.Instance) {
+	if target.UDP || !p.local.IsEgress(service, target.Instance) {
 		return proxy.Place{}, false
 	}
 	host := p.outsides.find(service)

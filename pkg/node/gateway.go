@@ -22,24 +22,25 @@ func (n *Node) listen() {
 	}
 	wanted := []capture.Listener{}
 	for _, l := range n.local.Listeners() {
-		wanted = append(wanted, capture.Listener{As: l.As, To: l.To, Port: l.Port, Address: l.Address, HasUID: l.HasUID, UID: l.UID, Unit: l.Unit})
+		wanted = append(wanted, capture.Listener{As: l.As, To: l.To, Port: l.Port, UDP: l.UDP, Address: l.Address, HasUID: l.HasUID, UID: l.UID, Unit: l.Unit})
 	}
+	wanted = append(wanted, n.plaintextListeners()...)
 	if n.takeCertificates() {
 		n.registrar.Wake() // what could be opened is told
 	}
-	taken := map[netip.AddrPort]bool{}
+	taken := map[place]bool{}
 	for _, l := range wanted {
-		taken[l.Address] = true
+		taken[place{l.Address, l.UDP}] = true
 	}
 	for _, in := range n.gateways() {
 		if !n.identifiedAs(in.Service) {
 			continue // who came now would be answered with 503
 		}
-		for _, number := range n.table.IngressPorts(in.Service) {
-			at := netip.AddrPortFrom(in.Gateway, number)
+		for _, port := range n.table.IngressPorts(in.Service) {
+			at := placeOf(in.Gateway, port)
 			if !taken[at] { // else gatewayPorts says so
 				taken[at] = true
-				wanted = append(wanted, capture.Listener{As: in.Service, To: in.Service, Port: number, Address: at, Gateway: true})
+				wanted = append(wanted, capture.Listener{As: in.Service, To: in.Service, Port: at.address.Port(), UDP: at.udp, Address: at.address, Gateway: true})
 			}
 		}
 	}
@@ -50,6 +51,26 @@ func (n *Node) listen() {
 	}
 }
 
+// A place is what one listener alone can have.
+type place struct {
+	address netip.AddrPort
+	udp     bool
+}
+
+// placeOf is where a port, as snapshot.PortID has it, is on an address.
+func placeOf(address netip.Addr, port uint32) place {
+	number, udp := snapshot.Port(port)
+	return place{netip.AddrPortFrom(address, number), udp}
+}
+
+// String is for the status.
+func (p place) String() string {
+	if p.udp {
+		return p.address.String() + "/udp"
+	}
+	return p.address.String()
+}
+
 // takeCertificates opens those of the gateways that run here. n.mu is held.
 func (n *Node) takeCertificates() (changed bool) {
 	bodies := map[exchange.ServiceName]*snapshot.Ingress{}
@@ -58,6 +79,7 @@ func (n *Node) takeCertificates() (changed bool) {
 			bodies[in.Service] = body
 		}
 	}
+	n.logins.take(bodies)
 	return n.certificates.take(bodies)
 }
 
@@ -87,9 +109,9 @@ func (n *Node) gatewayPorts(gateway exchange.ServiceName) []registry.GatewayPort
 		}
 	}
 	open, identified := n.openListeners(), n.identifiedAs(gateway)
-	for _, number := range n.table.IngressPorts(gateway) {
-		port := registry.GatewayPort{Number: number}
-		s, known := open[netip.AddrPortFrom(at, number)]
+	for _, id := range n.table.IngressPorts(gateway) {
+		port := registry.GatewayPort{Number: id}
+		s, known := open[placeOf(at, id)]
 		switch {
 		case !identified:
 			port.Problem = fmt.Sprintf("this node has no certificate of %s yet", gateway)
@@ -102,7 +124,7 @@ func (n *Node) gatewayPorts(gateway exchange.ServiceName) []registry.GatewayPort
 		case s.Err != nil:
 			port.Problem = s.Err.Error()
 		default:
-			port.Problem = n.certificates.problem(gateway, n.table.Ingress(gateway), number)
+			port.Problem = n.certificates.problem(gateway, n.table.Ingress(gateway), id)
 		}
 		ports = append(ports, port)
 	}
@@ -110,10 +132,10 @@ func (n *Node) gatewayPorts(gateway exchange.ServiceName) []registry.GatewayPort
 }
 
 // openListeners are those that capture was asked for, by address.
-func (n *Node) openListeners() map[netip.AddrPort]capture.Status {
-	open := map[netip.AddrPort]capture.Status{}
+func (n *Node) openListeners() map[place]capture.Status {
+	open := map[place]capture.Status{}
 	for _, s := range n.capture.Status() {
-		open[s.Listener.Address] = s
+		open[place{s.Listener.Address, s.Listener.UDP}] = s
 	}
 	return open
 }
@@ -128,7 +150,7 @@ func (n *Node) gatewayStatus() []report.Gateway {
 			all = append(all, report.Gateway{Gateway: in.Service.String(), Address: in.Gateway.String(), Error: "no Gateway of that name that this node may run has listeners"})
 		}
 		for _, p := range ports {
-			at := netip.AddrPortFrom(in.Gateway, p.Number)
+			at := placeOf(in.Gateway, p.Number)
 			one := report.Gateway{Gateway: in.Service.String(), Address: at.String(), Error: p.Problem}
 			if s, known := open[at]; known && s.Listener.As == in.Service {
 				one.Connections, one.Accepted, one.Refused = s.Active, s.Accepted, s.Refused

@@ -42,12 +42,18 @@ var (
 	laneIdleDesc       = prometheus.NewDesc("sennit_lane_idle_streams", "Streams of a lane that wait for an exchange.", laneLabels, nil)
 	laneCrowdedDesc    = prometheus.NewDesc("sennit_lane_crowded_connections", "Connections of a lane on which many streams stall.", laneLabels, nil)
 	laneRTTDesc        = prometheus.NewDesc("sennit_lane_rtt_seconds", "Smoothed round-trip time; the longest of a lane's connections.", laneLabels, nil)
+	laneRefusedDesc    = prometheus.NewDesc("sennit_lane_refused_total", "Connections that peers wanted to open and were refused, by reason: the certificate does not hold, the service is not here, there were too many.", []string{"reason"}, nil)
 	logDroppedDesc     = prometheus.NewDesc("sennit_access_log_dropped_total", "Lines of the access log that were dropped, by reason: the queue was full, or writing failed.", []string{"reason"}, nil)
 	gatewayLabels      = []string{"gateway", "address"}
 	gatewayOpenDesc    = prometheus.NewDesc("sennit_gateway_open", "1 while a port of a gateway is open for those outside.", gatewayLabels, nil)
 	gatewayConnsDesc   = prometheus.NewDesc("sennit_gateway_connections", "Connections from outside that are open. At 4,096 more wait in the kernel's queue.", gatewayLabels, nil)
 	gatewayTakenDesc   = prometheus.NewDesc("sennit_gateway_accepted_total", "Connections from outside that were accepted since the port was opened.", gatewayLabels, nil)
 	gatewayRefusedDesc = prometheus.NewDesc("sennit_gateway_refused_total", "Connections from outside that were reset because their source had too many.", gatewayLabels, nil)
+	flowLabels         = []string{"address", "source", "destination"}
+	flowsDesc          = prometheus.NewDesc("sennit_listener_flows", "Flows of a listener of UDP that are open: of sockets that send to it.", flowLabels, nil)
+	flowsBegunDesc     = prometheus.NewDesc("sennit_listener_flows_total", "Flows that began since the listener was opened.", flowLabels, nil)
+	flowsRefusedDesc   = prometheus.NewDesc("sennit_listener_datagrams_refused_total", "Datagrams of senders who may not use the listener, or of whom it has too many.", flowLabels, nil)
+	flowsDroppedDesc   = prometheus.NewDesc("sennit_listener_datagrams_dropped_total", "Datagrams that found a queue full, either way.", flowLabels, nil)
 	tapsDesc           = prometheus.NewDesc("sennit_taps", "Taps that are open: commands that look at exchanges as they end.", nil, nil)
 	tapDroppedDesc     = prometheus.NewDesc("sennit_tap_dropped_total", "Exchanges that a tap wanted and did not get: there were more than it takes.", nil, nil)
 	ejectedDesc        = prometheus.NewDesc("sennit_ejected_instances", "Instances that this node does not ask for a while, as a ResiliencePolicy says.", []string{"destination"}, nil)
@@ -56,6 +62,8 @@ var (
 	concurrencyDesc    = prometheus.NewDesc("sennit_concurrency_limit", "Requests that this node may have under way at a time, as it has measured.", []string{"destination"}, nil)
 	deniedDesc         = prometheus.NewDesc("sennit_authorization_denied_total", "Exchanges with services of this host that an AuthorizationPolicy refused.", []string{"destination", "policy"}, nil)
 	wouldDenyDesc      = prometheus.NewDesc("sennit_authorization_would_deny_total", "Exchanges with services of this host that an AuthorizationPolicy on its dry run would have refused.", []string{"destination", "policy"}, nil)
+	unprovenDesc       = prometheus.NewDesc("sennit_authentication_refused_total", "Exchanges with services of this host that an AuthenticationPolicy refused.", []string{"destination", "policy"}, nil)
+	plaintextDesc      = prometheus.NewDesc("sennit_plaintext_connections_total", "Connections of callers without an identity, by what became of them: taken by a permissive service, or refused by a strict one.", []string{"destination", "verdict"}, nil)
 	verificationsDesc  = prometheus.NewDesc("sennit_config_verifications_total", "Signatures of configuration that were verified.", nil, nil)
 )
 
@@ -63,10 +71,10 @@ var (
 func (m scraped) Describe(out chan<- *prometheus.Desc) {
 	for _, desc := range []*prometheus.Desc{
 		infoDesc, connectedDesc, staleDesc, beatDesc, missingDesc, refusedDesc, appliedDesc, unusableDesc, verificationsDesc, expiryDesc,
-		healthyDesc, laneConnsDesc, laneRunningDesc, laneIdleDesc, laneCrowdedDesc, laneRTTDesc, logDroppedDesc,
-		gatewayOpenDesc, gatewayConnsDesc, gatewayTakenDesc, gatewayRefusedDesc, tapsDesc, tapDroppedDesc,
+		healthyDesc, laneConnsDesc, laneRunningDesc, laneIdleDesc, laneCrowdedDesc, laneRTTDesc, laneRefusedDesc, logDroppedDesc,
+		gatewayOpenDesc, gatewayConnsDesc, gatewayTakenDesc, gatewayRefusedDesc, flowsDesc, flowsBegunDesc, flowsRefusedDesc, flowsDroppedDesc, tapsDesc, tapDroppedDesc,
 		ejectedDesc, ejectionsDesc, circuitDesc, concurrencyDesc,
-		deniedDesc, wouldDenyDesc,
+		deniedDesc, wouldDenyDesc, unprovenDesc, plaintextDesc,
 	} {
 		out <- desc
 	}
@@ -111,6 +119,15 @@ func (m scraped) Collect(out chan<- prometheus.Metric) {
 		counter(logDroppedDesc, full, "queue-full")
 		counter(logDroppedDesc, unwritten, "write-failed")
 	}
+	for _, l := range n.capture.Status() {
+		if l.Listener.UDP && !l.Listener.Gateway {
+			labels := []string{l.Listener.Address.String(), l.Listener.As.String(), l.Listener.To.String()}
+			gauge(flowsDesc, float64(l.Active), labels...)
+			counter(flowsBegunDesc, l.Accepted, labels...)
+			counter(flowsRefusedDesc, l.Refused, labels...)
+			counter(flowsDroppedDesc, l.Dropped, labels...)
+		}
+	}
 	for _, g := range n.gatewayStatus() {
 		gauge(gatewayOpenDesc, oneIf(g.Error == ""), g.Gateway, g.Address)
 		gauge(gatewayConnsDesc, float64(g.Connections), g.Gateway, g.Address)
@@ -127,13 +144,25 @@ func (m scraped) Collect(out chan<- prometheus.Metric) {
 			counter(circuitDesc, refused, g.Service.String(), limit)
 		}
 	}
-	denials, counts := n.admission.denials()
+	denials, counts := n.admission.denied.list()
 	for i, d := range denials {
 		desc := deniedDesc
-		if d.dryRun {
+		switch {
+		case d.policy == strictly:
+			verdict := "refused"
+			if d.dryRun {
+				verdict = "taken"
+			}
+			counter(plaintextDesc, counts[i], d.service.String(), verdict)
+			continue
+		case d.dryRun:
 			desc = wouldDenyDesc
 		}
 		counter(desc, counts[i], d.service.String(), d.policy)
+	}
+	unproven, refused := n.users.refused.list()
+	for i, one := range unproven {
+		counter(unprovenDesc, refused[i], one.service.String(), one.policy)
 	}
 	for lane, of := range lanesOf(n.lanes.Connections()) {
 		labels := []string{lane.direction, lane.source, lane.destination, lane.peer}
@@ -142,6 +171,9 @@ func (m scraped) Collect(out chan<- prometheus.Metric) {
 		gauge(laneIdleDesc, float64(of.idle), labels...)
 		gauge(laneCrowdedDesc, float64(of.crowded), labels...)
 		gauge(laneRTTDesc, of.rtt.Seconds(), labels...)
+	}
+	for _, why := range transport.Refusals {
+		counter(laneRefusedDesc, n.lanes.Refused(why), why.String())
 	}
 }
 

@@ -10,14 +10,10 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/sennit-mesh/sennit/internal/release"
 	"github.com/sennit-mesh/sennit/pkg/bus"
@@ -31,6 +27,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 	"github.com/sennit-mesh/sennit/pkg/telemetry"
 	"github.com/sennit-mesh/sennit/pkg/transport"
+	"github.com/sennit-mesh/sennit/pkg/workload"
 )
 
 // peerSilence is after how long without a packet a peer counts as gone, and what ran there is tried elsewhere.
@@ -39,6 +36,7 @@ const peerSilence = 3 * time.Second
 // A Node is the proxy of one host.
 type Node struct {
 	certificates certificates // of gateways
+	logins       logins       // likewise
 	cfg          Config
 	log          *slog.Logger
 
@@ -51,10 +49,15 @@ type Node struct {
 	udp       *net.UDPConn     // the lanes'; Run closes it too
 	tcp       *net.TCPListener // likewise; nil: none
 	inbound   *proxy.Inbound
-	outsides  outsides // what instances lead to that are this node itself
-	admission access   // who may call what runs here
+	outsides  outsides     // what instances lead to that are this node itself
+	tls       originations // by which processes are spoken to in TLS
+	admission access       // who may call what runs here
+	users     users        // how the end users of what runs here are known
 	outbound  *proxy.Outbound
+	plain     plaintext // for callers without an identity
 	capture   *capture.Listeners
+	workload  *workload.Server // nil: no Workload API
+	bundles   bundles
 	conn      *bus.Conn
 	follower  *bus.Follower
 	words     *Words
@@ -74,7 +77,8 @@ type Node struct {
 	needed   []string           // of followed: what the table asked for
 	changed  chan struct{}      // closed and replaced with each delivery
 	leaving  atomic.Bool
-	ready    bool // what was kept is in the table
+	ready    bool           // what was kept is in the table
+	named    map[named]bool // what is revoked by name
 }
 
 // New opens the node's state, joins where the host has not joined, and prepares everything; nothing runs
@@ -91,6 +95,7 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 	}
 	n.log = n.log.With("node", n.identity.Node())
 	n.table.Node, n.table.Zone, n.table.Region = n.identity.Node(), cfg.Zone, cfg.Region
+	n.table.UnknownKey = n.users.unknown
 	if n.store, err = openStore(cfg.StateDir); err != nil {
 		return n, err
 	}
@@ -117,26 +122,36 @@ func New(ctx context.Context, cfg Config) (n *Node, err error) {
 	if err != nil {
 		return n, err
 	}
-	sealing, err := n.store.sealingKey()
+	sealing, err := n.store.sealingKey(n.identity)
 	if err != nil {
 		return n, fmt.Errorf("read %s: %w", filepath.Join(n.cfg.StateDir, "node.db"), err)
 	}
 	n.certificates.key = sealing
+	n.logins.key, n.logins.log = sealing, n.log
 	n.registrar = registry.NewRegistrar(registry.RegistrarConfig{
 		Node: n.identity.Node(), Local: n.local, LaneAddress: n.address, Bus: n.words, Version: release.Version(), Log: n.log,
 		Zone: cfg.Zone, Region: cfg.Region, Ports: n.gatewayPorts, SealingKey: sealing.PublicKey().Bytes(),
+		StaleKeys: n.users.staleKeys,
+		Standing: func() (s registry.Standing) {
+			s.Epoch, s.Serial, s.Issued = n.identity.Standing()
+			return s
+		},
 	})
-	n.inbound = proxy.NewInbound(places{n.local, &n.outsides, n.table}, http1Limits, n.log)
+	n.inbound = proxy.NewInbound(places{n.local, &n.outsides, &n.tls, n.table}, http1Limits, n.log)
 	n.inbound.Traced = &traced{n.spans}
 	n.admission.log, n.admission.spans = n.access, n.spans
 	n.inbound.Access = &n.admission
+	n.users.admission = &n.admission
+	n.inbound.Users = &n.users
 	n.outbound = &proxy.Outbound{
 		TraceShare: cfg.TraceShare,
 		Table:      n.table, Lanes: n.lanes, Await: n.await, Observe: n.observe, Quota: n.quota, Log: n.log, Limits: http1Limits,
-		Certificates: n.certificates.of, Clients: n.certificates.clients,
+		Certificates: n.certificates.of, Clients: n.certificates.clients, Logins: n.logins.of,
 	}
+	n.newPlaintext()
+	n.openWorkload()
 	n.capture, err = capture.New(capture.Config{
-		Handle: n.outbound.Serve, Changed: n.registrar.Wake, MaxOfSource: cfg.SourceConnections, Log: n.log,
+		Handle: n.accept, HandleFlow: n.outbound.ServeFlow, Changed: n.registrar.Wake, MaxOfSource: cfg.SourceConnections, Log: n.log,
 	}) // the last: Run closes what it opened
 	return n, err
 }
@@ -157,9 +172,20 @@ var http1Limits = http1.Limits{Head: httpHead, Fields: headFields, HeadTimeout: 
 
 // join opens the identity, and gets one where there is none.
 func (n *Node) join(ctx context.Context) (err error) {
-	n.identity, err = ca.NewIdentity(ca.IdentityConfig{Dir: n.cfg.StateDir, Log: n.log, Rotated: n.rotated, Now: n.cfg.Now})
-	if err != nil || n.identity.Joined() {
+	device, keys := n.device()
+	n.identity, err = ca.NewIdentity(ca.IdentityConfig{
+		Dir: n.cfg.StateDir, KeyFile: n.cfg.KeyFile, TPM: device, KeysInTPM: keys, Log: n.log, Rotated: n.rotated, Now: n.cfg.Now,
+	})
+	if err != nil {
 		return err
+	}
+	if n.identity.Joined() {
+		if n.identity.KeyInTPM() {
+			if err := device.Check(); err != nil { // what the node holds is good until it ends
+				n.log.Error("the node's key is in a TPM that cannot be used: nothing is registered or renewed until it can", "node", n.identity.Node(), "err", err)
+			}
+		}
+		return nil
 	}
 	if n.cfg.Join == "" {
 		return fmt.Errorf("%w: give --join TOKEN (make one on a controller's host with `sennit join-token create --node NAME --service NAMESPACE/NAME`)", ca.ErrNotJoined)
@@ -231,7 +257,7 @@ func (n *Node) openFollower() error {
 	}
 	n.follower, err = bus.NewFollower(bus.FollowerConfig{
 		Conn: n.conn, Cluster: n.identity.Cluster(), Node: n.identity.Node(), Root: n.identity.RootHash(),
-		Features: []string{quota.Feature, snapshot.FeatureFilters, snapshot.FeatureIngressTLS, snapshot.FeatureIngressClients, snapshot.FeatureIngressTCP, snapshot.FeatureAuthorization}, Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Clock: n.identity.CompareClock, Log: cmp.Or(n.cfg.Log, slog.Default()),
+		Features: []string{quota.Feature, snapshot.FeatureFilters, snapshot.FeatureIngressTLS, snapshot.FeatureIngressClients, snapshot.FeatureIngressTCP, snapshot.FeatureAuthorization, snapshot.FeatureAuthorizationConditions, snapshot.FeatureAuthentication, snapshot.FeatureUDP, snapshot.FeatureOrigination}, Kept: kept, Deliver: n.deliver, Restored: n.restored, Keep: n.store.keep, Clock: n.identity.CompareClock, Log: cmp.Or(n.cfg.Log, slog.Default()),
 	})
 	return err
 }
@@ -242,162 +268,6 @@ func (n *Node) restored() {
 	defer n.mu.Unlock()
 	n.ready = true
 	n.follow()
-}
-
-// Run carries traffic until ctx ends, then drains: peers and the controllers are told, what runs is
-// finished within the drain time, and everything is closed. It is called once.
-func (n *Node) Run(ctx context.Context) error {
-	running, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
-	group, running := errgroup.WithContext(running)
-	part := func(name string, run func(context.Context) error) {
-		group.Go(func() error {
-			if err := run(running); err != nil && running.Err() == nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
-			return nil
-		})
-	}
-	part("lanes", n.lanes.Run)
-	select {
-	case <-n.lanes.Running():
-	case <-running.Done():
-		return errors.Join(group.Wait(), n.close())
-	}
-	part("processors", n.fitProcessors)
-	part("inbound", n.inbound.Run)
-	part("outbound", n.outbound.Run)
-	part("configuration", n.follower.Run)
-	part("store", n.store.retry)
-	part("services", n.local.Run)
-	part("registration", n.registrar.Run)
-	part("identity", func(ctx context.Context) error { return n.identity.Run(ctx, n.conn) })
-	part("telemetry", func(ctx context.Context) error { return n.words.reportEdges(ctx, n.edges) })
-	part("quota", n.quota.Run)
-	part("traces", func(ctx context.Context) error { return n.words.reportSpans(ctx, n.spans) })
-	part("taps", n.serveTaps)
-	part("socket", n.serveSocket)
-	part("reload", n.reloadOnHangup)
-	if n.access != nil {
-		part("access log", n.access.Run)
-	}
-	if n.cfg.Metrics != "" {
-		part("metrics", n.serveMetrics)
-	}
-	callers, stopCallers := context.WithCancel(running)
-	defer stopCallers()
-	group.Go(func() error {
-		if err := n.capture.Run(callers); callers.Err() == nil {
-			return fmt.Errorf("listeners: %w", err)
-		}
-		return nil // an error would end the parts that still drain
-	})
-	unwatch := n.conn.Notify(n.noticed)
-	defer unwatch()
-	n.declared()
-	n.log.Info("node runs", "lanes", n.address(), "services", len(n.local.Instances()))
-
-	select {
-	case <-ctx.Done():
-		n.drain(stopCallers)
-		stop()
-	case <-running.Done():
-	}
-	return errors.Join(group.Wait(), n.close())
-}
-
-// reloadOnHangup reads services.d again at each SIGHUP, as `systemctl reload` sends it.
-func (n *Node) reloadOnHangup(ctx context.Context) error {
-	hangup := make(chan os.Signal, 1)
-	signal.Notify(hangup, syscall.SIGHUP)
-	defer signal.Stop(hangup)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-hangup:
-			if err := n.local.Reload(); err != nil {
-				n.log.Warn("services.d was read again; files with mistakes keep their last good content", "err", err)
-			}
-		}
-	}
-}
-
-// drain says goodbye and waits for what runs.
-func (n *Node) drain(stopCallers func()) {
-	n.log.Info("node stops: what runs is finished first", "within", n.cfg.DrainTime.String())
-	ctx, cancel := context.WithTimeout(context.Background(), n.cfg.DrainTime)
-	defer cancel()
-	if n.conn.Err() == nil {
-		saying, cancel := context.WithTimeout(ctx, n.cfg.DrainTime/3) // the rest is for what runs
-		err := n.registrar.Drain(saying)
-		cancel()
-		if err != nil {
-			n.log.Warn("not every registration could be taken back", "err", err)
-		}
-	}
-	n.leaving.Store(true)
-	stopCallers()
-	if err := n.lanes.Drain(ctx); err != nil {
-		n.log.Warn("exchanges were cut off", "err", err)
-	}
-}
-
-// noticed hears of the bus.
-func (n *Node) noticed(notice bus.Notice) {
-	switch notice.Kind {
-	case bus.Connected:
-		n.log.Info("bus connected")
-		n.identity.SetAddress(n.address())
-		n.registrar.Resend()
-	case bus.Disconnected:
-		if n.leaving.Load() || notice.Err == nil { // leaving, or connecting anew with another token
-			return
-		}
-		n.log.Warn("bus is away: the node serves with what it has", "err", notice.Err)
-	case bus.Refused:
-		n.log.Warn("the bus refuses something", "err", notice.Err)
-	}
-}
-
-// rotated hears that certificates were replaced. A new token for the bus holds other permissions, which
-// count from the next connecting on.
-func (n *Node) rotated(r ca.Rotation) {
-	if n.conn == nil {
-		return // joining
-	}
-	if r.Key || len(r.Services) > 0 {
-		if err := n.conn.Reconnect(); err != nil {
-			n.log.Debug("reconnect with the new token", "err", err)
-		}
-	}
-	n.registrar.Resend()
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.listen() // a gateway may have its identity now
-}
-
-func (n *Node) close() error {
-	var errs []error
-	if n.udp != nil {
-		_ = n.udp.Close() // where the lanes ran they have closed it
-	}
-	if n.tcp != nil {
-		_ = n.tcp.Close()
-	}
-	if n.conn != nil {
-		n.conn.Close()
-	}
-	if n.store != nil {
-		errs = append(errs, n.store.close())
-	}
-	if n.identity != nil {
-		errs = append(errs, n.identity.Close())
-	}
-	if n.logFile != nil {
-		errs = append(errs, n.logFile.Close())
-	}
-	return errors.Join(errs...)
 }
 
 func (n *Node) address() string { return n.laneAddress(n.identity.BusConfig().Servers) }

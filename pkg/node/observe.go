@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"strings"
 
 	"github.com/sennit-mesh/sennit/pkg/proxy"
@@ -70,7 +71,7 @@ func fill(span *telemetry.Span, seen *proxy.Observation) {
 			},
 			Edge: telemetry.Edge{
 				Caller: seen.Caller, Callee: seen.Callee, Backend: seen.Backend,
-				Version: seen.Version, Node: seen.Node, Protocol: seen.Kind,
+				Version: seen.Version, Node: cmp.Or(seen.Node, seen.CallerNode), Protocol: seen.Kind,
 			},
 			Instance: seen.Instance, Method: seen.Method, Path: seen.Path, Host: seen.Host, Trace: seen.Trace,
 			Rule: seen.Rule, Lane: laneOf(seen.Lane), Fault: faultsOf(seen.Faults),

@@ -110,12 +110,15 @@ func (n *Node) Status() report.Node {
 	}
 	s.Gateways = n.gatewayStatus()
 	for _, l := range n.capture.Status() {
-		if l.Listener.Gateway {
+		if l.Listener.Gateway || l.Listener.Plaintext {
 			continue
 		}
 		one := report.Listener{Address: l.Listener.Address.String(), As: l.Listener.As.String(), To: fmt.Sprintf("%s:%d", l.Listener.To, l.Listener.Port)}
 		if l.Err != nil {
 			one.Error = l.Err.Error()
+		}
+		if l.Listener.UDP {
+			one.Flows = &report.Flows{Open: l.Active, Begun: l.Accepted, Refused: l.Refused, Dropped: l.Dropped}
 		}
 		s.Listeners = append(s.Listeners, one)
 	}

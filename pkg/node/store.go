@@ -35,6 +35,7 @@ var (
 	snapshotsBucket = []byte("snapshots") // subject → Kept messages
 	lanesBucket     = []byte("lanes")     // what lanes keep across restarts
 	servicesBucket  = []byte("services")  // key → document of services.d
+	workloadsBucket = []byte("workloads") // service → ca.Credential of its processes
 )
 
 func openStore(dir string) (*store, error) {
@@ -51,7 +52,7 @@ func openStore(dir string) (*store, error) {
 
 // prepare makes what is missing in the file. It writes nothing where all is there: a node starts on a full disk too.
 func prepare(db *bbolt.DB) error {
-	names := [][]byte{snapshotsBucket, servicesBucket, lanesBucket}
+	names := [][]byte{snapshotsBucket, servicesBucket, lanesBucket, workloadsBucket}
 	missing := false
 	err := db.View(func(tx *bbolt.Tx) error {
 		missing = slices.ContainsFunc(names, func(name []byte) bool { return tx.Bucket(name) == nil })
@@ -153,17 +154,27 @@ func put(bucket *bbolt.Bucket, subject string, messages []snapshot.Raw) error {
 	return bucket.Put([]byte(subject), value)
 }
 
+// A sealer seals the keys that a node keeps (*ca.Identity).
+type sealer interface {
+	Seal(purpose string, plain []byte) []byte
+	Open(purpose string, value []byte) ([]byte, error)
+}
+
+const sealingKeyPurpose = "key that gateways' keys are sealed to"
+
 // sealingKey is what private keys of gateways are sealed to for this node. It is made once.
-func (s *store) sealingKey() (key *ecdh.PrivateKey, err error) {
+func (s *store) sealingKey(by sealer) (key *ecdh.PrivateKey, err error) {
 	err = s.once("sealing-key", func(kept []byte) (made []byte, err error) {
 		if kept != nil {
-			key, err = ecdh.X25519().NewPrivateKey(kept)
+			if kept, err = by.Open(sealingKeyPurpose, kept); err == nil {
+				key, err = ecdh.X25519().NewPrivateKey(kept)
+			}
 			return nil, err
 		}
 		if key, err = snapshot.NewSealingKey(); err != nil {
 			return nil, err
 		}
-		return key.Bytes(), nil
+		return by.Seal(sealingKeyPurpose, key.Bytes()), nil
 	})
 	return key, err
 }

@@ -1,11 +1,13 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -30,10 +32,19 @@ func (r *ruled) Decide(_ context.Context, _ exchange.ServiceName, q *authz.Reque
 	return r.rules.Load().Decide(q), true
 }
 
+func (r *ruled) Asks(_ exchange.ServiceName, field string) bool { return r.rules.Load().Asks(field) }
+
 func (r *ruled) Denied(seen *Observation, d *authz.Decision) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.seen, r.last = append(r.seen, *seen), *d
+	r.seen, r.last = append(r.seen, kept(seen)), *d
+}
+
+// denied is what was denied so far, and the last decision.
+func (r *ruled) denied() ([]Observation, authz.Decision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.seen), r.last
 }
 
 // restrict makes the nodes of a pair go by policies.
@@ -102,10 +113,8 @@ func TestWhoIsNotAllowedNeverReachesTheProcess(t *testing.T) {
 			if n := reached.Load(); n > 0 {
 				t.Errorf("the process got %d requests", n)
 			}
-			access.mu.Lock()
-			defer access.mu.Unlock()
-			if len(access.seen) != 2 || access.last.Policy != "shop/p" || access.seen[0].Caller != cart || access.seen[0].Outcome.Status != 403 {
-				t.Errorf("the service's node saw %+v, %+v", access.seen, access.last)
+			if seen, last := access.denied(); len(seen) != 2 || last.Policy != "shop/p" || seen[0].Caller != cart || seen[0].Outcome.Status != 403 {
+				t.Errorf("the service's node saw %+v, %+v", seen, last)
 			}
 		})
 	}
@@ -121,31 +130,14 @@ func TestADryRunRefusesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	response.Body.Close()
-	access.mu.Lock()
-	defer access.mu.Unlock()
-	if response.StatusCode != 200 || len(access.seen) != 1 || access.last.WouldPolicy != "shop/p" {
-		t.Errorf("%s, %+v", response.Status, access.last)
+	if seen, last := access.denied(); response.StatusCode != 200 || len(seen) != 1 || last.WouldPolicy != "shop/p" {
+		t.Errorf("%s, %+v", response.Status, last)
 	}
 }
 
 func TestAConnectionThatIsNotAllowedIsReset(t *testing.T) {
 	var reached atomic.Int64
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			reached.Add(1)
-			conn.Close()
-		}
-	}()
-	p := startPair(t, snapshot.Protocol_PROTOCOL_TCP, nil, l.Addr().String())
+	p := startPair(t, snapshot.Protocol_PROTOCOL_TCP, nil, rawProcess(t, func(*net.TCPConn, *bufio.Reader) { reached.Add(1) }))
 	p.restrict(allowing("shop/web", false, nil))
 	conn, err := net.Dial("tcp", p.address)
 	if err == nil { // else the reset came before the dial had returned

@@ -13,6 +13,8 @@ func statusOf(reason exchange.Reason) int {
 	switch reason {
 	case exchange.NoRoute:
 		return http.StatusNotFound
+	case exchange.Unauthenticated:
+		return http.StatusUnauthorized
 	case exchange.Denied:
 		return http.StatusForbidden
 	case exchange.NoBackend:

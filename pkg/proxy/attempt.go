@@ -49,6 +49,7 @@ func (c *caller) exchange(ctx context.Context) (keep, whole bool) {
 	c.call.Now = c.seen.Start
 	c.pick()
 	c.routed = true
+	c.prove(ctx)
 	if c.inject() {
 		return false, false
 	}
@@ -163,7 +164,6 @@ func (c *caller) attempt(ctx context.Context, request *body) (f failure, answere
 		winner.Reset(exchange.CallerGone) // a peer that does not take the rest must not hold the application up
 	}
 	if !request.settle(wake) && f.err == nil && answered {
-		// The service answered before it had the whole request: what is left cannot be told from the next one.
 		f = failure{err: errEarly}
 	}
 	return f, answered
@@ -233,7 +233,8 @@ func (c *caller) passOn(stream *transport.Stream, request *body) (f failure, ans
 		return failure{}, true
 	}
 	c.decision.RewriteResponse(&c.response)
-	if c.http != nil && c.draining() {
+	c.tellSession(&c.response)
+	if c.http != nil && (c.draining() || !request.arrived()) { // what is left of a request cannot be told from the next one
 		c.http.Last()
 	}
 	switched := c.response.Status == 101

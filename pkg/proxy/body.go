@@ -28,6 +28,7 @@ type body struct {
 type pump struct {
 	done chan struct{}
 	err  atomic.Pointer[error] // why the application's side ended early
+	read atomic.Bool           // to its end, of which not all may have been passed on
 	pace *pace
 
 	kept   *[copyBuffer]byte // what was passed on; nil: it is not kept, or was too large. The pump's until done.
@@ -97,16 +98,20 @@ func (p *pump) run(stream *transport.Stream, from exchange.Body, mirrors []*mirr
 	defer window.release()
 	for {
 		piece, err := window.read(from)
+		ended := errors.Is(err, io.EOF)
+		if ended {
+			p.read.Store(true) // before the service gets it all, and can answer
+		}
 		if len(piece) > 0 {
 			for _, m := range mirrors {
 				m.feed(piece)
 			}
 			p.note(piece)
-			if pass(stream, piece, p.pace) != nil || stream.Flush() != nil {
+			if pass(stream, piece, p.pace) != nil || !ended && stream.Flush() != nil {
 				return // whoever reads the response hears of it too
 			}
 		}
-		if errors.Is(err, io.EOF) {
+		if ended {
 			trailers := from.Trailers()
 			if len(trailers) > 0 && stream.WriteTrailers(trailers) != nil {
 				return
@@ -184,6 +189,9 @@ func (b *body) failure() error {
 	}
 	return nil
 }
+
+// arrived reports whether all of the body was read.
+func (b *body) arrived() bool { return b.pump == nil || b.pump.read.Load() }
 
 // settle waits for the pump and reports whether the whole body was passed on. One that still waits for the
 // other side when the response has ended is woken, and what it reads from is of no further use.

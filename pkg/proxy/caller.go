@@ -58,6 +58,7 @@ type caller struct {
 	took     time.Duration    // the head of the attempt's response; 0: there is none, or nobody asks
 	failed   bool             // the attempt was a call of gRPC that failed at the service
 	advice   []exchange.Field // what the application is told beside why it was refused
+	renewed  []exchange.Field // that take a session which was renewed to the browser
 	spot     spot
 	seen     Observation
 	copies   sync.WaitGroup // requests that are mirrored
@@ -182,16 +183,22 @@ func (c *caller) fail(status int, reason exchange.Reason, err error) (keep, whol
 	// answer back.
 	c.conn.SetReadDeadline(time.Now().Add(drainTime))
 	drainErr := c.http.Drain(drainBody)
-	more := c.advice
+	werr := c.http.WriteError(status, reason, c.told()...)
+	return drainErr == nil && werr == nil, werr == nil
+}
+
+// told is what an answer of the proxy has beside its reason.
+func (c *caller) told() []exchange.Field {
+	more := append(c.advice, c.renewed...)
 	if c.routed {
 		more = append(more, c.decision.Fields...)
 	}
-	werr := c.http.WriteError(status, reason, more...)
-	return drainErr == nil && werr == nil, werr == nil
+	return more
 }
 
 // begin and end frame what is observed of one exchange.
 func (c *caller) begin() {
+	c.renewed = nil
 	c.routed, c.advice, c.retries, c.code, c.process = false, nil, 0, 0, 0
 	c.requestPace, c.responsePace = nil, nil
 	c.seen = Observation{Faults: c.seen.Faults[:0], Kind: exchange.HTTP, Caller: c.call.Caller, Callee: c.call.Callee, Start: time.Now()}

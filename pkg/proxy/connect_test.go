@@ -15,11 +15,16 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http2"
+	"github.com/sennit-mesh/sennit/pkg/origination"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // A forwardProxy is a process that was registered to take CONNECT, or not.
 type forwardProxy Place
+
+func (forwardProxy) Secure(exchange.ServiceName, exchange.Kind, *exchange.Target) (*origination.Settings, bool) {
+	return nil, true
+}
 
 func (p forwardProxy) Find(exchange.ServiceName, exchange.Target) (Place, bool) {
 	return Place(p), true

@@ -42,7 +42,8 @@ func TestExchangeAllocatesNothing(t *testing.T) {
 
 func allocatesNothing(t *testing.T, rule *snapshot.Rule, share float64, process string, answer int) {
 	p := startPair(t, http11, rule, process)
-	p.quiet, p.inbound.quiet = true, true
+	p.quiet.Store(true)
+	p.inbound.quiet.Store(true)
 	p.outbound.TraceShare = share
 	conn := p.dial()
 	request, buffer := []byte("GET /a?b=c HTTP/1.1\r\nHost: orders\r\nAccept: */*\r\n\r\n"), make([]byte, answer+200)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/egress"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/origination"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
@@ -110,5 +111,9 @@ func TestHTTP2ToAHostOutside(t *testing.T) {
 }
 
 type onePlace Place
+
+func (o onePlace) Secure(exchange.ServiceName, exchange.Kind, *exchange.Target) (*origination.Settings, bool) {
+	return o.TLS, true
+}
 
 func (o onePlace) Find(exchange.ServiceName, exchange.Target) (Place, bool) { return Place(o), true }

@@ -18,11 +18,16 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
+	"github.com/sennit-mesh/sennit/pkg/origination"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // http2Process is one that speaks HTTP/2 with prior knowledge.
 type http2Process netip.AddrPort
+
+func (http2Process) Secure(exchange.ServiceName, exchange.Kind, *exchange.Target) (*origination.Settings, bool) {
+	return nil, true
+}
 
 func (p http2Process) Find(exchange.ServiceName, exchange.Target) (Place, bool) {
 	return Place{Process: netip.AddrPort(p), HTTP2: true}, true

@@ -3,7 +3,6 @@ package proxy
 import (
 	"bufio"
 	"bytes"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +13,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -379,25 +379,10 @@ func TestPipelining(t *testing.T) {
 }
 
 func TestTCP(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() { // answers only once the caller has ended its direction
-				defer conn.Close()
-				n, _ := io.Copy(io.Discard, conn)
-				fmt.Fprint(conn, n)
-			}()
-		}
-	}()
-	p := startPair(t, snapshot.Protocol_PROTOCOL_TCP, nil, l.Addr().String())
+	p := startPair(t, snapshot.Protocol_PROTOCOL_TCP, nil, rawProcess(t, func(conn *net.TCPConn, in *bufio.Reader) {
+		n, _ := io.Copy(io.Discard, in) // it answers only once the caller has ended its direction
+		fmt.Fprint(conn, n)
+	}))
 	for _, size := range []int{0, 1, 3 << 20} {
 		conn, err := net.Dial("tcp", p.address)
 		if err != nil {
@@ -415,69 +400,30 @@ func TestTCP(t *testing.T) {
 	}
 }
 
-// BenchmarkExchange is a small GET through both nodes, in one process with caller and callee.
-func BenchmarkExchange(b *testing.B) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { l.Close() })
-	answer := []byte("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
-	go func() {
-		for {
-			conn, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				buffer := make([]byte, 4096)
-				for {
-					if _, err := conn.Read(buffer); err != nil {
-						return
-					}
-					conn.Write(answer)
-				}
-			}()
+// TestAnEarlyAnswerIsTheLast: who is answered before he has sent his whole request hears that the connection ends, and so
+// sends no other on it.
+func TestAnEarlyAnswerIsTheLast(t *testing.T) {
+	p := startPair(t, http11, nil, startProcess(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/whole" {
+			_, _ = io.Copy(io.Discard, r.Body)
 		}
-	}()
-	for _, bb := range []struct {
-		name string
-		rule *snapshot.Rule
-	}{
-		{"plain", nil},
-		{"with a retry", retryOf(3, 503)},
-		{"with a policy", withPolicy(nil, &snapshot.Resilience{
-			Outliers:       &snapshot.Outliers{ConsecutiveErrors: 5, EjectionMs: 30_000, MaxEjectionMs: 30_000, IntervalMs: 10_000, SuccessRate: &snapshot.Outliers_SuccessRate{MinInstances: 5}},
-			CircuitBreaker: &snapshot.CircuitBreaker{MaxRequests: 10_000, MaxPending: 10_000},
-			Retry:          &snapshot.Retry{Attempts: 3, Codes: []uint32{503}},
-		})},
-		{"with hedging", withPolicy(nil, &snapshot.Resilience{HedgeDelayMs: 60_000})},
-	} {
-		b.Run(bb.name, func(b *testing.B) { exchanges(b, startPair(b, http11, bb.rule, l.Addr().String())) })
-	}
-}
-
-func exchanges(b *testing.B, p *pair) {
-	p.quiet, p.inbound.quiet = true, true
-	b.ReportAllocs()
-	b.SetParallelism(32)
-	b.RunParallel(func(pb *testing.PB) {
-		conn, err := new(net.Dialer).DialContext(context.Background(), "tcp", p.address)
-		if err != nil {
-			b.Error(err)
-			return
-		}
+		http.Error(w, "no", http.StatusForbidden)
+	}))
+	for path, last := range map[string]bool{"/early": true, "/whole": false} {
+		conn := p.dial()
 		defer conn.Close()
-		request, buffer := []byte("GET / HTTP/1.1\r\nHost: orders\r\n\r\n"), make([]byte, 4096)
-		for pb.Next() {
-			if _, err := conn.Write(request); err != nil {
-				b.Error(err)
-				return
-			}
-			if _, err := conn.Read(buffer); err != nil {
-				b.Error(err)
-				return
-			}
+		conn.SetDeadline(time.Now().Add(time.Minute))
+		fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: orders\r\nContent-Length: 1000000\r\n\r\n%1000d", path, 0)
+		if path == "/whole" {
+			fmt.Fprintf(conn, "%999000d", 0)
 		}
-	})
+		response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusForbidden || response.Close != last {
+			t.Errorf("%s: %s, the last: %t", path, response.Status, response.Close)
+		}
+	}
 }

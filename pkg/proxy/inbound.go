@@ -5,11 +5,13 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/origination"
 	"github.com/sennit-mesh/sennit/pkg/transport"
 )
 
@@ -18,6 +20,9 @@ type Places interface {
 	// Find returns where the instance takes exchanges for a port of its service; false where this node
 	// does not run it. An empty instance means any of the service's.
 	Find(service exchange.ServiceName, target exchange.Target) (Place, bool)
+	// Secure returns by what the instance's process is spoken to in TLS; nil: in the clear. It reports false where it does
+	// not know what the target says is called.
+	Secure(service exchange.ServiceName, kind exchange.Kind, target *exchange.Target) (*origination.Settings, bool)
 }
 
 // An Inbound carries what peers' nodes send to the processes of this host, and out of the mesh. It is safe for concurrent use.
@@ -25,7 +30,9 @@ type Inbound struct {
 	// Traced hears of the exchanges that are sampled, any number at once. It is set before anything is served.
 	Traced Observer
 	// Access decides who may call. It is set before anything is served; nil: everybody may.
-	Access    Access
+	Access Access
+	// Users says how end users are known. It is set before anything is served; nil: nobody asks for them.
+	Users     Users
 	places    Places
 	upstreams upstreams
 	multiplex multiplexed
@@ -62,16 +69,31 @@ func (in *Inbound) Serve(ctx context.Context, stream *transport.Stream) {
 	if err := stream.ReadRequest(&e.request); err != nil {
 		return // the stream has said so itself
 	}
+	e.plaintext = false
+	if instance, marked := strings.CutPrefix(e.request.Target.Instance, PlaintextInstance); marked {
+		e.plaintext, e.request.Target.Instance = true, instance
+	}
 	place, ok := in.places.Find(stream.Local(), e.request.Target)
 	if !ok || !place.takes(e.request.Kind) {
 		stream.Reset(exchange.InstanceNotServed)
 		return
 	}
-	if !in.admits(ctx, e, stream) {
+	user, proven := in.proves(ctx, e, stream)
+	if !proven || !in.admits(ctx, e, place, stream, user) {
 		return
+	}
+	if place.Outside == nil { // once it is admitted the service's configuration is here
+		if place.TLS, ok = in.places.Secure(stream.Local(), e.request.Kind, &e.request.Target); !ok {
+			stream.Reset(exchange.InstanceNotServed)
+			return
+		}
 	}
 	if e.request.Kind == exchange.TCP {
 		in.serveTCP(ctx, stream, place)
+		return
+	}
+	if e.request.Kind == exchange.UDP {
+		in.serveUDP(ctx, stream, place)
 		return
 	}
 	began := time.Now()
@@ -101,7 +123,7 @@ func (in *Inbound) Serve(ctx context.Context, stream *transport.Stream) {
 // traced tells of an exchange that is sampled.
 func (in *Inbound) traced(e *serving, stream *transport.Stream, began time.Time, reason exchange.Reason, err error) {
 	e.seen = Observation{
-		Kind: exchange.HTTP, Inbound: true, Caller: stream.Peer(), Callee: stream.Local(), Instance: e.request.Target.Instance,
+		Kind: exchange.HTTP, Inbound: true, Caller: e.caller(stream), Callee: stream.Local(), Instance: e.request.Target.Instance,
 		Method: e.request.Method, Path: e.request.Path, Host: e.request.Authority,
 		Outcome: exchange.Outcome{Status: e.response.Status}, Start: began, Duration: time.Since(began), Err: err,
 	}
@@ -119,7 +141,7 @@ func closedBefore(err error) bool {
 
 // serveTCP passes a connection on.
 func (in *Inbound) serveTCP(ctx context.Context, stream *transport.Stream, place Place) {
-	conn, err := place.dial(ctx)
+	conn, err := place.dial(ctx, exchange.TCP)
 	if err != nil {
 		stream.Reset(in.undialled(stream.Local(), place, err))
 		return

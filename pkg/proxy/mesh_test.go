@@ -6,13 +6,17 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/capture"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/origination"
 	"github.com/sennit-mesh/sennit/pkg/routing"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 	"github.com/sennit-mesh/sennit/pkg/transport"
@@ -29,6 +33,7 @@ var pairLimits = http1.Limits{Head: 60 << 10, Fields: 256}
 
 // A pair is a caller's node and one or more nodes of the called service, with real lanes between them.
 type pair struct {
+	shard    *snapshot.Endpoints // of the service
 	tb       testing.TB
 	table    *routing.Table
 	outbound *Outbound
@@ -41,7 +46,7 @@ type pair struct {
 
 	mu    sync.Mutex
 	seen  []Observation
-	quiet bool // keeps no observations
+	quiet atomic.Bool // keeps no observations
 }
 
 // startPair starts a node for each process address, and a caller's node that knows them as instances.
@@ -65,15 +70,24 @@ func startPair(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule, p
 type observed struct {
 	mu    sync.Mutex
 	seen  []Observation
-	quiet bool
+	quiet atomic.Bool
+}
+
+// kept is an observation for as long as a test likes: what it points to is used again.
+func kept(o *Observation) Observation {
+	k := *o
+	k.Method, k.Path, k.Host = strings.Clone(o.Method), strings.Clone(o.Path), strings.Clone(o.Host)
+	k.Node, k.Instance, k.CallerNode = strings.Clone(o.Node), strings.Clone(o.Instance), strings.Clone(o.CallerNode)
+	k.Faults = slices.Clone(o.Faults)
+	return k
 }
 
 // Ended keeps what was observed.
 func (o *observed) Ended(seen *Observation) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if !o.quiet {
-		o.seen = append(o.seen, *seen)
+	if !o.quiet.Load() {
+		o.seen = append(o.seen, kept(seen))
 	}
 }
 
@@ -108,11 +122,14 @@ func startCaller(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule,
 	if _, err := p.table.Apply(snapshot.OutSubject("shop", "orders", ""), version, outbound); err != nil {
 		tb.Fatal(err)
 	}
+	p.shard = shard
 	if _, err := p.table.Apply(snapshot.EndpointsSubject("shop", "orders", 0), version, shard); err != nil {
 		tb.Fatal(err)
 	}
 
-	p.lanes = &heldLanes{Lanes: newLanes(tb, authority.Wallet(cart), func(_ context.Context, s *transport.Stream) { s.Reset(exchange.InstanceNotServed) })}
+	wallet := authority.Wallet(cart)
+	wallet.Put(cart, authority.IssueOn("web1", cart, time.Hour))
+	p.lanes = &heldLanes{Lanes: newLanes(tb, wallet, func(_ context.Context, s *transport.Stream) { s.Reset(exchange.InstanceNotServed) })}
 	o := &Outbound{Table: p.table, Lanes: p.lanes, Observe: func() Observer { return p }, Limits: pairLimits, Log: log, Await: func(context.Context, exchange.ServiceName, exchange.ServiceName) error { return nil }}
 	p.outbound = o
 	running, cutOff := context.WithCancel(tb.Context())
@@ -150,10 +167,10 @@ func startCaller(tb testing.TB, protocol snapshot.Protocol, rule *snapshot.Rule,
 func (p *pair) Ended(o *Observation) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.quiet {
+	if p.quiet.Load() {
 		return
 	}
-	p.seen = append(p.seen, *o)
+	p.seen = append(p.seen, kept(o))
 	if o.Err != nil {
 		p.tb.Logf("%s %s from instance %q: %d %s after %v: %v", o.Method, o.Path, o.Instance, o.Outcome.Status, o.Outcome.Reason, o.Duration, o.Err)
 	}
@@ -169,6 +186,10 @@ func (p *pair) client() *http.Client {
 }
 
 type oneProcess netip.AddrPort
+
+func (oneProcess) Secure(exchange.ServiceName, exchange.Kind, *exchange.Target) (*origination.Settings, bool) {
+	return nil, true
+}
 
 func (o oneProcess) Find(exchange.ServiceName, exchange.Target) (Place, bool) {
 	return Place{Process: netip.AddrPort(o)}, true

@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
 	"github.com/sennit-mesh/sennit/pkg/http2"
 )
@@ -58,7 +59,7 @@ func (m *multiplexed) open(ctx context.Context, place Place) (*http2.ClientStrea
 	if p.full() {
 		return nil, errTooManyConns
 	}
-	nc, err := place.dial(ctx)
+	nc, err := place.dial(ctx, exchange.HTTP)
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,7 @@ type Observation struct {
 	Caller, Callee exchange.ServiceName
 	Backend        exchange.ServiceName // zero where none was chosen
 	Version        string               // the instance's label
+	CallerNode     string               // of an inbound one that was refused: where the caller is, as its certificate says
 	Node, Instance string               // where it was served; empty where nowhere
 	Lane           transport.Carrier    // what the last one that was had ran over; Auto: there was none
 	Rule           string

@@ -14,6 +14,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/capture"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/login"
 	"github.com/sennit-mesh/sennit/pkg/quota"
 	"github.com/sennit-mesh/sennit/pkg/routing"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -49,7 +50,10 @@ type Outbound struct {
 	Certificates Certificates
 	// Clients says whom gateways' listeners with TLS let in. It may be nil where that is anybody.
 	Clients func(gateway exchange.ServiceName, listener string) Clients
-	Log     *slog.Logger
+	// Logins has how people sign in under a policy ("<ns>/<name>") of a gateway; nil: they cannot, yet or at all. It may be
+	// nil itself.
+	Logins func(gateway exchange.ServiceName, policy string) *login.Login
+	Log    *slog.Logger
 
 	callers sync.Map     // *caller → nothing: those of HTTP, for Run to look after
 	conns   sync.Map     // *net.TCPConn → nothing: all that are open, for Run to end

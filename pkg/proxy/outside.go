@@ -7,10 +7,11 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync/atomic"
 	"time"
 
+	"github.com/sennit-mesh/sennit/internal/grammar"
+	"github.com/sennit-mesh/sennit/pkg/authn"
 	"github.com/sennit-mesh/sennit/pkg/capture"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
@@ -59,6 +60,7 @@ type outsider struct {
 	moved     atomic.Int64 // when something was last written to the client of a call of gRPC, the same; 0: not yet
 	calls     atomic.Bool  // it is a call of gRPC, of which each side may be silent for long
 	body      exchange.Body
+	users     *authn.Policy // of the rule that the request matched; nil: nobody asks
 }
 
 // serveOutside drives one connection from outside to a gateway. Its routes decide, by host and path.
@@ -152,29 +154,22 @@ func deny(fields *exchange.Fields) {
 	*fields = kept
 }
 
-// denied reports whether a field says where a request comes from, belongs to a trace, or is one of ours. Many programs
-// read "_" as "-", as CGI does (RFC 3875 §4.1.18), and so it is one here.
+// denied reports whether a field says where a request comes from, belongs to a trace, or is one of ours, to the
+// loosest reader.
 func denied(name string) bool {
 	switch len(name) {
 	case len("forwarded"):
-		return sameField(name, "forwarded") || sameField(name, "x-real-ip")
+		return grammar.SameName(name, "forwarded") || grammar.SameName(name, "x-real-ip")
 	case len(tracestate):
-		return sameField(name, tracestate)
+		return grammar.SameName(name, tracestate)
 	case len(traceparent):
-		return sameField(name, traceparent)
+		return grammar.SameName(name, traceparent)
 	}
 	return hasPrefix(name, "x-forwarded-") || hasPrefix(name, "sennit-")
 }
 
 func hasPrefix(name, prefix string) bool {
-	return len(name) >= len(prefix) && sameField(name[:len(prefix)], prefix)
-}
-
-func sameField(name, lower string) bool {
-	if strings.IndexByte(name, '_') >= 0 {
-		name = strings.ReplaceAll(name, "_", "-")
-	}
-	return exchange.EqualName(name, lower)
+	return len(name) >= len(prefix) && grammar.SameName(name[:len(prefix)], prefix)
 }
 
 // Body is where the body of the request comes from.
@@ -220,7 +215,7 @@ func (o *outsider) Read(p []byte) (int, error) {
 func (o *outsider) Trailers() exchange.Fields {
 	trailers := slices.Clone(o.body.Trailers())
 	deny(&trailers)
-	return trailers
+	return hearing{users: o.users}.of(trailers)
 }
 
 // watch ends the wait for more of a body that does not come.

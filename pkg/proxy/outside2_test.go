@@ -152,7 +152,7 @@ func TestOutsideResets(t *testing.T) {
 	})
 	t.Cleanup(func() { close(release) })
 	p := startPair(t, snapshot.Protocol_PROTOCOL_HTTP, nil, process)
-	p.quiet = true
+	p.quiet.Store(true)
 	address := p.gateway(t)
 	c := dialOutside2(t, address)
 	go func() {

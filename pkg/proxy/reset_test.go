@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"bufio"
 	"bytes"
 	"io"
 	"net"
@@ -14,49 +15,36 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// resetting is a process that resets each stream with a code, before its head or behind it. asked counts the requests.
-func resetting(t *testing.T, code http2.ErrCode, head bool, asked *atomic.Int64) netip.AddrPort {
+// resetting is a process that resets each stream with a code: before its head, or behind it, once the caller says that he
+// has read it (a reset overtakes what is on its way). asked counts the requests.
+func resetting(t *testing.T, code http2.ErrCode, read <-chan struct{}, asked *atomic.Int64) netip.AddrPort {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
+	return netip.MustParseAddrPort(rawProcess(t, func(conn *net.TCPConn, in *bufio.Reader) {
+		if _, err := io.ReadFull(in, make([]byte, len(http2.ClientPreface))); err != nil {
+			return
+		}
+		framer := http2.NewFramer(conn, in)
+		_ = framer.WriteSettings()
 		for {
-			conn, err := l.Accept()
+			frame, err := framer.ReadFrame()
 			if err != nil {
 				return
 			}
-			go func() {
-				defer conn.Close()
-				if _, err := io.ReadFull(conn, make([]byte, len(http2.ClientPreface))); err != nil {
-					return
-				}
-				framer := http2.NewFramer(conn, conn)
-				_ = framer.WriteSettings()
-				for {
-					frame, err := framer.ReadFrame()
-					if err != nil {
-						return
-					}
-					request, ok := frame.(*http2.HeadersFrame)
-					if !ok {
-						continue
-					}
-					asked.Add(1)
-					if head {
-						var block bytes.Buffer
-						_ = hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
-						_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: request.StreamID, BlockFragment: block.Bytes(), EndHeaders: true})
-						_ = framer.WriteData(request.StreamID, false, []byte("hel"))
-					}
-					_ = framer.WriteRSTStream(request.StreamID, code)
-				}
-			}()
+			request, ok := frame.(*http2.HeadersFrame)
+			if !ok {
+				continue
+			}
+			asked.Add(1)
+			if read != nil {
+				var block bytes.Buffer
+				_ = hpack.NewEncoder(&block).WriteField(hpack.HeaderField{Name: ":status", Value: "200"})
+				_ = framer.WriteHeaders(http2.HeadersFrameParam{StreamID: request.StreamID, BlockFragment: block.Bytes(), EndHeaders: true})
+				_ = framer.WriteData(request.StreamID, false, []byte("hel"))
+				<-read
+			}
+			_ = framer.WriteRSTStream(request.StreamID, code)
 		}
-	}()
-	return l.Addr().(*net.TCPAddr).AddrPort()
+	}))
 }
 
 // TestResetsOfProcesses wants a caller to hear of the code with which a process broke off: by the stream where the head
@@ -76,7 +64,7 @@ func TestResetsOfProcesses(t *testing.T) {
 	} {
 		t.Run(tt.code.String(), func(t *testing.T) {
 			var asked atomic.Int64
-			early := startHTTP2(t, nil, http2Process(resetting(t, tt.code, false, &asked)))
+			early := startHTTP2(t, nil, http2Process(resetting(t, tt.code, nil, &asked)))
 			resp, err := early.client2().Post("http://orders/", "", strings.NewReader("hello"))
 			if err != nil {
 				t.Fatal(err)
@@ -98,21 +86,30 @@ func TestResetsOfProcesses(t *testing.T) {
 				t.Errorf("before the head of a call: %s %v, want %s", resp.Status, resp.Header, tt.grpc)
 			}
 
-			late := startHTTP2(t, nil, http2Process(resetting(t, tt.code, true, &asked)))
+			read := make(chan struct{}, 2)
+			defer close(read)
+			late := startHTTP2(t, nil, http2Process(resetting(t, tt.code, read, &asked)))
+			rest := func() (string, error) {
+				begun := make([]byte, len("hel"))
+				if _, err := io.ReadFull(resp.Body, begun); err != nil {
+					t.Fatal(err)
+				}
+				read <- struct{}{}
+				more, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				return string(begun) + string(more), err
+			}
 			resp, err = late.client2().Post("http://orders/", "", strings.NewReader("hello"))
 			if err != nil {
 				t.Fatal(err)
 			}
-			body, err := io.ReadAll(resp.Body)
-			resp.Body.Close()
-			if resp.StatusCode != 200 || string(body) != "hel" || err == nil || !strings.Contains(err.Error(), tt.seen) {
+			if body, err := rest(); resp.StatusCode != 200 || body != "hel" || err == nil || !strings.Contains(err.Error(), tt.seen) {
 				t.Errorf("behind the head: %s, %q, %v", resp.Status, body, err)
 			}
 			resp = call(late)
-			if _, err := io.ReadAll(resp.Body); err != nil || resp.Trailer.Get("Grpc-Status") != tt.grpc {
+			if _, err := rest(); err != nil || resp.Trailer.Get("Grpc-Status") != tt.grpc {
 				t.Errorf("behind the head of a call: %v, %v, want %s", err, resp.Trailer, tt.grpc)
 			}
-			resp.Body.Close()
 		})
 	}
 }

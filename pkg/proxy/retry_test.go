@@ -155,7 +155,7 @@ func TestRetriesDoNotMultiplyAnOverload(t *testing.T) {
 				tt.fail(w)
 			})
 			p := startPair(t, http11, tt.rule, process, process, process)
-			p.quiet = true
+			p.quiet.Store(true)
 			client := p.client()
 			const offered = 2000
 			began := time.Now()

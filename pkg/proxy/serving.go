@@ -16,10 +16,13 @@ type serving struct {
 	request  exchange.Request
 	response exchange.Response
 	asks     authz.Request // of Inbound.Access
-	spot     spot
-	upgrade  string // that is asked of a process of HTTP/2
-	accept   string // what the caller waits for where that is a WebSocket
-	seen     Observation
+	hears    hearing
+	// plaintext says that the caller shows no identity: its own node's name is in the certificate of the lane.
+	plaintext bool
+	spot      spot
+	upgrade   string // that is asked of a process of HTTP/2
+	accept    string // what the caller waits for where that is a WebSocket
+	seen      Observation
 }
 
 var servings = sync.Pool{New: func() any { return new(serving) }}
@@ -44,7 +47,7 @@ func (e *serving) send(c process, request *body, stream *transport.Stream) error
 			return err
 		}
 		request.pump = &pump{done: make(chan struct{})}
-		go request.pump.toProcess(c, stream)
+		go request.pump.toProcess(c, stream, e.hears)
 		return nil
 	}
 	if request.length > 0 {
@@ -55,11 +58,11 @@ func (e *serving) send(c process, request *body, stream *transport.Stream) error
 	if s, ok := c.(*http2.ClientStream); ok && e.request.Upgrade != "" {
 		return s.Flush() // its end would be that of the tunnel
 	}
-	return finishBody(c, stream.Trailers())
+	return finishBody(c, e.hears.of(stream.Trailers()))
 }
 
 // toProcess passes the request's body on as it arrives.
-func (p *pump) toProcess(c process, stream *transport.Stream) {
+func (p *pump) toProcess(c process, stream *transport.Stream, hears hearing) {
 	defer close(p.done)
 	var window window
 	defer window.release()
@@ -74,7 +77,7 @@ func (p *pump) toProcess(c process, stream *transport.Stream) {
 			}
 		}
 		if errors.Is(err, io.EOF) {
-			_ = finishBody(c, stream.Trailers()) // as above
+			_ = finishBody(c, hears.of(stream.Trailers())) // as above
 			return
 		}
 		if err != nil {

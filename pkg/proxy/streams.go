@@ -134,10 +134,7 @@ func (c *caller) breakOff() {
 
 // failStream answers on a stream by the proxy itself.
 func (c *caller) failStream(status int, reason exchange.Reason) error {
-	more := c.advice
-	if c.routed {
-		more = append(more, c.decision.Fields...)
-	}
+	more := c.told()
 	if !c.gRPC || reason == exchange.Completed {
 		return c.stream.WriteError(status, reason, more...)
 	}

@@ -27,7 +27,8 @@ func BenchmarkTelemetry(b *testing.B) {
 		name := map[bool]string{false: "off", true: "on"}[on]
 		b.Run(name, func(b *testing.B) {
 			p := startPair(b, http11, nil, process)
-			p.quiet, p.inbound.quiet = true, true
+			p.quiet.Store(true)
+			p.inbound.quiet.Store(true)
 			if on {
 				edges, spans := telemetry.NewEdges(time.Now()), telemetry.NewSpans()
 				log := telemetry.NewAccessLog(telemetry.AccessLogConfig{Node: "a", To: io.Discard, Share: 0.01})

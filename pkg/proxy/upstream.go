@@ -6,14 +6,17 @@ import (
 	"sync"
 	"time"
 
-	"github.com/sennit-mesh/sennit/pkg/egress"
+	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/http1"
+	"github.com/sennit-mesh/sennit/pkg/origination"
 )
 
 const (
-	dialTimeout  = 2 * time.Second // to a process of this host: either at once, or not
-	idlePerPort  = 1024            // connections that are kept for a process
-	idleUpstream = 30 * time.Second
+	dialTimeout = 2 * time.Second // to a process of this host: either at once, or not
+	// handshakeTimeout is for one that speaks TLS, and has taken the connection.
+	handshakeTimeout = 5 * time.Second
+	idlePerPort      = 1024 // connections that are kept for a process
+	idleUpstream     = 30 * time.Second
 )
 
 // An upstream is a connection to a place.
@@ -62,13 +65,13 @@ func (u *upstreams) take(place Place) *upstream {
 }
 
 func (u *upstreams) dial(ctx context.Context, place Place) (*upstream, error) {
-	conn, err := place.dial(ctx)
+	conn, err := place.dial(ctx, exchange.HTTP)
 	if err != nil {
 		return nil, err
 	}
 	c := &upstream{ClientConn: http1.NewClientConn(conn, u.limits), net: conn}
-	if outside, ok := conn.(*egress.Conn); ok {
-		c.quiet = outside.Quiet // http1 does not see through TLS
+	if secured, ok := conn.(*origination.Conn); ok {
+		c.quiet = secured.Quiet // http1 does not see through TLS
 	}
 	return c, nil
 }
@@ -105,7 +108,7 @@ func (u *upstreams) sweep(now time.Time) {
 		}
 		closing := append([]*upstream(nil), idle.conns[:stale]...)
 		idle.conns = append(idle.conns[:0], idle.conns[stale:]...)
-		if len(idle.conns) == 0 && key.(Place).Outside != nil {
+		if len(idle.conns) == 0 && key.(Place).configured() {
 			idle.gone = true
 			u.places.Delete(key)
 		}

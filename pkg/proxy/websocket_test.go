@@ -211,7 +211,7 @@ func TestWebSockets(t *testing.T) {
 	}
 }
 
-// TestSwitchesThatAreNone: a caller of HTTP/2 takes every success for the switch, so that it must not get any other.
+// TestSwitchesThatAreNone (CVE-2024-23326): a caller of HTTP/2 takes every success for the switch, so that it must not get any other.
 func TestSwitchesThatAreNone(t *testing.T) {
 	p := startPair(t, http11, nil, switchingProcess(t))
 	for _, path := range []string{"/deaf", "/wrong"} {

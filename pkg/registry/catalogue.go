@@ -300,6 +300,7 @@ func (c *Catalogue) Alive(node string, alive *snapshot.Alive) *snapshot.AliveRep
 	c.liveness.alive(node, time.Now())
 	n := c.liveness.nodes[node]
 	n.version = printable(alive.GetVersion())
+	n.standing = Standing{alive.GetRosterEpoch(), alive.GetRosterSerial(), time.UnixMilli(alive.GetIssuedUnixMs())}
 	if n.draining = alive.GetDraining(); n.draining && len(held) == 0 && !n.lost {
 		c.liveness.forget(node) // it said goodbye: its silence is no loss
 	}

@@ -36,14 +36,14 @@ func (r *reader) gateway(n *yaml.Node, path string) netip.Addr {
 func (in *Instance) gatewayRegistration(ports []GatewayPort, sealing []byte) *snapshot.Gateway {
 	g := &snapshot.Gateway{Address: in.Gateway.String(), SealingKey: sealing}
 	for _, p := range ports[:min(len(ports), maxGatewayPorts)] {
-		g.Ports = append(g.Ports, &snapshot.GatewayPort{Number: uint32(p.Number), Problem: p.Problem[:min(len(p.Problem), maxPortProblem)]})
+		g.Ports = append(g.Ports, &snapshot.GatewayPort{Number: p.Number, Problem: p.Problem[:min(len(p.Problem), maxPortProblem)]})
 	}
 	return g
 }
 
 // A GatewayPort is a port that a gateway's configuration asks for.
 type GatewayPort struct {
-	Number  uint16
+	Number  uint32 // as snapshot.PortID has it
 	Problem string // why it is not open; empty: it is
 }
 
@@ -59,7 +59,7 @@ func checkGateway(g *snapshot.Gateway) error {
 	}
 	last := uint32(0)
 	for _, p := range g.GetPorts() {
-		if p.GetNumber() <= last || p.GetNumber() > 65535 || len(p.GetProblem()) > maxPortProblem {
+		if p.GetNumber() <= last || p.GetNumber() > snapshot.UDPPort+65535 || len(p.GetProblem()) > maxPortProblem {
 			return fmt.Errorf("its gateway's ports are not in order, or too much is said of port %d", p.GetNumber())
 		}
 		last = p.GetNumber()

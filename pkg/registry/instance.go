@@ -23,6 +23,7 @@ type Instance struct {
 	Listeners []Listener
 	Gateway   netip.Addr // where the node opens the ports of the Gateway of this name; invalid: it is no gateway
 	Egress    *Egress    // nil: it is none; the node itself carries calls of the ExternalService of this name out of the mesh
+	Workload  *Workload  // nil: no process gets SVIDs of the service from the node
 	Origin    string     // where it was declared: "file:line", or AtRunTime
 }
 
@@ -36,7 +37,13 @@ type Port struct {
 	Protocol snapshot.Protocol
 	Address  netip.AddrPort
 	Connect  bool // it takes CONNECT: what a caller sends behind that is for it alone to understand
+	// Plaintext is where the node takes connections of callers without an identity for this port, where the service's document
+	// lets it. Invalid: nowhere.
+	Plaintext netip.AddrPort
 }
+
+// UDP reports whether it takes datagrams, and no connections.
+func (p Port) UDP() bool { return p.Protocol == snapshot.Protocol_PROTOCOL_UDP }
 
 // A Listener lets local processes call a service: whoever connects to Address and is UID, or runs in Unit,
 // speaks as As. Where neither is given it is only the node process's own user.
@@ -44,11 +51,20 @@ type Listener struct {
 	As      exchange.ServiceName
 	To      exchange.ServiceName
 	Port    uint16 // of the service To
+	UDP     bool   // of To, and of Address: who sends it a datagram; else who connects
 	Address netip.AddrPort
 	HasUID  bool
 	UID     uint32
 	Unit    string // a unit of the system's systemd, as "orders.service"; empty: none
 }
+
+// A socket is what one listener alone can have.
+type socket struct {
+	address netip.AddrPort
+	udp     bool
+}
+
+func (l Listener) socket() socket { return socket{l.Address, l.UDP} }
 
 // A Check says how the health of an instance is found out.
 type Check struct {
@@ -98,6 +114,7 @@ type document struct {
 	Listeners []documentListener `json:"listeners,omitempty"`
 	Gateway   *documentGateway   `json:"gateway,omitempty"`
 	Egress    *documentEgress    `json:"egress,omitempty"`
+	Workload  *documentWorkload  `json:"workload,omitempty"`
 }
 
 type documentEgress struct {
@@ -109,11 +126,12 @@ type documentGateway struct {
 }
 
 type documentPort struct {
-	Port     uint16 `json:"port"`
-	Name     string `json:"name,omitempty"`
-	Protocol string `json:"protocol"`
-	Address  string `json:"address"`
-	Connect  bool   `json:"connect,omitempty"`
+	Port      uint16 `json:"port"`
+	Name      string `json:"name,omitempty"`
+	Protocol  string `json:"protocol"`
+	Address   string `json:"address"`
+	Connect   bool   `json:"connect,omitempty"`
+	Plaintext string `json:"plaintext,omitempty"`
 }
 
 type documentHealth struct {
@@ -136,13 +154,19 @@ type documentListener struct {
 	Address string  `json:"address"`
 	UID     *uint32 `json:"uid,omitempty"`
 	Unit    string  `json:"unit,omitempty"`
+
+	Protocol string `json:"protocol,omitempty"`
 }
 
 // MarshalJSON writes the instance as a document of services.d: JSON is YAML, so Parse reads it back.
 func (in *Instance) MarshalJSON() ([]byte, error) {
 	d := document{Service: in.Service.String(), Instance: in.Name, Labels: in.Labels, Weight: in.Weight}
 	for _, p := range in.Ports {
-		d.Ports = append(d.Ports, documentPort{p.Number, p.Name, protocolName(p.Protocol), p.Address.String(), p.Connect})
+		port := documentPort{Port: p.Number, Name: p.Name, Protocol: protocolName(p.Protocol), Address: p.Address.String(), Connect: p.Connect}
+		if p.Plaintext.IsValid() {
+			port.Plaintext = p.Plaintext.String()
+		}
+		d.Ports = append(d.Ports, port)
 	}
 	if c := in.Health; c != nil {
 		d.Health = &documentHealth{Interval: c.Interval.String(), Timeout: c.Timeout.String(), Healthy: c.Healthy, Unhealthy: c.Unhealthy}
@@ -158,6 +182,9 @@ func (in *Instance) MarshalJSON() ([]byte, error) {
 		if l.HasUID {
 			out.UID = &l.UID
 		}
+		if l.UDP {
+			out.Protocol = "udp"
+		}
 		d.Listeners = append(d.Listeners, out)
 	}
 	if in.IsGateway() {
@@ -165,6 +192,12 @@ func (in *Instance) MarshalJSON() ([]byte, error) {
 	}
 	if in.Egress != nil {
 		d.Egress = &documentEgress{Allow: in.Egress.Allow}
+	}
+	if w := in.Workload; w != nil {
+		d.Workload = &documentWorkload{Unit: w.Unit}
+		if w.HasUID {
+			d.Workload.UID = &w.UID
+		}
 	}
 	return json.Marshal(d)
 }
@@ -175,6 +208,8 @@ func protocolName(p snapshot.Protocol) string {
 		return "http"
 	case snapshot.Protocol_PROTOCOL_HTTP2:
 		return "http2"
+	case snapshot.Protocol_PROTOCOL_UDP:
+		return "udp"
 	}
 	return "tcp"
 }
@@ -207,3 +242,17 @@ func isLabelKey(s string) bool {
 func IsPlace(s string) bool { return isLabelValue(s) }
 
 func isLabelValue(s string) bool { return s == "" || isInstanceName(s) && len(s) <= 63 }
+
+// sockets are where the node listens for the instance.
+func (in *Instance) sockets() []socket {
+	var all []socket
+	for _, l := range in.Listeners {
+		all = append(all, l.socket())
+	}
+	for _, p := range in.Ports {
+		if p.Plaintext.IsValid() {
+			all = append(all, socket{address: p.Plaintext})
+		}
+	}
+	return all
+}

@@ -19,6 +19,13 @@ type NodeStatus struct {
 	Since     time.Time `json:"since,omitzero"` // of Lost
 	Instances int       `json:"instances"`
 	Version   string    `json:"version,omitempty"` // of its program, as it says; "" until this controller heard it
+	Standing  Standing  `json:"-"`                 // as it says; zero until this controller heard it
+}
+
+// A Standing is how far a node has come with a rotation of the authority.
+type Standing struct {
+	Epoch, Serial uint64    // of the roster that it believes
+	Issued        time.Time // its certificates, by the controller's clock
 }
 
 // Nodes returns every node that is known, by name.
@@ -28,7 +35,7 @@ func (c *Catalogue) Nodes() []NodeStatus {
 	var out []NodeStatus
 	for _, node := range slices.Sorted(maps.Keys(c.liveness.nodes)) {
 		n := c.liveness.nodes[node]
-		status := NodeStatus{Node: node, Heard: n.heard, Lost: n.lost, Version: n.version}
+		status := NodeStatus{Node: node, Heard: n.heard, Lost: n.lost, Version: n.version, Standing: n.standing}
 		if n.lost {
 			status.Since = n.since
 		}

@@ -52,6 +52,7 @@ type nodeState struct {
 	known    time.Time // when this controller learned of it
 	heard    time.Time // its last alive message to this controller; zero: none
 	version  string    // of its program, as it says
+	standing Standing  // as it says
 	draining bool      // it said that it goes away
 	declared time.Time // when tick last said that it is lost
 	lost     bool      // as recorded

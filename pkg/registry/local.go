@@ -66,6 +66,7 @@ type portKey struct {
 	service  exchange.ServiceName
 	instance string // empty: any
 	port     uint16
+	udp      bool
 }
 
 // leaving is an instance that was declared until a moment ago.
@@ -107,8 +108,8 @@ func NewLocal(cfg LocalConfig) (*Local, error) {
 
 // Lookup returns where a call for an instance's port goes on this host, and what is spoken there; the empty instance is
 // any, a healthy one where there is one. It takes no lock and allocates nothing.
-func (l *Local) Lookup(service exchange.ServiceName, instance string, number uint16) (port Port, ok bool) {
-	port, ok = l.view.Load().ports[portKey{service, instance, number}]
+func (l *Local) Lookup(service exchange.ServiceName, target exchange.Target) (port Port, ok bool) {
+	port, ok = l.view.Load().ports[portKey{service, target.Instance, target.Port, target.UDP}]
 	return port, ok
 }
 
@@ -221,11 +222,12 @@ func (l *Local) conflict(source string, instances []*Instance, replaced func(*In
 			if in.Key() == other.Key() {
 				return &FieldError{source, line, "instance", fmt.Sprintf("%s is declared already (%s); give each instance of a host a name of its own", in.Key(), other.Origin)}
 			}
-			for _, a := range in.Listeners {
-				for _, b := range other.Listeners {
-					if a.Address == b.Address {
-						return &FieldError{source, line, "listeners", fmt.Sprintf("%s is the address of another listener (%s); give each one of its own", a.Address, other.Origin)}
-					}
+			if in.sharesWorkload(other) {
+				return &FieldError{source, line, "workload", fmt.Sprintf("%s is %s already (%s); a process is one service", in.Workload, other.Service, other.Origin)}
+			}
+			for _, a := range in.sockets() {
+				if slices.Contains(other.sockets(), a) {
+					return &FieldError{source, line, "listeners", fmt.Sprintf("%s is the address of another listener (%s); give each one of its own", a.address, other.Origin)}
 				}
 			}
 		}
@@ -292,7 +294,7 @@ func (v *view) addPorts(in *Instance) {
 		v.egress[in.Key()], v.egress[Key{in.Service, ""}] = true, true
 	}
 	for _, p := range in.Ports {
-		v.ports[portKey{in.Service, in.Name, p.Number}] = p
-		v.ports[portKey{in.Service, "", p.Number}] = p
+		v.ports[portKey{in.Service, in.Name, p.Number, p.UDP()}] = p
+		v.ports[portKey{in.Service, "", p.Number, p.UDP()}] = p
 	}
 }

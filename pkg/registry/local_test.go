@@ -73,14 +73,14 @@ func TestOneNameIsHeldByOneFile(t *testing.T) {
 	if err := l.Reload(); err == nil || !strings.Contains(err.Error(), "a.yaml:1: instance: default/orders/x is declared already (") {
 		t.Errorf("%v", err)
 	}
-	if at, _ := l.Lookup(orders, "x", 80); at.Address.Port() != 2 {
+	if at, _ := l.Lookup(orders, exchange.Target{Instance: "x", Port: 80}); at.Address.Port() != 2 {
 		t.Error("the file that held the name lost it")
 	}
 	write(t, dir, "b.yaml", declared("y", "127.0.0.1:2")) // gives the name up
 	if err := l.Reload(); err != nil {
 		t.Error(err)
 	}
-	if at, _ := l.Lookup(orders, "x", 80); at.Address.Port() != 1 || l.names() != "x y" {
+	if at, _ := l.Lookup(orders, exchange.Target{Instance: "x", Port: 80}); at.Address.Port() != 1 || l.names() != "x y" {
 		t.Errorf("x is at %s, names %q", at.Address, l.names())
 	}
 	// Two files that swap what they declare hold it one after the other.
@@ -174,7 +174,7 @@ func TestRegistrationsAtRunTimeAreKept(t *testing.T) {
 		t.Error("a document with a mistake was registered")
 	}
 	again := newLocal(t, LocalConfig{Store: store})
-	if at, ok := again.Lookup(orders, "a", 80); !ok || at.Address.Port() != 2 || again.Instances()[0].Origin != AtRunTime {
+	if at, ok := again.Lookup(orders, exchange.Target{Instance: "a", Port: 80}); !ok || at.Address.Port() != 2 || again.Instances()[0].Origin != AtRunTime {
 		t.Errorf("after a restart: %s, %v", at.Address, ok)
 	}
 	store.err = errDown
@@ -211,23 +211,23 @@ func TestLookup(t *testing.T) {
 		{"unknown instance", "c", 80, 0},
 		{"unknown port", "a", 81, 0},
 	} {
-		if at, ok := l.Lookup(orders, tt.instance, tt.port); at.Address.Port() != tt.want || ok != (tt.want != 0) {
+		if at, ok := l.Lookup(orders, exchange.Target{Instance: tt.instance, Port: tt.port}); at.Address.Port() != tt.want || ok != (tt.want != 0) {
 			t.Errorf("%s: %s, %v; want port %d", tt.name, at.Address, ok, tt.want)
 		}
 	}
-	if n := testing.AllocsPerRun(100, func() { l.Lookup(orders, "a", 80) }); n != 0 {
+	if n := testing.AllocsPerRun(100, func() { l.Lookup(orders, exchange.Target{Instance: "a", Port: 80}) }); n != 0 {
 		t.Errorf("%v allocations", n)
 	}
 	// What is no longer declared is still reached by the calls of those who have not heard of it.
 	l.Remove(Key{orders, "b"})
-	if at, ok := l.Lookup(orders, "b", 80); !ok || at.Address != netip.MustParseAddrPort("127.0.0.1:2") {
+	if at, ok := l.Lookup(orders, exchange.Target{Instance: "b", Port: 80}); !ok || at.Address != netip.MustParseAddrPort("127.0.0.1:2") {
 		t.Errorf("right after its removal: %s, %v", at.Address, ok)
 	}
-	if at, _ := l.Lookup(orders, "", 80); at.Address.Port() != 1 {
+	if at, _ := l.Lookup(orders, exchange.Target{Instance: "", Port: 80}); at.Address.Port() != 1 {
 		t.Errorf("any is %s, want the one that stays", at.Address)
 	}
 	l.forgetLeft(l.leaving[Key{orders, "b"}].until.Add(1))
-	if _, ok := l.Lookup(orders, "b", 80); ok {
+	if _, ok := l.Lookup(orders, exchange.Target{Instance: "b", Port: 80}); ok {
 		t.Error("reached for ever")
 	}
 }
@@ -242,6 +242,19 @@ func BenchmarkLookup(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		l.Lookup(orders, "a", 80)
+		l.Lookup(orders, exchange.Target{Instance: "a", Port: 80})
+	}
+}
+
+func TestOneProcessIsOneService(t *testing.T) {
+	dir := t.TempDir()
+	write(t, dir, "b.yaml", "service: orders\nworkload: {unit: a.service}\n---\nservice: orders\ninstance: two\nworkload: {unit: a.service}\n")
+	l := newLocal(t, LocalConfig{Dir: dir})
+	write(t, dir, "a.yaml", "service: payments\nworkload: {unit: a.service}\n")
+	if err := l.Reload(); err == nil || !strings.Contains(err.Error(), "a.yaml:1: workload: unit a.service is default/orders already (") {
+		t.Errorf("%v", err)
+	}
+	if len(l.Instances()) != 2 {
+		t.Errorf("%v", l.Instances())
 	}
 }

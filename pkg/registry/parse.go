@@ -2,6 +2,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -68,20 +69,20 @@ func Parse(file string, data []byte, node string) ([]*Instance, error) {
 	if err := r.err(); err != nil {
 		return nil, err
 	}
-	if err := checkListenersApart(file, out); err != nil {
+	if err := cmp.Or(checkListenersApart(file, out), checkWorkloadsApart(file, out)); err != nil {
 		return nil, err
 	}
 	return out, nil
 }
 
 func checkListenersApart(file string, instances []*Instance) error {
-	used := map[netip.AddrPort]bool{}
+	used := map[socket]bool{}
 	for _, in := range instances {
 		for _, l := range in.Listeners {
-			if used[l.Address] {
+			if used[l.socket()] {
 				return &FieldError{file, lineOf(in.Origin), "listeners", fmt.Sprintf("two listeners have the address %s; give each one of its own", l.Address)}
 			}
-			used[l.Address] = true
+			used[l.socket()] = true
 		}
 	}
 	return nil
@@ -126,15 +127,19 @@ func (r *reader) instance(n *yaml.Node, node string) *Instance {
 		"listeners": func(n *yaml.Node, path string) { in.Listeners = r.listeners(n, path) },
 		"gateway":   func(n *yaml.Node, path string) { in.Gateway = r.gateway(n, path) },
 		"egress":    func(n *yaml.Node, path string) { in.Egress = r.egress(n, path) },
+		"workload":  func(n *yaml.Node, path string) { in.Workload = r.workload(n, path) },
 	})
-	if len(r.errors) == mistakes && len(in.Ports) == 0 && len(in.Listeners) == 0 && !in.IsGateway() && in.Egress == nil {
-		r.fail(n, "ports", "is missing; an instance needs a port, listeners to call others from, or to be a gateway or egress")
+	if len(r.errors) == mistakes && len(in.Ports) == 0 && len(in.Listeners) == 0 && !in.IsGateway() && in.Egress == nil && in.Workload == nil {
+		r.fail(n, "ports", "is missing; an instance needs a port, listeners to call others from, a workload, or to be a gateway or egress")
 	}
 	if in.IsGateway() && (len(in.Ports) > 0 || in.Health != nil || health != nil) {
 		r.fail(n, "gateway", "stands beside ports or health; the ports of a gateway are those of its Gateway document, and its process is the node")
 	}
 	if in.Egress != nil && (len(in.Ports) > 0 || health != nil || in.IsGateway()) {
 		r.fail(n, "egress", "stands beside ports, health or gateway; where an egress leads is said by its ExternalService, and its process is the node")
+	}
+	if in.Workload != nil && (in.IsGateway() || in.Egress != nil) {
+		r.fail(n, "workload", "stands beside gateway or egress, whose process is the node")
 	}
 	if n.Kind == yaml.MappingNode && !has(n, "service") {
 		r.fail(n, "service", "is missing; name the service that this host runs, as default/orders")
@@ -196,15 +201,27 @@ func (r *reader) ports(n *yaml.Node, path string) []Port {
 					p.Protocol = snapshot.Protocol_PROTOCOL_HTTP
 				case "http2", "grpc":
 					p.Protocol = snapshot.Protocol_PROTOCOL_HTTP2
+				case "udp":
+					p.Protocol = snapshot.Protocol_PROTOCOL_UDP
 				case "tcp":
 				default:
-					r.fail(n, path, "must be http, http2, grpc or tcp, is %q", n.Value)
+					r.fail(n, path, "must be http, http2, grpc, tcp or udp, is %q", n.Value)
 				}
 			},
 			"address": func(n *yaml.Node, path string) { p.Address = r.address(n, path) },
 			"connect": func(n *yaml.Node, path string) { p.Connect = r.bool(n, path) },
+			"plaintext": func(n *yaml.Node, path string) {
+				at, err := netip.ParseAddrPort(r.string(n, path))
+				if err != nil || at.Port() == 0 {
+					r.fail(n, path, "must be an IP address and a port, such as 0.0.0.0:8080, is %q", n.Value)
+				}
+				p.Plaintext = at
+			},
 		})
-		if p.Connect && p.Protocol == snapshot.Protocol_PROTOCOL_TCP {
+		if p.Plaintext.IsValid() && p.UDP() {
+			r.fail(n, join(path, "plaintext"), "is for ports of other protocols than udp")
+		}
+		if p.Connect && (p.Protocol == snapshot.Protocol_PROTOCOL_TCP || p.UDP()) {
 			r.fail(n, join(path, "connect"), "is for ports of protocol http or http2")
 		}
 		for _, field := range []string{"port", "address"} {
@@ -213,8 +230,11 @@ func (r *reader) ports(n *yaml.Node, path string) []Port {
 			}
 		}
 		for _, other := range out {
-			if other.Number == p.Number && p.Number != 0 {
+			if other.Number == p.Number && other.UDP() == p.UDP() && p.Number != 0 {
 				r.fail(n, join(path, "port"), "%d is given twice", p.Number)
+			}
+			if other.Plaintext == p.Plaintext && p.Plaintext.IsValid() {
+				r.fail(n, join(path, "plaintext"), "%s is given twice", p.Plaintext)
 			}
 			if other.Name == p.Name && p.Name != "" {
 				r.fail(n, join(path, "name"), "%q is given twice", p.Name)
@@ -287,12 +307,17 @@ func (r *reader) health(n *yaml.Node, path string, ports []Port) *Check {
 
 // portOf finds the port that a health check names, by name or by number.
 func (r *reader) portOf(n *yaml.Node, path string, ports []Port) (netip.AddrPort, string) {
+	udp := ""
 	for _, p := range ports {
 		if n.Kind == yaml.ScalarNode && n.Value != "" && (n.Value == p.Name || n.Value == strconv.Itoa(int(p.Number))) {
+			if p.UDP() {
+				udp = " that answer connections"
+				continue
+			}
 			return p.Address, n.Value
 		}
 	}
-	r.fail(n, path, "is none of the instance's ports: %q", n.Value)
+	r.fail(n, path, "is none of the instance's ports%s: %q", udp, n.Value)
 	return netip.AddrPort{}, ""
 }
 
@@ -317,18 +342,26 @@ func (r *reader) listeners(n *yaml.Node, path string) []Listener {
 				l.Address = r.address(n, path)
 			},
 			"uid": func(n *yaml.Node, path string) {
-				l.HasUID, l.UID = true, uint32(r.integer(n, path, 0, 1<<32-2))
+				l.HasUID, l.UID = true, r.uid(n, path)
 			},
-			"unit": func(n *yaml.Node, path string) {
-				if l.Unit = r.string(n, path); !isUnit(l.Unit) {
-					r.fail(n, path, "must be a unit of the system's systemd with its ending, as orders.service, is %q", n.Value)
+			"protocol": func(n *yaml.Node, path string) {
+				switch r.string(n, path) {
+				case "tcp":
+				case "udp":
+					l.UDP = true
+				default:
+					r.fail(n, path, "must be tcp, which is for HTTP too, or udp, is %q", n.Value)
 				}
 			},
+			"unit": func(n *yaml.Node, path string) { l.Unit = r.unit(n, path) },
 		})
 		for _, field := range []string{"as", "to", "address"} {
 			if n.Kind == yaml.MappingNode && !has(n, field) {
 				r.fail(n, join(path, field), "is missing")
 			}
+		}
+		if l.UDP && l.Address.IsValid() && !l.Address.Addr().IsLoopback() {
+			r.fail(n, join(path, "address"), "must be of 127.0.0.0/8 or ::1 for UDP, is %s: who sends a datagram can be found out there alone", l.Address)
 		}
 		if l.HasUID && l.Unit != "" {
 			r.fail(n, path, "has uid and unit; give one of them")
@@ -354,8 +387,10 @@ func (r *reader) serviceAndPort(n *yaml.Node, path string) (exchange.ServiceName
 
 func isUnit(s string) bool {
 	name, ending, found := cutLast(s, '.')
-	return found && name != "" && len(s) <= 255 && (ending == "service" || ending == "scope") &&
-		!strings.ContainsFunc(s, func(c rune) bool { return c <= ' ' || c == '/' || c >= 0x7f })
+	return found && name != "" && len(s) <= 255 && (ending == "service" || ending == "scope" || ending == "slice") &&
+		!strings.ContainsFunc(s, func(c rune) bool {
+			return !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.ContainsRune(`:-_.\@`, c))
+		})
 }
 
 func cutLast(s string, sep byte) (before, after string, found bool) {

@@ -50,7 +50,7 @@ func TestParseReadsEveryField(t *testing.T) {
 }
 
 func TestWrittenInstancesAreReadBack(t *testing.T) {
-	instances, err := Parse("a.yaml", []byte(ordersFile+"---\nservice: default/proxy\nports: [{port: 3128, protocol: http, connect: true, address: '127.0.0.1:3128'}]\n---\nservice: default/db\nports: [{port: 5432, address: '[::1]:5432'}]\nhealth: {tcp: {port: 5432}}\n---\nservice: default/edge\ngateway: {address: 192.0.2.1}\n---\nservice: default/api\negress: {allow: [10.1.0.0/16]}\n---\nservice: default/mail\negress: {}\n"), "web1")
+	instances, err := Parse("a.yaml", []byte(ordersFile+"---\nservice: default/proxy\nports: [{port: 3128, protocol: http, connect: true, address: '127.0.0.1:3128'}]\n---\nservice: default/db\nports: [{port: 5432, address: '[::1]:5432'}]\nhealth: {tcp: {port: 5432}}\n---\nservice: default/edge\ngateway: {address: 192.0.2.1}\n---\nservice: default/api\negress: {allow: [10.1.0.0/16]}\n---\nservice: default/mail\negress: {}\n---\nservice: default/batch\nworkload: {unit: batch@.service}\n---\nservice: default/root\nworkload: {uid: 0}\n"), "web1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestWrittenInstancesAreReadBack(t *testing.T) {
 func TestMistakesNameFileLineAndField(t *testing.T) {
 	const port = "ports: [{port: 80, address: '127.0.0.1:8080'}]\n"
 	for _, tt := range []struct{ name, in, want string }{
-		{"unknown field", "service: orders\nports:\n- port: 80\n  addr: 127.0.0.1:1\n", "f.yaml:4: ports[0].addr: unknown field (known here: address, connect, name, port, protocol)"},
+		{"unknown field", "service: orders\nports:\n- port: 80\n  addr: 127.0.0.1:1\n", "f.yaml:4: ports[0].addr: unknown field (known here: address, connect, name, plaintext, port, protocol)"},
 		{"another case is another field", "Service: orders\n" + port, "f.yaml:1: Service: unknown field"},
 		{"no service", port, "f.yaml:1: service: is missing"},
 		{"neither port nor listener", "service: orders\n", "f.yaml:1: ports: is missing"},
@@ -85,10 +85,13 @@ func TestMistakesNameFileLineAndField(t *testing.T) {
 		{"a port out of range", "service: orders\nports: [{port: 65536, address: '127.0.0.1:8080'}]\n", `f.yaml:2: ports[0].port: must be from 1 to 65535, is 65536`},
 		{"a name as an address", "service: orders\nports: [{port: 80, address: 'localhost:8080'}]\n", `f.yaml:2: ports[0].address: must be an IP address with a port`},
 		{"every address", "service: orders\nports: [{port: 80, address: '0.0.0.0:8080'}]\n", `f.yaml:2: ports[0].address: must be one address of this host`},
-		{"unknown protocol", "service: orders\nports: [{port: 80, protocol: HTTP, address: '127.0.0.1:8080'}]\n", `f.yaml:2: ports[0].protocol: must be http, http2, grpc or tcp, is "HTTP"`},
+		{"unknown protocol", "service: orders\nports: [{port: 80, protocol: HTTP, address: '127.0.0.1:8080'}]\n", `f.yaml:2: ports[0].protocol: must be http, http2, grpc, tcp or udp, is "HTTP"`},
 		{"CONNECT of something else", "service: orders\nports: [{port: 80, protocol: http, connect: 1, address: '127.0.0.1:1'}]\n", `f.yaml:2: ports[0].connect: must be true or false, is "1"`},
 		{"CONNECT by TCP", "service: orders\nports: [{port: 80, connect: true, address: '127.0.0.1:1'}]\n", `f.yaml:2: ports[0].connect: is for ports of protocol http or http2`},
 		{"a port twice", "service: orders\nports:\n- {port: 80, address: '127.0.0.1:1'}\n- {port: 80, address: '127.0.0.1:2'}\n", `f.yaml:4: ports[1].port: 80 is given twice`},
+		{"a port of UDP twice", "service: orders\nports:\n- {port: 53, protocol: udp, address: '127.0.0.1:1'}\n- {port: 53, protocol: tcp, address: '127.0.0.1:2'}\n- {port: 53, protocol: udp, address: '127.0.0.1:3'}\n", `f.yaml:5: ports[2].port: 53 is given twice`},
+		{"CONNECT by UDP", "service: orders\nports: [{port: 80, protocol: udp, connect: true, address: '127.0.0.1:1'}]\n", `f.yaml:2: ports[0].connect: is for ports of protocol http or http2`},
+		{"health of a port of UDP", "service: orders\nports: [{port: 53, protocol: udp, address: '127.0.0.1:1'}]\nhealth: {tcp: {port: 53}}\n", `f.yaml:3: health.tcp.port: is none of the instance's ports that answer connections: "53"`},
 		{"a field twice", "service: orders\n" + port + "service: billing\n", `f.yaml:3: service: is given twice; the first is in line 1`},
 		{"an instance twice", "service: orders\n" + port + "---\nservice: orders\n" + port, `f.yaml:4: instance: default/orders/web1 is declared in line 1 already`},
 		{"an alias", "service: &a orders\ninstance: *a\n" + port, `f.yaml:1: service: anchors and aliases are not read`},
@@ -103,14 +106,22 @@ func TestMistakesNameFileLineAndField(t *testing.T) {
 		{"a listener to no port", "service: orders\nlisteners: [{as: orders, to: payments, address: '127.0.0.1:1'}]\n", `f.yaml:2: listeners[0].to: must be a service and its port`},
 		{"uid and unit", "service: orders\nlisteners: [{as: orders, to: payments:80, address: '127.0.0.1:1', uid: 1, unit: a.service}]\n", `f.yaml:2: listeners[0]: has uid and unit`},
 		{"a negative uid", "service: orders\nlisteners: [{as: orders, to: payments:80, address: '127.0.0.1:1', uid: -1}]\n", `f.yaml:2: listeners[0].uid: must be from 0`},
-		{"a path as a unit", "service: orders\nlisteners: [{as: orders, to: payments:80, address: '127.0.0.1:1', unit: /a.service}]\n", `f.yaml:2: listeners[0].unit: must be a unit`},
+		{"a path as a unit", "service: orders\nlisteners: [{as: orders, to: payments:80, address: '127.0.0.1:1', unit: /a.service}]\n", `f.yaml:2: listeners[0].unit: must be a unit or slice`},
 		{"two listeners of one address", "service: orders\nlisteners:\n- {as: orders, to: payments:80, address: '127.0.0.1:1'}\n- {as: orders, to: billing:80, address: '127.0.0.1:1'}\n", `two listeners have the address 127.0.0.1:1`},
+		{"two listeners of UDP of one address", "service: orders\nlisteners:\n- {as: orders, to: dns:53, address: '127.0.0.1:1'}\n- {as: orders, to: dns:53, protocol: udp, address: '127.0.0.1:1'}\n- {as: orders, to: billing:53, protocol: udp, address: '127.0.0.1:1'}\n", `two listeners have the address 127.0.0.1:1`},
+		{"a listener of HTTP", "service: orders\nlisteners: [{as: orders, to: dns:53, protocol: http, address: '127.0.0.1:1'}]\n", `f.yaml:2: listeners[0].protocol: must be tcp, which is for HTTP too, or udp, is "http"`},
+		{"a listener of UDP for others", "service: orders\nlisteners: [{as: orders, to: dns:53, protocol: udp, address: '192.0.2.1:1'}]\n", `f.yaml:2: listeners[0].address: must be of 127.0.0.0/8 or ::1 for UDP, is 192.0.2.1:1`},
 		{"a gateway without an address", "service: edge\ngateway: {}\n", `f.yaml:2: gateway.address: is missing`},
 		{"a gateway with a port", "service: edge\ngateway: {address: '0.0.0.0:80'}\n", `f.yaml:2: gateway.address: must be an IP address of this host without a port`},
 		{"a gateway with a process", "service: edge\n" + port + "gateway: {address: 0.0.0.0}\n", `f.yaml:1: gateway: stands beside ports or health`},
 		{"an egress with a process", "service: api\n" + port + "egress: {}\n", `f.yaml:1: egress: stands beside ports, health or gateway`},
 		{"an egress that says where it leads", "service: api\negress: {host: api.example}\n", `f.yaml:2: egress.host: unknown field`},
 		{"an egress that allows no prefix", "service: api\negress: {allow: [127.0.0.1/8]}\n", `f.yaml:2: egress.allow[0]: must be a prefix`},
+		{"a workload of nobody", "service: orders\nworkload: {}\n", `f.yaml:2: workload: needs one of uid and unit`},
+		{"a workload of two kinds", "service: orders\nworkload: {uid: 1, unit: a.service}\n", `f.yaml:2: workload: needs one of uid and unit`},
+		{"a workload that is everybody", "service: orders\nworkload: {unit: '*.service'}\n", `f.yaml:2: workload.unit: must be a unit`},
+		{"a workload that is the node", "service: api\negress: {}\nworkload: {uid: 1}\n", `f.yaml:1: workload: stands beside gateway or egress`},
+		{"processes that are two services", "service: orders\nworkload: {uid: 1}\n---\nservice: payments\nworkload: {uid: 1}\n", `f.yaml:4: workload: uid 1 is default/orders already (line 1)`},
 		{"an empty instance", "service: orders\ninstance: ''\n" + port, `f.yaml:2: instance: must be`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -34,7 +34,11 @@ type RegistrarConfig struct {
 	// SealingKey is the X25519 key that gateways' private keys are sealed to for this node.
 	SealingKey []byte
 	Version    string // of this program, which controllers show
-	Log        *slog.Logger
+	// StaleKeys are URLs of key sets that lack a key, which controllers are told once each; nil: none ever is.
+	StaleKeys func() []string
+	// Standing is how far this node has come with a rotation of the authority; nil: nothing is said.
+	Standing func() Standing
+	Log      *slog.Logger
 }
 
 // A Registrar makes the controllers hold what Local declares. It does not trust that what was acknowledged
@@ -159,8 +163,15 @@ func (r *Registrar) alive(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	message := &snapshot.Alive{Node: r.cfg.Node, Draining: r.draining, Version: r.cfg.Version}
+	if r.cfg.Standing != nil {
+		standing := r.cfg.Standing()
+		message.RosterEpoch, message.RosterSerial, message.IssuedUnixMs = standing.Epoch, standing.Serial, standing.Issued.UnixMilli()
+	}
 	if r.known {
 		message.Digest = Digest(r.held)
+	}
+	if r.cfg.StaleKeys != nil {
+		message.StaleKeys = r.cfg.StaleKeys()
 	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()

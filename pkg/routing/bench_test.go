@@ -45,7 +45,11 @@ var crowdRequests = []*exchange.Request{
 	get("/api/v1/thing-4003/42?size=1&page=%37", fieldsOf("x-user", "beta")...),
 	get("/somewhere/else", fieldsOf("x-user", "beta")...),
 	get("/api/v1/thing-4000/a%2fb"),
+	get("/api/v1/thing-4000//a/./b%2fc/../d"),
 	get("/api/v1/th%69ng-4000"),
+	get("/api/v1/thing-4000//a;v=1/./b%2fc/../d"),
+	get("/api/v1/thing-4001//a/./b%2fc/../d"), // there is a rule below
+	get("/api/v1/thing-4001//a;v=1/./b%2fc/../d"),
 }
 
 // fieldsOf are a browser's usual fields and one more.

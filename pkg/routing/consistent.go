@@ -26,7 +26,7 @@ const (
 
 // A wanted is one of these: a consistent, or behind them a locality.
 type wanted struct {
-	port uint16
+	port uint32
 	what int
 }
 

@@ -32,7 +32,7 @@ type Explanation struct {
 	Detail   string           `json:"detail,omitempty"`
 	Rule     string           `json:"rule,omitempty"` // that decides; empty: none matches
 	Rules    []RuleVerdict    `json:"rules"`          // in the order in which they are tried
-	Policies []PolicyVerdict  `json:"policies"`       // of the rule that decides
+	Policies []PolicyVerdict  `json:"policies"`       // of the rule that decides, and who admits the caller
 	Backends []BackendVerdict `json:"backends"`       // of the rule that decides, by its weights
 
 	Timeout        time.Duration `json:"timeout,omitempty"`        // for the whole exchange; 0: none
@@ -50,8 +50,8 @@ type RuleVerdict struct {
 
 // A PolicyVerdict is a policy of the rule that decides.
 type PolicyVerdict struct {
-	Kind   string `json:"kind"`   // QuotaPolicy, ResiliencePolicy, FaultPolicy or LoadBalancingPolicy
-	Name   string `json:"name"`   // namespace/name, and /limit of a quota or /fault
+	Kind   string `json:"kind"`   // QuotaPolicy, ResiliencePolicy, FaultPolicy or LoadBalancingPolicy; "access" of a controller's answer
+	Name   string `json:"name"`   // namespace/name, and /limit of a quota or /fault; of access namespace/name:port of a backend
 	Detail string `json:"detail"` // what it counts, does, does to the request, or says of which backend
 }
 
@@ -104,8 +104,8 @@ func (t *Table) Explain(q *Question, now time.Time) *Explanation {
 			req = nil // a connection whose bytes nobody looks at
 		}
 		t.Pick(call, req, &d)
-		if rules := t.rules(q.From.Namespace, q.To); rules != nil && rules.ports[q.Port] != nil {
-			tried = []explainedPort{{port: rules.ports[q.Port]}}
+		if rules := t.rules(q.From.Namespace, q.To); rules != nil && rules.ports[uint32(q.Port)] != nil {
+			tried = []explainedPort{{port: rules.ports[uint32(q.Port)]}}
 		}
 	}
 	t.Proceed(call, &d) // what faults do is told apart
@@ -145,12 +145,12 @@ type explainedPort struct {
 // ingressPorts are the lists of rules that PickIngress looks at, in its order.
 func (t *Table) ingressPorts(call *Call, req *exchange.Request) []explainedPort {
 	in := (*t.ingresses.Load())[call.Callee]
-	if in == nil || in.ports[call.Port] == nil {
+	if in == nil || in.ports[call.portID()] == nil {
 		return nil
 	}
 	var all []explainedPort
 	host := hostOf(call, req)
-	of := in.closest(call.Port, host)
+	of := in.closest(call.portID(), host)
 	if of == nil || !in.takes(of, call, req) {
 		return nil
 	}
@@ -298,7 +298,8 @@ func (e *Explanation) backends(t *Table, r *rule, resumed *backend, call *Call, 
 		all = []*backend{resumed}
 	}
 	for _, b := range all {
-		v := BackendVerdict{Service: b.service, Port: b.port, Share: 1, Balance: b.balanced(), Instances: []InstanceVerdict{}}
+		number, _ := snapshot.Port(b.port)
+		v := BackendVerdict{Service: b.service, Port: number, Share: 1, Balance: b.balanced(), Instances: []InstanceVerdict{}}
 		if resumed == nil {
 			v.Share = rounded(float64(b.upTo-before) / float64(r.total))
 			before = b.upTo

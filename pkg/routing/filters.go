@@ -115,6 +115,9 @@ func (d *Decision) admits(f *filters, req *exchange.Request) bool {
 	if !ambiguous(text(d.reading)) {
 		return true
 	}
+	if d.reading = prune(d.reading); !ambiguous(text(d.reading)) {
+		return true // only segments that are kept have parameters, for the others are those of the rule
+	}
 	d.answer(400, exchange.Malformed, "the path can be read in several ways, and the rule replaces a part of it")
 	return false
 }
@@ -263,7 +266,8 @@ func (d *Decision) PickMirror(i int, call *Call, req *exchange.Request, out *Dec
 	if m.backend.answer != 0 || below(call.Random.Uint64(), m.denominator) >= m.numerator {
 		return false
 	}
-	out.Rule, out.Service, out.Port, out.backend = d.Rule, m.backend.service, m.backend.port, m.backend
+	out.Rule, out.Service, out.backend = d.Rule, m.backend.service, m.backend
+	out.Port, _ = snapshot.Port(m.backend.port)
 	out.key(call, req)
 	out.take(call)
 	return out.Instance != nil

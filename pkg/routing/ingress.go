@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/sennit-mesh/sennit/pkg/authn"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -12,8 +13,9 @@ import (
 // An ingress is what a gateway lets in, by the port on which it comes. It never changes but for the counters of
 // round robin.
 type ingress struct {
-	ports map[uint16]*hosts[*ingressListener] // the listeners of a port by their hostnames
+	ports map[uint32]*hosts[*ingressListener] // by snapshot.PortID: the listeners of a port by their hostnames
 	body  *snapshot.Ingress
+	users []*authn.Policy // that rules name
 }
 
 // An ingressListener has rules by their hostnames.
@@ -78,9 +80,28 @@ func (h *hosts[T]) each(host string, visit func(T) bool) {
 	}
 }
 
+// usersOf makes the policies that rules of a gateway name. Those that did not change go on with what they know.
+func (t *Table) usersOf(gateway exchange.ServiceName, body *snapshot.Ingress) ([]*authn.Policy, error) {
+	before := map[string]*authn.Policy{}
+	if in := (*t.ingresses.Load())[gateway]; in != nil {
+		for _, p := range in.users {
+			before[p.Origin()] = p
+		}
+	}
+	var all []*authn.Policy
+	for _, one := range body.Authentications {
+		p, err := authn.Compile(one, before[one.Origin], t.UnknownKey)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
+	}
+	return all, nil
+}
+
 // compileIngress makes what a gateway lets in ready for reading.
-func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
-	r := &rules{refers: make(map[*pool]uint32), ingress: &ingress{ports: make(map[uint16]*hosts[*ingressListener]), body: body}}
+func (t *Table) compileIngress(gateway exchange.ServiceName, body *snapshot.Ingress) (*rules, error) {
+	r := &rules{refers: make(map[*pool]uint32), ingress: &ingress{ports: make(map[uint32]*hosts[*ingressListener]), body: body}}
 	faults, err := compileFaults(body.Faults)
 	if err != nil {
 		return nil, err
@@ -89,8 +110,19 @@ func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
 	if err != nil {
 		return nil, err
 	}
+	if r.ingress.users, err = t.usersOf(gateway, body); err != nil {
+		return nil, err
+	}
+	for i, s := range body.Rules {
+		switch at := int(s.Authentication); {
+		case at > len(r.ingress.users): // it must not let everything pass
+			return nil, fmt.Errorf("rule %s: authentication %d of %d is named", s.Origin, at, len(r.ingress.users))
+		case at > 0:
+			all[i].users = r.ingress.users[at-1]
+		}
+	}
 	for _, l := range body.Listeners {
-		if l.Port == 0 || l.Port > 65535 {
+		if number, udp := snapshot.Port(l.Port); number == 0 || l.Port > snapshot.UDPPort+65535 || udp && (!l.Tcp || l.Tls != nil) {
 			return nil, fmt.Errorf("listener %s has port %d", l.Name, l.Port)
 		}
 		of := &ingressListener{name: l.Name, secure: l.Tls != nil, tcp: l.Tcp, passthrough: l.Tls.GetPassthrough()}
@@ -113,10 +145,10 @@ func (t *Table) compileIngress(body *snapshot.Ingress) (*rules, error) {
 				return nil, fmt.Errorf("listener %s has hostname %q twice", l.Name, h.Hostname)
 			}
 		}
-		listeners := r.ingress.ports[uint16(l.Port)]
+		listeners := r.ingress.ports[l.Port]
 		if listeners == nil {
 			listeners = &hosts[*ingressListener]{}
-			r.ingress.ports[uint16(l.Port)] = listeners
+			r.ingress.ports[l.Port] = listeners
 		}
 		for _, other := range body.Listeners {
 			if other.Port == l.Port && (other.Tls == nil) != (l.Tls == nil) {
@@ -145,7 +177,7 @@ func (t *Table) applyInbound(name exchange.ServiceName, subject string, version 
 		if body.GetIngress() == nil {
 			return nil, nil
 		}
-		return t.compileIngress(body.Ingress)
+		return t.compileIngress(name, body.Ingress)
 	})
 }
 
@@ -163,13 +195,13 @@ func (t *Table) publishIngress(gateway exchange.ServiceName) {
 	t.ingresses.Store(&next)
 }
 
-// IngressPorts lists the ports on which a gateway lets requests in, ascending.
-func (t *Table) IngressPorts(gateway exchange.ServiceName) []uint16 {
+// IngressPorts lists the ports on which a gateway lets requests in, as snapshot.PortID has them, ascending.
+func (t *Table) IngressPorts(gateway exchange.ServiceName) []uint32 {
 	in := (*t.ingresses.Load())[gateway]
 	if in == nil {
 		return nil
 	}
-	ports := make([]uint16, 0, len(in.ports))
+	ports := make([]uint32, 0, len(in.ports))
 	for number := range in.ports {
 		ports = append(ports, number)
 	}
@@ -205,7 +237,7 @@ func (t *Table) IngressListener(gateway exchange.ServiceName, number uint16, ser
 	if in == nil {
 		return IngressListener{}, false
 	}
-	l := in.closest(number, strings.ToLower(server))
+	l := in.closest(uint32(number), strings.ToLower(server))
 	if l == nil {
 		return IngressListener{}, false
 	}
@@ -213,8 +245,8 @@ func (t *Table) IngressListener(gateway exchange.ServiceName, number uint16, ser
 }
 
 // closest is the listener of a port whose hostname is closest to a host.
-func (in *ingress) closest(number uint16, host string) (of *ingressListener) {
-	if listeners := in.ports[number]; listeners != nil {
+func (in *ingress) closest(port uint32, host string) (of *ingressListener) {
+	if listeners := in.ports[port]; listeners != nil {
 		listeners.each(host, func(l *ingressListener) bool {
 			of = l
 			return false // the closest alone has the request
@@ -226,7 +258,7 @@ func (in *ingress) closest(number uint16, host string) (of *ingressListener) {
 // takes reports whether a call's connection is that of a listener. It is of the one that its client asked for: what that
 // proved, or demanded, is not for the others. req is nil where the connection is routed, and no request.
 func (in *ingress) takes(of *ingressListener, call *Call, req *exchange.Request) bool {
-	return of.tcp == (req == nil) && of.secure == call.Secure && (!call.Secure || in.closest(call.Port, call.ServerName) == of)
+	return of.tcp == (req == nil) && of.secure == call.Secure && (!call.Secure || in.closest(call.portID(), call.ServerName) == of)
 }
 
 // hostOf is what listeners and hostnames are chosen by: the host of a request, or the server's name that a connection asks
@@ -244,12 +276,12 @@ func hostOf(call *Call, req *exchange.Request) string {
 func (t *Table) PickIngress(call *Call, req *exchange.Request, out *Decision) {
 	out.reset()
 	in := (*t.ingresses.Load())[call.Callee]
-	if in == nil || in.ports[call.Port] == nil {
+	if in == nil || in.ports[call.portID()] == nil {
 		out.answer(404, exchange.NoRoute, "the gateway has no listener on this port any more")
 		return
 	}
 	host := hostOf(call, req)
-	of := in.closest(call.Port, host)
+	of := in.closest(call.portID(), host)
 	if of == nil {
 		out.answer(404, exchange.NoRoute, "no listener of the gateway is for this host")
 		return

@@ -43,12 +43,12 @@ func TestGatewaysWaitForEndpoints(t *testing.T) {
 		t.Errorf("%q %d", rule, status)
 	}
 	apply(t, table, subject, 2, ingressOf("billing", 80, 8080))
-	if rule, _ := outside(t, table, 80); rule != "to orders" || !slices.Equal(table.IngressPorts(edge), []uint16{80}) {
+	if rule, _ := outside(t, table, 80); rule != "to orders" || !slices.Equal(table.IngressPorts(edge), []uint32{80}) {
 		t.Errorf("before the endpoints of the next: %q on %v", rule, table.IngressPorts(edge))
 	}
 	want(t, "older", apply(t, table, subject, 1, ingressOf("orders", 81)), nil)
 	apply(t, table, epSubject("billing", 0), 1, instances("a"))
-	if rule, _ := outside(t, table, 8080); rule != "to billing" || !slices.Equal(table.IngressPorts(edge), []uint16{80, 8080}) {
+	if rule, _ := outside(t, table, 8080); rule != "to billing" || !slices.Equal(table.IngressPorts(edge), []uint32{80, 8080}) {
 		t.Errorf("after: %q on %v", rule, table.IngressPorts(edge))
 	}
 	want(t, "of a service that is no gateway", apply(t, table, snapshot.InSubject("shop", "web"), 1, &snapshot.Inbound{}), []string{snapshot.InSubject("shop", "web") + "@1"})

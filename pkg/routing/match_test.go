@@ -117,10 +117,40 @@ func TestPathsCannotBypassARule(t *testing.T) {
 		"/admin%2fx":                "",
 		"/%2fadmin":                 "",
 		"/%%32fadmin":               "rest", // "%" and "2f" once decoded, and nobody may decode twice
+		"/files/a;v=1/b":            "files",
+		"/files;v=1":                "", // the rest's, or that of files
+		"/admin;v=1":                "",
+		"/x;/admin":                 "rest",
+		"/x/..;/admin":              "",
+		"/files/..;a=b/admin":       "",
+		"/files/.;/..;/admin":       "",
+		"/files/..%3B/admin":        "",
+		"/files/..;%2Fadmin":        "",
+		"/files;%2F..%2Fadmin":      "",
+		"/admin%3Fx":                "",
+		"/admin%23x":                "",
+		"/admin%00.html":            "",
+		"/admin;%00/../x":           "",
+		"/x;%2F..;%2Fadmin":         "", // where slashes are decoded before parameters are taken away
+		"/files/a%3Fb":              "files",
+		"/files/a%00b":              "files",
 	} {
 		var d Decision
 		table.Pick(callOf(random(t)), get(path), &d)
 		if d.Rule != want || want == "" && (d.Status != 400 || d.Reason != exchange.Malformed) {
+			t.Errorf("%s: rule %q, status %d %s; want rule %q", path, d.Rule, d.Status, d.Reason, want)
+		}
+	}
+}
+
+func TestPathsCannotBypassAnExactRule(t *testing.T) {
+	table := tableOf(t, instances("a"),
+		&snapshot.Rule{Origin: "list", Match: &snapshot.Match{Path: exact("/list")}, Backends: []*snapshot.Backend{to("orders", 1)}},
+		&snapshot.Rule{Origin: "rest", Backends: []*snapshot.Backend{to("orders", 1)}})
+	for path, want := range map[string]string{"/list": "list", "/list/": "rest", "/list//": "rest", "/list/..%2Flist": "", "/list;a": "", "/x/../list": "", "/list/x//y": "rest"} {
+		var d Decision
+		table.Pick(callOf(random(t)), get(path), &d)
+		if d.Rule != want || want == "" && d.Status != 400 {
 			t.Errorf("%s: rule %q, status %d %s; want rule %q", path, d.Rule, d.Status, d.Reason, want)
 		}
 	}

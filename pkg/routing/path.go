@@ -10,8 +10,8 @@ import (
 // brought into a normal form in which every encoded byte is decoded (RFC 3986 §6.2.2), except an encoded
 // slash, backslash, percent sign or control byte, which stay as "%2F" and so on: /%61dmin is /admin.
 //
-// What different servers read differently (dot segments, empty segments, backslashes and encoded slashes)
-// is no part of that. A path that holds any is read in every way that servers do, and routed only where
+// What different servers read differently (dot segments, empty segments, backslashes, encoded slashes, parameters behind
+// ";" and what ends a path where it is decoded too early) is no part of that. A path that holds any is read in every way that servers do, and routed only where
 // all of them lead to the same rule: a rule cannot be bypassed by a path that the service behind another
 // one would understand as the first one's.
 
@@ -101,36 +101,126 @@ func plain(path string) bool {
 }
 
 // ambiguous reports whether servers read a path in normal form differently.
-func ambiguous(path string) bool {
-	if strings.Contains(path, "//") || strings.IndexByte(path, '\\') >= 0 ||
-		strings.Contains(path, "%2F") || strings.Contains(path, "%5C") {
-		return true
-	}
-	for rest := path; ; {
-		i := strings.Index(rest, "/.")
-		if i < 0 {
-			return false
+func ambiguous(path string) bool { return ambiguousAt(path) < len(path) }
+
+// ambiguousAt is where the first segment begins, with its slash, that servers read differently; len(path) where none does.
+func ambiguousAt(path string) int {
+	segment := 0
+	for i := 0; i < len(path); i++ {
+		switch path[i] {
+		case '/':
+			segment = i
+			if i+1 < len(path) && (path[i+1] == '/' || path[i+1] == '.' && dots(path[i+1:])) {
+				return segment
+			}
+		case '\\', ';', '?', '#':
+			return segment
+		case '%':
+			if kept := path[i:]; strings.HasPrefix(kept, "%2F") || strings.HasPrefix(kept, "%5C") || strings.HasPrefix(kept, encodedNUL) {
+				return segment
+			}
 		}
-		rest = rest[i+2:]
-		if after := strings.TrimPrefix(rest, "."); after == "" || after[0] == '/' {
-			return true
-		}
 	}
+	return len(path)
 }
 
-// The ways in which servers read a path in normal form: with encoded slashes and backslashes as slashes or
-// as they are; with slashes merged, dot segments removed, both in either order, or neither.
-const readings = 10
+// stableEnd is how much of a path that servers read differently every reading begins with: whole segments, that no dot
+// segment behind them takes away. What follows in each reading begins with a slash.
+func stableEnd(path string) int {
+	end := ambiguousAt(path)
+	if end == 0 || end == len(path) || path[end] != '/' {
+		return 0
+	}
+	if !strings.Contains(path[end:], "..") {
+		return end
+	}
+	taken := min(leastDepth(path[end:], false, false), leastDepth(path[end:], true, false), leastDepth(path[end:], true, true))
+	for ; taken < 0 && end > 0; taken++ {
+		end = strings.LastIndexByte(path[:end], '/')
+	}
+	return max(end, 0)
+}
 
-// appendReading appends one of the readings.
-func appendReading(dst []byte, path string, way int) []byte {
+// leastDepth is how many segments are taken away of those before a path: 0, or less than that. A segment counts for the least
+// that it is in any form with slashes decoded, or without, and with parameters taken away before that, or behind it: empty it
+// adds nothing, and with parameters it may be dots.
+func leastDepth(path string, decoded, before bool) int {
+	least, depth := 0, 0
+	for path != "" {
+		_, path = cutSeparator(path, decoded)
+		n := 0
+		for n < len(path) {
+			if cut, _ := cutSeparator(path[n:], decoded); cut {
+				break
+			}
+			n++
+		}
+		kept := prunedAt(path[:n])
+		if before && kept < n { // up to the next slash that is not encoded
+			if slash := strings.IndexByte(path[n:], '/'); slash >= 0 {
+				n += slash
+			} else {
+				n = len(path)
+			}
+		}
+		switch path[:kept] {
+		case "", ".":
+		case "..":
+			depth--
+		default:
+			depth++
+		}
+		least, path = min(least, depth), path[n:]
+	}
+	return least
+}
+
+// cutSeparator cuts a separator off the beginning of a path.
+func cutSeparator(path string, decoded bool) (is bool, rest string) {
+	if path[0] == '/' || decoded && path[0] == '\\' {
+		return true, path[1:]
+	}
+	if decoded && (strings.HasPrefix(path, "%2F") || strings.HasPrefix(path, "%5C")) {
+		return true, path[3:]
+	}
+	return false, path
+}
+
+// encodedNUL ends a path for servers that decode it into a string of C.
+const encodedNUL = "%00"
+
+// The ways in which servers read a path in normal form. There are five forms: with encoded slashes and backslashes as they
+// are, or as slashes; and where a path has parameters, or what may end it, also without these, taken away before slashes are
+// decoded, or behind that. Each form is read as it is; with slashes merged, dot segments removed, or both in either order.
+const (
+	forms       = 2
+	formsPruned = 5
+	readings    = 5 // of a form
+)
+
+// appendForm appends one of the forms of a path.
+func appendForm(dst []byte, path string, form int) []byte {
 	start := len(dst)
 	dst = append(dst, path...)
 	out := dst[start:]
-	if way >= readings/2 {
+	if form == 2 || form == 3 {
+		out = prune(out)
+	}
+	if form == 1 || form >= 3 {
 		out = decodeSlashes(out)
 	}
-	switch way % (readings / 2) {
+	if form == 4 {
+		out = prune(out)
+	}
+	return dst[:start+len(out)]
+}
+
+// appendReading appends one of the readings of a form.
+func appendReading(dst []byte, form string, way int) []byte {
+	start := len(dst)
+	dst = append(dst, form...)
+	out := dst[start:]
+	switch way {
 	case 1:
 		out = mergeSlashes(out)
 	case 2:
@@ -143,7 +233,51 @@ func appendReading(dst []byte, path string, way int) []byte {
 	return dst[:start+len(out)]
 }
 
+// winding reports whether a form has empty or dot segments.
+func winding(form string) bool {
+	for i := 0; i+1 < len(form); i++ {
+		if form[i] == '/' && (form[i+1] == '/' || form[i+1] == '.' && dots(form[i+1:])) {
+			return true
+		}
+	}
+	return false
+}
+
+// prunedAt is where the first of what prune takes away begins; len(path) where there is nothing.
+func prunedAt(path string) int {
+	for i := 0; i < len(path); i++ {
+		if path[i] == ';' || endsPath(path[i:]) {
+			return i
+		}
+	}
+	return len(path)
+}
+
+// endsPath reports whether some servers would take what a rest of a path begins with for its end.
+func endsPath(rest string) bool {
+	return rest[0] == '?' || rest[0] == '#' || rest[0] == '%' && strings.HasPrefix(rest, encodedNUL)
+}
+
 // These shorten a path in place.
+
+// prune takes away the parameters of each segment, as servlet containers do, and what stands behind a "?", "#" or NUL that was
+// encoded.
+func prune(path []byte) []byte {
+	out := path[:0]
+	for i := 0; i < len(path); i++ {
+		switch c := path[i]; {
+		case endsPath(text(path[i:])):
+			return out
+		case c == ';':
+			for i+1 < len(path) && path[i+1] != '/' && !endsPath(text(path[i+1:])) {
+				i++
+			}
+		default:
+			out = append(out, c)
+		}
+	}
+	return out
+}
 
 func decodeSlashes(path []byte) []byte {
 	out := path[:0]

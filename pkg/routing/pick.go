@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sennit-mesh/sennit/pkg/authn"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
@@ -18,6 +19,7 @@ const maxTries = 4
 type Call struct {
 	Caller, Callee exchange.ServiceName
 	Port           uint16 // of the callee
+	UDP            bool   // that is a port of UDP
 	Now            time.Time
 	// Secure and ServerName are of a connection from outside: whether it came by TLS, and whom it asked for, in lower case.
 	Secure     bool
@@ -25,6 +27,8 @@ type Call struct {
 	Source     netip.Addr  // of that connection; not valid: it is of an application of this host
 	Random     rand.Source // of one goroutine, or safe for several
 }
+
+func (c *Call) portID() uint32 { return snapshot.PortID(c.Port, c.UDP) }
 
 // A Decision is where an exchange goes, or what it is answered with. It belongs to one exchange at a time
 // and is used again for the next: Pick overwrites it and keeps its memory. A Decision whose Instance is not
@@ -49,6 +53,7 @@ type Decision struct {
 	// comes first, and then Proceed. It is to be read only.
 	Faults []*Fault
 	Limits []*snapshot.Limit // that the exchange must be within; to be read only
+	Users  *authn.Policy     // that proves who the end user is; nil: nobody asks
 	Fields exchange.Fields   // that the rule adds to the answer, whoever gives it; often none
 
 	counted *Instance // in whose load the exchange counts
@@ -126,7 +131,7 @@ func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
 		out.answer(503, exchange.NoService, "the service is not known on this node")
 		return
 	}
-	p := rules.ports[call.Port]
+	p := rules.ports[call.portID()]
 	if p == nil {
 		out.answer(503, exchange.NoService, "the service has no such port")
 		return
@@ -146,7 +151,7 @@ func (t *Table) Pick(call *Call, req *exchange.Request, out *Decision) {
 // follow decides as the rule that matched says.
 func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 	d.Rule, d.Timeout, d.BackendTimeout, d.Limits, d.rule = r.origin, r.timeout, r.backendTimeout, r.limits, r.filters
-	d.Retry, d.Hedge = r.retry, r.hedge
+	d.Retry, d.Hedge, d.Users = r.retry, r.hedge, r.users
 	var b *backend
 	if r.session != nil {
 		d.secure = call.Secure
@@ -165,7 +170,8 @@ func (d *Decision) follow(r *rule, call *Call, req *exchange.Request) {
 	if b == nil {
 		b = r.choose(call.Random.Uint64())
 	}
-	d.Service, d.Port, d.backend = b.service, b.port, b
+	d.Service, d.backend = b.service, b
+	d.Port, _ = snapshot.Port(b.port)
 	if b.resilience != nil {
 		if d.Retry == nil {
 			d.Retry = b.resilience.retry
@@ -235,10 +241,12 @@ func (d *Decision) take(call *Call) {
 	m.instance.load.inFlight.Add(1)
 	d.counted, d.Instance, d.Carrier = m.instance, m.instance, d.backend.carrier
 	d.taken, d.timed = call.Now.UnixNano(), false
-	d.Target = exchange.Target{Port: m.target, Instance: m.instance.ID}
-	if m.target == 0 {
-		d.Target.Port = d.Port
+	at := m.target
+	if at == 0 {
+		at = d.backend.port
 	}
+	d.Target.Instance, d.Target.Called = m.instance.ID, d.backend.called
+	d.Target.Port, d.Target.UDP = snapshot.Port(at)
 }
 
 // choose takes a member of the group as the backend's algorithm says.
@@ -270,14 +278,62 @@ func (p *port) match(req *exchange.Request, d *Decision) (int, bool) {
 	if !ambiguous(normal) {
 		return p.index.first(p.rules, normal, req, d), true
 	}
-	found := none
-	for way := range readings {
-		d.reading = appendReading(d.reading[:0], normal, way)
-		i := p.index.first(p.rules, text(d.reading), req, d)
-		if way > 0 && i != found {
+	// All readings begin alike. Where no rule tells apart what comes behind that, all of them lead to the same one.
+	end := stableEnd(normal)
+	at, rest := p.index.root.descend(normal[:end])
+	if len(p.index.regexps) == 0 && (rest != "" || !at.tellsApart(normal[end:])) {
+		return p.index.climb(at, none, p.rules, normal, req, d), true
+	}
+	return p.matchAll(at, normal, end-len(rest), req, d)
+}
+
+// matchAll finds the rule that all readings of a path lead to; false where there are several. All begin with the first end
+// bytes, of which at is the node.
+func (p *port) matchAll(at *node, normal string, end int, req *exchange.Request, d *Decision) (int, bool) {
+	found := p.index.firstAt(at, normal[end:], p.rules, normal, req, d)
+	path := normal[end:] // what differs
+	if len(p.index.regexps) > 0 {
+		path = normal // of which expressions see all
+	}
+	behind := end - (len(normal) - len(path))
+	all := forms
+	if !p.index.parameters && prunedAt(path) < len(path) {
+		all = formsPruned
+	}
+	to, left := at.descend(normal[end:])
+	leads := func(reading string) bool {
+		if n, rest := at.descend(reading[behind:]); n == to && (rest == "") == (left == "") && len(p.index.regexps) == 0 {
+			return true // there the same rules stand
+		}
+		return p.index.firstAt(at, reading[behind:], p.rules, reading, req, d) == found
+	}
+	d.reading = d.reading[:0]
+	before := path
+	for i := range all {
+		start := len(d.reading)
+		d.reading = appendForm(d.reading, path, i)
+		form := text(d.reading[start:])
+		if i > 0 && (form == path || form == before) {
+			continue
+		}
+		if before = form; i > 0 && !leads(form) {
 			return none, false
 		}
-		found = i
+		if !winding(form) {
+			continue
+		}
+		last := form
+		for way := 1; way < readings; way++ {
+			start = len(d.reading)
+			d.reading = appendReading(d.reading, form, way)
+			reading := text(d.reading[start:])
+			if reading == form || reading == last {
+				continue
+			}
+			if last = reading; !leads(reading) {
+				return none, false
+			}
+		}
 	}
 	return found, true
 }

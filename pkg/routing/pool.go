@@ -43,7 +43,7 @@ type shard struct {
 
 // A set is the instances of a pool by the port through which they are called.
 type set struct {
-	ports     map[uint16]*group // the ports that some endpoint names
+	ports     map[uint32]*group // by snapshot.PortID: the ports that some endpoint names
 	rest      *group            // for every other port
 	instances []*Instance       // each once
 	called    []*Instance       // those that some port's group has, each once
@@ -62,11 +62,11 @@ type group struct {
 
 type member struct {
 	instance *Instance
-	target   uint16 // the port to ask of the instance's node
+	target   uint32 // the port to ask of the instance's node; 0: the backend's own
 	healthy  bool
 }
 
-func (s *set) group(port uint16) *group {
+func (s *set) group(port uint32) *group {
 	if g := s.ports[port]; g != nil {
 		return g
 	}
@@ -178,14 +178,14 @@ func checkEndpoints(body *snapshot.Endpoints) error {
 
 // assemble makes the set of a complete pool.
 func (t *Table) assemble(p *pool) *set {
-	s := &set{ports: make(map[uint16]*group), rest: &group{}}
+	s := &set{ports: make(map[uint32]*group), rest: &group{}}
 	before := p.standings
 	p.standings = make(map[instanceKey]*standing, len(before))
 	for i := range p.stated() {
 		for _, e := range p.shards[i].body.Endpoints {
 			for _, port := range e.Ports {
-				if s.ports[uint16(port.Number)] == nil {
-					s.ports[uint16(port.Number)] = &group{}
+				if s.ports[port.Number] == nil {
+					s.ports[port.Number] = &group{}
 				}
 			}
 		}
@@ -205,7 +205,7 @@ func (t *Table) assemble(p *pool) *set {
 				}
 			}
 			for _, port := range e.Ports {
-				s.ports[uint16(port.Number)].add(member{instance, uint16(port.Target), !e.Unhealthy})
+				s.ports[port.Number].add(member{instance, port.Target, !e.Unhealthy})
 			}
 		}
 	}

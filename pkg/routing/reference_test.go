@@ -2,6 +2,7 @@ package routing
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"regexp"
 	"slices"
@@ -59,8 +60,13 @@ func referenceReadings(path string) []string {
 		return string([]byte{c})
 	})
 	merge := func(s string) string { return referenceRegexp(`/+`).ReplaceAllString(s, "/") }
+	slashes := func(s string) string { return strings.NewReplacer("%2F", "/", "%5C", "/", `\`, "/").Replace(s) }
+	prune := func(s string) string {
+		s = referenceRegexp(`(\?|#|%00).*`).ReplaceAllString(s, "")
+		return referenceRegexp(`;[^/]*`).ReplaceAllString(s, "")
+	}
 	var all []string
-	for _, s := range []string{normal, strings.NewReplacer("%2F", "/", "%5C", "/", `\`, "/").Replace(normal)} {
+	for _, s := range []string{normal, slashes(normal), prune(normal), slashes(prune(normal)), prune(slashes(normal))} {
 		all = append(all, s, merge(s), referenceDots(s), referenceDots(merge(s)), merge(referenceDots(s)))
 	}
 	return all
@@ -188,7 +194,7 @@ func randomRequest(r *rand.Rand) *exchange.Request {
 	for range 1 + r.IntN(4) {
 		path.WriteString("/" + oneOf(r, "a", "b", "ab", "%61", "a", "b"))
 		if r.IntN(8) == 0 {
-			path.WriteString(oneOf(r, "/", "//a", "/..", "/../b", "/.", "%2fb", "%2F..", `\b`, "%5cb", "%", "%zz", "%2e%2e/a", "/%2E/", "..", "%00"))
+			path.WriteString(oneOf(r, "/", "//a", "/..", "/../b", "/.", "%2fb", "%2F..", `\b`, "%5cb", "%", "%zz", "%2e%2e/a", "/%2E/", "..", "%00", ";", "..;", "%3bx", "%3f", "%23"))
 		}
 	}
 	req := get(path.String())
@@ -231,5 +237,42 @@ func TestPickAgreesWithTheReference(t *testing.T) {
 	}
 	if outcomes[""] < 30 || outcomes["ambiguous"] < 30 || outcomes["r3"] < 30 {
 		t.Errorf("the requests do not reach all outcomes: %v", outcomes)
+	}
+}
+
+// TestReadingsAreThoseOfTheReference: a path is read in all of its ways, each begins with what is taken for stable, and what
+// comes behind that is among what is looked up to find whether a rule tells them apart.
+func TestReadingsAreThoseOfTheReference(t *testing.T) {
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 2))
+	for range 20_000 {
+		var raw strings.Builder
+		for range 1 + random.IntN(8) {
+			raw.WriteString(oneOf(random, "/", "/a", "/b", "//", "/..", "/.", "..", ";", "%2f", "%5C", "\\", "%3b", "?", "#", "%00", "%25", "a"))
+		}
+		path := "/b" + raw.String()
+		normal := string(appendNormal(nil, path))
+		want, got := map[string]bool{}, map[string]bool{}
+		for _, reading := range referenceReadings(path) {
+			want[reading] = true
+		}
+		for i := range formsPruned {
+			form := string(appendForm(nil, normal, i))
+			for way := range readings {
+				reading := string(appendReading(nil, form, way))
+				got[reading] = true
+				if end := stableEnd(normal); ambiguous(normal) && (!strings.HasPrefix(reading, normal[:end]) || end > 0 && (len(reading) == end || reading[end] != '/')) {
+					t.Fatalf("seed %d: %q is read as %q, and %q is taken for stable", seed, normal, reading, normal[:end])
+				} else if ambiguous(normal) {
+					first, _ := cutSegment(reading[end:])
+					if at := (&node{children: map[string]*node{first: {}}}); !at.tellsApart(normal[end:]) {
+						t.Fatalf("seed %d: %q is read as %q, and a rule for %q is not looked at", seed, normal, reading, first)
+					}
+				}
+			}
+		}
+		if !maps.Equal(got, want) {
+			t.Fatalf("seed %d: %q is read as %v, want %v", seed, normal, got, want)
+		}
 	}
 }

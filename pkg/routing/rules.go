@@ -5,13 +5,14 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/sennit-mesh/sennit/pkg/authn"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
 // rules are one Outbound, made ready for reading. They never change but for the counters of round robin.
 type rules struct {
-	ports  map[uint16]*port
+	ports  map[uint32]*port // by snapshot.PortID
 	refers map[*pool]uint32 // and how many shards the rules were compiled for
 
 	ingress *ingress // of a gateway, which has no ports
@@ -36,19 +37,21 @@ type rule struct {
 	filters        *filters
 	retry          *Retry
 	hedge          time.Duration
-	faults         []*Fault // of the whole rule
-	session        *session // nil: each request is one by itself
+	faults         []*Fault      // of the whole rule
+	session        *session      // nil: each request is one by itself
+	users          *authn.Policy // of a gateway's rule; nil: nobody asks for the end user
 }
 
 type backend struct {
 	service exchange.ServiceName
-	port    uint16
+	port    uint32 // as snapshot.PortID has it
 	upTo    uint64 // its weight and those before it
 	answer  int
 	detail  string
 	balance snapshot.Balance
 	policy  string // that balance is of; empty: none
 	carrier snapshot.Carrier
+	called  string // that instances' nodes are told; empty: nothing
 	filters *filters
 	faults  []*Fault  // of its rule and, behind them, its own
 	id      uint64    // among those of a rule
@@ -84,7 +87,7 @@ func (r *rules) refersTo(p *pool) bool {
 }
 
 func (t *Table) compile(body *snapshot.Outbound) (*rules, error) {
-	r := &rules{ports: make(map[uint16]*port, len(body.Ports)), refers: make(map[*pool]uint32)}
+	r := &rules{ports: make(map[uint32]*port, len(body.Ports)), refers: make(map[*pool]uint32)}
 	faults, err := compileFaults(body.Faults)
 	if err != nil {
 		return nil, err
@@ -94,7 +97,7 @@ func (t *Table) compile(body *snapshot.Outbound) (*rules, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.ports[uint16(source.Number)] = &port{protocol: source.Protocol, rules: compiled, index: newIndex(compiled)}
+		r.ports[source.Number] = &port{protocol: source.Protocol, rules: compiled, index: newIndex(compiled)}
 	}
 	return r, nil
 }
@@ -176,14 +179,15 @@ func (t *Table) compileRule(s *snapshot.Rule, refers map[*pool]uint32) (rule, er
 // compileBackend makes a backend of a rule that matches m, and notes the shards that it refers to.
 func (t *Table) compileBackend(b *snapshot.Backend, m *match, refers map[*pool]uint32) (*backend, error) {
 	compiled := &backend{
-		id:      backendID(exchange.ServiceName{Namespace: b.GetNamespace(), Name: b.GetService()}, uint16(b.GetPort())),
+		id:      backendID(exchange.ServiceName{Namespace: b.GetNamespace(), Name: b.GetService()}, b.GetPort()),
 		service: exchange.ServiceName{Namespace: b.GetNamespace(), Name: b.GetService()},
-		port:    uint16(b.GetPort()),
+		port:    b.GetPort(),
 		answer:  int(b.GetAnswer()),
 		detail:  b.GetAnswerReason(),
 		balance: b.GetBalance(),
 		policy:  b.GetBalancingPolicy(),
 		carrier: b.GetCarrier(),
+		called:  b.GetCalled(),
 	}
 	if len(b.GetHashKeys()) > 0 {
 		compiled.keys = &hashKeys{t.Node, b.GetHashKeys()}

@@ -142,7 +142,7 @@ func (s *session) token(place uint64, now int64) string {
 func (b *backend) place(i *Instance) uint64 { return i.hash ^ b.id }
 
 // backendID tells the backends of a rule apart, which may have instances in common.
-func backendID(service exchange.ServiceName, port uint16) uint64 {
+func backendID(service exchange.ServiceName, port uint32) uint64 {
 	return hashed(hashed(hashed(3, service.Namespace), service.Name), strconv.Itoa(int(port)))
 }
 

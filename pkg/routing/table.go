@@ -32,6 +32,9 @@ type Table struct {
 	// Node is the name of the node whose table this is: it decides which nodes of a callee with many are called.
 	// It is set before the first Apply.
 	Node string
+	// UnknownKey hears of URLs of key sets that lack a key which a token names (authn.Compile). It is set before the first
+	// Apply; nil: nobody does.
+	UnknownKey func(url string)
 	// Zone and Region are where the node is; empty: nobody said so. They are set before the first Apply.
 	Zone, Region string
 
@@ -288,14 +291,14 @@ func (t *Table) Ready(callerNamespace string, callee exchange.ServiceName) bool 
 	return t.rules(callerNamespace, callee) != nil
 }
 
-// Protocol tells what a port of a service speaks to its callers; false where the service or port is not
+// Protocol tells what a port of TCP of a service speaks to its callers; false where the service or port is not
 // known.
 func (t *Table) Protocol(callerNamespace string, callee exchange.ServiceName, port uint16) (snapshot.Protocol, bool) {
 	r := t.rules(callerNamespace, callee)
-	if r == nil || r.ports[port] == nil {
+	if r == nil || r.ports[uint32(port)] == nil {
 		return 0, false
 	}
-	return r.ports[port].protocol, true
+	return r.ports[uint32(port)].protocol, true
 }
 
 func (t *Table) rules(callerNamespace string, callee exchange.ServiceName) *rules {

@@ -18,6 +18,8 @@ const (
 	KindNode      Kind = "node"
 	KindBeat      Kind = "beat"
 	KindRoster    Kind = "roster"
+	KindBundle    Kind = "bundle"
+	KindRevoked   Kind = "revoked"
 )
 
 // Names of a subject, as ParseSubject finds them.
@@ -62,7 +64,7 @@ func ParseSubject(subject string) (Names, error) {
 		}
 	case names.Kind == KindNode && len(tokens) == 2:
 		names.Node = name(1)
-	case (names.Kind == KindBeat || names.Kind == KindRoster) && len(tokens) == 1:
+	case (names.Kind == KindBeat || names.Kind == KindRoster || names.Kind == KindBundle || names.Kind == KindRevoked) && len(tokens) == 1:
 	default:
 		err = ErrMalformed
 	}
@@ -72,7 +74,7 @@ func ParseSubject(subject string) (Names, error) {
 	return names, nil
 }
 
-// Decode reads a body by its subject's kind: *Outbound, *Inbound, *Endpoints, *NodeConfig or *Beat.
+// Decode reads a body by its subject's kind: *Outbound, *Inbound, *Endpoints, *NodeConfig, *Bundle, *Revocations or *Beat.
 func Decode(subject string, body []byte) (proto.Message, error) {
 	names, err := ParseSubject(subject)
 	if err != nil {
@@ -88,6 +90,10 @@ func Decode(subject string, body []byte) (proto.Message, error) {
 		m = new(Endpoints)
 	case KindNode:
 		m = new(NodeConfig)
+	case KindBundle:
+		m = new(Bundle)
+	case KindRevoked:
+		m = new(Revocations)
 	case KindBeat:
 		m = new(Beat)
 	default:

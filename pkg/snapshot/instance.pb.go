@@ -412,9 +412,13 @@ func (x *NodeLiveness) GetSinceUnixMs() int64 {
 type Alive struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`      // SHA-256 over what the node has registered, see registry.Digest
-	Draining      bool                   `protobuf:"varint,3,opt,name=draining,proto3" json:"draining,omitempty"` // the node has said that it goes away
-	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`    // of the node's program, for people; controllers keep 64 bytes of it
+	Digest        []byte                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`                                 // SHA-256 over what the node has registered, see registry.Digest
+	Draining      bool                   `protobuf:"varint,3,opt,name=draining,proto3" json:"draining,omitempty"`                            // the node has said that it goes away
+	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`                               // of the node's program, for people; controllers keep 64 bytes of it
+	RosterEpoch   uint64                 `protobuf:"varint,150,opt,name=roster_epoch,json=rosterEpoch,proto3" json:"roster_epoch,omitempty"` // the roster that the node believes
+	RosterSerial  uint64                 `protobuf:"varint,151,opt,name=roster_serial,json=rosterSerial,proto3" json:"roster_serial,omitempty"`
+	IssuedUnixMs  int64                  `protobuf:"varint,152,opt,name=issued_unix_ms,json=issuedUnixMs,proto3" json:"issued_unix_ms,omitempty"` // when its certificates were issued, as its receipt says
+	StaleKeys     []string               `protobuf:"bytes,180,rep,name=stale_keys,json=staleKeys,proto3" json:"stale_keys,omitempty"`             // URLs of key sets that lack a key which tokens name; controllers listen to 16
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -475,6 +479,34 @@ func (x *Alive) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *Alive) GetRosterEpoch() uint64 {
+	if x != nil {
+		return x.RosterEpoch
+	}
+	return 0
+}
+
+func (x *Alive) GetRosterSerial() uint64 {
+	if x != nil {
+		return x.RosterSerial
+	}
+	return 0
+}
+
+func (x *Alive) GetIssuedUnixMs() int64 {
+	if x != nil {
+		return x.IssuedUnixMs
+	}
+	return 0
+}
+
+func (x *Alive) GetStaleKeys() []string {
+	if x != nil {
+		return x.StaleKeys
+	}
+	return nil
 }
 
 // AliveReply tells the node what the controller holds where that differs from the digest; the node answers
@@ -744,12 +776,17 @@ const file_instance_proto_rawDesc = "" +
 	"\fNodeLiveness\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04lost\x18\x02 \x01(\bR\x04lost\x12\"\n" +
-	"\rsince_unix_ms\x18\x03 \x01(\x03R\vsinceUnixMs\"i\n" +
+	"\rsince_unix_ms\x18\x03 \x01(\x03R\vsinceUnixMs\"\xfa\x01\n" +
 	"\x05Alive\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x16\n" +
 	"\x06digest\x18\x02 \x01(\fR\x06digest\x12\x1a\n" +
 	"\bdraining\x18\x03 \x01(\bR\bdraining\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\tR\aversion\"\\\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\"\n" +
+	"\froster_epoch\x18\x96\x01 \x01(\x04R\vrosterEpoch\x12$\n" +
+	"\rroster_serial\x18\x97\x01 \x01(\x04R\frosterSerial\x12%\n" +
+	"\x0eissued_unix_ms\x18\x98\x01 \x01(\x03R\fissuedUnixMs\x12\x1e\n" +
+	"\n" +
+	"stale_keys\x18\xb4\x01 \x03(\tR\tstaleKeys\"\\\n" +
 	"\n" +
 	"AliveReply\x12\x18\n" +
 	"\adiffers\x18\x01 \x01(\bR\adiffers\x124\n" +

@@ -3,10 +3,7 @@ package snapshot
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -29,64 +26,96 @@ func RootHash(root *x509.Certificate) [32]byte { return sha256.Sum256(root.RawSu
 
 // SealRoster signs a roster by the root: key is that of the certificate root, ECDSA P-256.
 func SealRoster(key crypto.Signer, root *x509.Certificate, roster *Roster) ([]byte, error) {
+	return RosterSigner{Root: root, Key: key}.Seal(roster)
+}
+
+// A RosterSigner signs rosters.
+type RosterSigner struct {
+	Root *x509.Certificate
+	Key  crypto.Signer // the root's, or where Delegation is set the delegated one; ECDSA P-256
+	// Successions lead from older roots to Root, the newest last (Succeed).
+	Successions []*Succession
+	// Delegation and DelegationSignature are what Delegate returned; nil: the root signs.
+	Delegation, DelegationSignature []byte
+}
+
+// Seal signs a roster, and returns it as it is published and stored.
+func (s RosterSigner) Seal(roster *Roster) ([]byte, error) {
 	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(roster)
 	if err != nil {
 		return nil, fmt.Errorf("seal roster: %w", err)
 	}
-	digest := rosterDigest(body)
-	signature, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	signature, err := signByRoot(s.Key, rosterDomain, body)
 	if err != nil {
 		return nil, fmt.Errorf("seal roster: %w", err)
 	}
-	raw, err := proto.Marshal(&SignedRoster{Roster: body, Signature: signature, Root: root.Raw})
+	raw, err := proto.Marshal(&SignedRoster{
+		Roster: body, Signature: signature, Root: s.Root.Raw, Successions: s.Successions,
+		Delegation: s.Delegation, DelegationSignature: s.DelegationSignature,
+	})
 	if err == nil && len(raw) > maxRoster {
 		err = fmt.Errorf("seal roster: %w (%d bytes, at most %d)", ErrTooLarge, len(raw), maxRoster)
 	}
 	return raw, err
 }
 
-func rosterDigest(body []byte) hash { return sha256.Sum256(append([]byte(rosterDomain), body...)) }
-
-// OpenRoster verifies a roster against the root that was pinned, and that it is this cluster's.
+// OpenRoster verifies a roster against the root that was pinned, or one that it names as its successor, and that it is
+// this cluster's.
 func OpenRoster(cluster string, root [32]byte, raw []byte) (*Roster, error) {
-	roster, err := openRoster(cluster, root, raw)
-	if err != nil {
-		return nil, fmt.Errorf("open roster: %w", err)
-	}
-	return roster, nil
+	roster, _, err := openRoster(cluster, root, raw)
+	return roster, err
 }
 
-func openRoster(cluster string, root [32]byte, raw []byte) (*Roster, error) {
+// openRoster returns the hash of the root that signed it as well.
+func openRoster(cluster string, pinned [32]byte, raw []byte) (roster *Roster, root [32]byte, err error) {
+	if roster, root, err = readRoster(cluster, pinned, raw); err != nil {
+		return nil, root, fmt.Errorf("open roster: %w", err)
+	}
+	return roster, root, nil
+}
+
+func readRoster(cluster string, pinned [32]byte, raw []byte) (roster *Roster, root [32]byte, err error) {
 	var signed SignedRoster
 	if len(raw) > maxRoster {
-		return nil, ErrTooLarge
+		return nil, root, ErrTooLarge
 	}
 	if err := proto.Unmarshal(raw, &signed); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, root, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	certificate, err := x509.ParseCertificate(signed.GetRoot())
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, root, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	if RootHash(certificate) != root {
-		return nil, ErrRoot
+	root = RootHash(certificate)
+	if err := follows(signed.GetSuccessions(), pinned, root); err != nil {
+		return nil, root, err
 	}
-	key, ok := certificate.PublicKey.(*ecdsa.PublicKey)
-	if !ok || key.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("%w: the root's key is not ECDSA P-256", ErrRoot)
+	key, err := rootKey(certificate.PublicKey)
+	if err != nil {
+		return nil, root, err
 	}
-	digest := rosterDigest(signed.GetRoster())
-	if !ecdsa.VerifyASN1(key, digest[:], signed.GetSignature()) {
-		return nil, ErrSignature
+	var delegation *Delegation
+	if signed.GetDelegation() != nil {
+		if delegation, key, err = openDelegation(cluster, key, &signed); err != nil {
+			return nil, root, err
+		}
 	}
-	roster := new(Roster)
+	if err := verifyByRoot(key, rosterDomain, signed.GetRoster(), signed.GetSignature()); err != nil {
+		return nil, root, err
+	}
+	roster = new(Roster)
 	if err := proto.Unmarshal(signed.GetRoster(), roster); err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		return nil, root, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	if roster.GetCluster() != cluster {
-		return nil, fmt.Errorf("%w %q (this is %q)", ErrCluster, roster.GetCluster(), cluster)
+		return nil, root, fmt.Errorf("%w %q (this is %q)", ErrCluster, roster.GetCluster(), cluster)
 	}
-	return roster, nil
+	if delegation != nil {
+		if err := delegation.allows(roster); err != nil {
+			return nil, root, err
+		}
+	}
+	return roster, root, nil
 }
 
 // SigningKeys returns the controllers' keys of a roster. Keys of a wrong length are left out.
@@ -100,39 +129,14 @@ func (r *Roster) SigningKeys() Keys {
 	return keys
 }
 
-// Newer reports whether r replaces old, which may be nil: the newest epoch wins, then the newest serial.
+// Newer reports whether r replaces old, which may be nil: the newest delegation wins, then the newest epoch, then the newest serial.
+// So a delegate that named an epoch or a serial beyond all others ends with its delegation.
 func (r *Roster) Newer(old *Roster) bool {
-	return old == nil || Version{r.GetEpoch(), r.GetSerial()}.Compare(Version{old.GetEpoch(), old.GetSerial()}) > 0
-}
-
-// Trust is what a reader believes: a root that was pinned once, and the newest roster that it signed. It
-// never goes back to an older one. It is owned by one goroutine.
-type Trust struct {
-	cluster string
-	root    [32]byte
-	roster  *Roster
-	raw     []byte
-}
-
-// NewTrust believes one root of one cluster (see RootHash), and has no roster yet.
-func NewTrust(cluster string, root [32]byte) *Trust { return &Trust{cluster: cluster, root: root} }
-
-// Update takes a roster as it was stored, and reports whether it replaced the one before. An older one is no
-// error. Trust keeps raw.
-func (t *Trust) Update(raw []byte) (bool, error) {
-	if bytes.Equal(raw, t.raw) {
-		return false, nil
+	switch {
+	case old == nil:
+		return true
+	case r.GetDelegation() != old.GetDelegation():
+		return r.GetDelegation() > old.GetDelegation()
 	}
-	roster, err := OpenRoster(t.cluster, t.root, raw)
-	if err != nil || !roster.Newer(t.roster) {
-		return false, err
-	}
-	t.roster, t.raw = roster, raw
-	return true, nil
+	return Version{r.GetEpoch(), r.GetSerial()}.Compare(Version{old.GetEpoch(), old.GetSerial()}) > 0
 }
-
-// Roster returns the newest roster; nil before the first. Nobody changes it.
-func (t *Trust) Roster() *Roster { return t.roster }
-
-// Raw returns the newest roster as it was stored.
-func (t *Trust) Raw() []byte { return t.raw }

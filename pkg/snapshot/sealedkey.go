@@ -24,6 +24,10 @@ func SealKey(recipient []byte, gateway string, key []byte) ([]byte, error) {
 	return hpke.Seal(to, hpke.HKDFSHA256(), hpke.AES256GCM(), []byte(sealedKeyInfo+gateway), key)
 }
 
+// LoginOf is the gateway as which what signing in needs is sealed, so that it is not taken for the key of a certificate, nor
+// for that of another policy ("<ns>/<name>").
+func LoginOf(gateway, policy string) string { return gateway + " login " + policy }
+
 // OpenKey is what the holder of the private key reads.
 func OpenKey(private *ecdh.PrivateKey, gateway string, sealed []byte) ([]byte, error) {
 	from, err := hpke.NewDHKEMPrivateKey(private)

@@ -32,20 +32,23 @@ type Protocol int32
 const (
 	Protocol_PROTOCOL_TCP   Protocol = 0
 	Protocol_PROTOCOL_HTTP  Protocol = 1
-	Protocol_PROTOCOL_HTTP2 Protocol = 2 // HTTP too; processes are spoken to in HTTP/2 with prior knowledge
+	Protocol_PROTOCOL_HTTP2 Protocol = 2   // HTTP too; processes are spoken to in HTTP/2 with prior knowledge
+	Protocol_PROTOCOL_UDP   Protocol = 140 // whoever does not know it (feature "udp") keeps what it had
 )
 
 // Enum value maps for Protocol.
 var (
 	Protocol_name = map[int32]string{
-		0: "PROTOCOL_TCP",
-		1: "PROTOCOL_HTTP",
-		2: "PROTOCOL_HTTP2",
+		0:   "PROTOCOL_TCP",
+		1:   "PROTOCOL_HTTP",
+		2:   "PROTOCOL_HTTP2",
+		140: "PROTOCOL_UDP",
 	}
 	Protocol_value = map[string]int32{
 		"PROTOCOL_TCP":   0,
 		"PROTOCOL_HTTP":  1,
 		"PROTOCOL_HTTP2": 2,
+		"PROTOCOL_UDP":   140,
 	}
 )
 
@@ -385,6 +388,107 @@ func (x HashKey_Type) Number() protoreflect.EnumNumber {
 // Deprecated: Use HashKey_Type.Descriptor instead.
 func (HashKey_Type) EnumDescriptor() ([]byte, []int) {
 	return file_snapshot_proto_rawDescGZIP(), []int{27, 0}
+}
+
+type TokenSource_Kind int32
+
+const (
+	TokenSource_HEADER TokenSource_Kind = 0
+	TokenSource_COOKIE TokenSource_Kind = 1
+	TokenSource_QUERY  TokenSource_Kind = 2
+)
+
+// Enum value maps for TokenSource_Kind.
+var (
+	TokenSource_Kind_name = map[int32]string{
+		0: "HEADER",
+		1: "COOKIE",
+		2: "QUERY",
+	}
+	TokenSource_Kind_value = map[string]int32{
+		"HEADER": 0,
+		"COOKIE": 1,
+		"QUERY":  2,
+	}
+)
+
+func (x TokenSource_Kind) Enum() *TokenSource_Kind {
+	p := new(TokenSource_Kind)
+	*p = x
+	return p
+}
+
+func (x TokenSource_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TokenSource_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_snapshot_proto_enumTypes[7].Descriptor()
+}
+
+func (TokenSource_Kind) Type() protoreflect.EnumType {
+	return &file_snapshot_proto_enumTypes[7]
+}
+
+func (x TokenSource_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TokenSource_Kind.Descriptor instead.
+func (TokenSource_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{33, 0}
+}
+
+type AuthorizationHeader_Kind int32
+
+const (
+	AuthorizationHeader_EXACT   AuthorizationHeader_Kind = 0
+	AuthorizationHeader_PREFIX  AuthorizationHeader_Kind = 1
+	AuthorizationHeader_SUFFIX  AuthorizationHeader_Kind = 2
+	AuthorizationHeader_PRESENT AuthorizationHeader_Kind = 3 // whatever its value
+)
+
+// Enum value maps for AuthorizationHeader_Kind.
+var (
+	AuthorizationHeader_Kind_name = map[int32]string{
+		0: "EXACT",
+		1: "PREFIX",
+		2: "SUFFIX",
+		3: "PRESENT",
+	}
+	AuthorizationHeader_Kind_value = map[string]int32{
+		"EXACT":   0,
+		"PREFIX":  1,
+		"SUFFIX":  2,
+		"PRESENT": 3,
+	}
+)
+
+func (x AuthorizationHeader_Kind) Enum() *AuthorizationHeader_Kind {
+	p := new(AuthorizationHeader_Kind)
+	*p = x
+	return p
+}
+
+func (x AuthorizationHeader_Kind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AuthorizationHeader_Kind) Descriptor() protoreflect.EnumDescriptor {
+	return file_snapshot_proto_enumTypes[8].Descriptor()
+}
+
+func (AuthorizationHeader_Kind) Type() protoreflect.EnumType {
+	return &file_snapshot_proto_enumTypes[8]
+}
+
+func (x AuthorizationHeader_Kind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AuthorizationHeader_Kind.Descriptor instead.
+func (AuthorizationHeader_Kind) EnumDescriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{42, 0}
 }
 
 // Message is one message of the configuration stream.
@@ -950,6 +1054,8 @@ func (x *Fault) GetRequestRate() uint64 {
 	return 0
 }
 
+// Ports of UDP have numbers of their own: one may have the number of another of TCP. Wherever a body of configuration
+// numbers ports, those of UDP are numbered 65,536 higher.
 type OutboundPort struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
@@ -1031,6 +1137,7 @@ type Rule struct {
 	Filters          *Filters               `protobuf:"bytes,9,opt,name=filters,proto3" json:"filters,omitempty"`
 	HedgeDelayMs     uint64                 `protobuf:"varint,51,opt,name=hedge_delay_ms,json=hedgeDelayMs,proto3" json:"hedge_delay_ms,omitempty"` // after which an idempotent request without a response is sent to a second instance too; 0: never
 	Faults           []uint32               `protobuf:"varint,110,rep,packed,name=faults,proto3" json:"faults,omitempty"`                           // positions in Outbound.faults, or Ingress.faults
+	Authentication   uint32                 `protobuf:"varint,180,opt,name=authentication,proto3" json:"authentication,omitempty"`                  // of a gateway's rule: position in Ingress.authentications and one more; 0: nobody asks
 	Retry            *Retry                 `protobuf:"bytes,50,opt,name=retry,proto3" json:"retry,omitempty"`                                      // absent: a request is sent again as routing.md says of rules without one
 	Session          *Session               `protobuf:"bytes,60,opt,name=session,proto3" json:"session,omitempty"`                                  // absent: each request is one by itself; backends then may have no weight
 	unknownFields    protoimpl.UnknownFields
@@ -1142,6 +1249,13 @@ func (x *Rule) GetFaults() []uint32 {
 		return x.Faults
 	}
 	return nil
+}
+
+func (x *Rule) GetAuthentication() uint32 {
+	if x != nil {
+		return x.Authentication
+	}
+	return 0
 }
 
 func (x *Rule) GetRetry() *Retry {
@@ -2004,6 +2118,7 @@ type Backend struct {
 	HashKeys        []*HashKey             `protobuf:"bytes,61,rep,name=hash_keys,json=hashKeys,proto3" json:"hash_keys,omitempty"`                      // of balances that hash: the first that a request has
 	Locality        Locality               `protobuf:"varint,63,opt,name=locality,proto3,enum=sennit.snapshot.v1.Locality" json:"locality,omitempty"`    // nodes that do not know it send anywhere
 	SlowStartMs     uint64                 `protobuf:"varint,62,opt,name=slow_start_ms,json=slowStartMs,proto3" json:"slow_start_ms,omitempty"`          // in which an instance that has come gets less than its weight; 0: it does not
+	Called          string                 `protobuf:"bytes,71,opt,name=called,proto3" json:"called,omitempty"`                                          // "<ns>/<service>:<port>", that instances' nodes are told: they speak TLS by it (Inbound.secured); empty: nothing is told
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2148,6 +2263,13 @@ func (x *Backend) GetSlowStartMs() uint64 {
 		return x.SlowStartMs
 	}
 	return 0
+}
+
+func (x *Backend) GetCalled() string {
+	if x != nil {
+		return x.Called
+	}
+	return ""
 }
 
 // Resilience is what a ResiliencePolicy says of a service. Whoever does not know a part of it does without: it then
@@ -2605,8 +2727,13 @@ type Inbound struct {
 	Ingress       *Ingress               `protobuf:"bytes,2,opt,name=ingress,proto3" json:"ingress,omitempty"`               // absent: there is no such Gateway
 	Outside       *Outside               `protobuf:"bytes,3,opt,name=outside,proto3" json:"outside,omitempty"`               // the service is an ExternalService: nodes that are its egress dial this; absent: it is not
 	Authorization *Authorization         `protobuf:"bytes,130,opt,name=authorization,proto3" json:"authorization,omitempty"` // absent: whoever is in the mesh may call
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The node takes connections of callers without an identity, where its host opens a port for them. Whoever does not know
+	// it opens none.
+	Permissive     bool            `protobuf:"varint,190,opt,name=permissive,proto3" json:"permissive,omitempty"`
+	Authentication *Authentication `protobuf:"bytes,180,opt,name=authentication,proto3" json:"authentication,omitempty"` // absent: nobody asks who the end user is
+	Secured        []*SecuredPort  `protobuf:"bytes,71,rep,name=secured,proto3" json:"secured,omitempty"`                // by which instances are spoken to in TLS; whoever does not know them (feature "origination") keeps what it had
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Inbound) Reset() {
@@ -2667,6 +2794,653 @@ func (x *Inbound) GetAuthorization() *Authorization {
 	return nil
 }
 
+func (x *Inbound) GetPermissive() bool {
+	if x != nil {
+		return x.Permissive
+	}
+	return false
+}
+
+func (x *Inbound) GetAuthentication() *Authentication {
+	if x != nil {
+		return x.Authentication
+	}
+	return nil
+}
+
+func (x *Inbound) GetSecured() []*SecuredPort {
+	if x != nil {
+		return x.Secured
+	}
+	return nil
+}
+
+// Authentication says how it is proven who the end user of a request is. Whoever does not know it (feature
+// "authentication") keeps what it had.
+type Authentication struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`                        // "<ns>/<name>" of the AuthenticationPolicy
+	Optional      bool                   `protobuf:"varint,2,opt,name=optional,proto3" json:"optional,omitempty"`                   // a request without a token passes, and is nobody's; one with a token that is not good never does
+	Issuers       []*Issuer              `protobuf:"bytes,3,rep,name=issuers,proto3" json:"issuers,omitempty"`                      // none: no token is good
+	Sources       []*TokenSource         `protobuf:"bytes,4,rep,name=sources,proto3" json:"sources,omitempty"`                      // where a token may stand; none: in Authorization, behind "Bearer "
+	Remove        bool                   `protobuf:"varint,5,opt,name=remove,proto3" json:"remove,omitempty"`                       // the token is not passed on
+	Headers       []*ClaimHeader         `protobuf:"bytes,6,rep,name=headers,proto3" json:"headers,omitempty"`                      // that are removed from every request, and set from claims
+	AcrValues     []string               `protobuf:"bytes,7,rep,name=acr_values,json=acrValues,proto3" json:"acr_values,omitempty"` // one of them is the token's acr; none: not asked for
+	MaxAgeMs      uint64                 `protobuf:"varint,8,opt,name=max_age_ms,json=maxAgeMs,proto3" json:"max_age_ms,omitempty"` // since the user signed in; 0: not asked for
+	Login         *Login                 `protobuf:"bytes,9,opt,name=login,proto3" json:"login,omitempty"`                          // at a gateway: who has no token is led to an issuer to sign in; absent: is refused
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authentication) Reset() {
+	*x = Authentication{}
+	mi := &file_snapshot_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authentication) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authentication) ProtoMessage() {}
+
+func (x *Authentication) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authentication.ProtoReflect.Descriptor instead.
+func (*Authentication) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *Authentication) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *Authentication) GetOptional() bool {
+	if x != nil {
+		return x.Optional
+	}
+	return false
+}
+
+func (x *Authentication) GetIssuers() []*Issuer {
+	if x != nil {
+		return x.Issuers
+	}
+	return nil
+}
+
+func (x *Authentication) GetSources() []*TokenSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Authentication) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
+func (x *Authentication) GetHeaders() []*ClaimHeader {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *Authentication) GetAcrValues() []string {
+	if x != nil {
+		return x.AcrValues
+	}
+	return nil
+}
+
+func (x *Authentication) GetMaxAgeMs() uint64 {
+	if x != nil {
+		return x.MaxAgeMs
+	}
+	return 0
+}
+
+func (x *Authentication) GetLogin() *Login {
+	if x != nil {
+		return x.Login
+	}
+	return nil
+}
+
+// Login says how people sign in at a gateway (OpenID Connect, authorization code with PKCE).
+type Login struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Issuer        string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"` // where its configuration is, below /.well-known
+	ClientId      string                 `protobuf:"bytes,2,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	Scopes        []string               `protobuf:"bytes,3,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	CallbackPath  string                 `protobuf:"bytes,4,opt,name=callback_path,json=callbackPath,proto3" json:"callback_path,omitempty"` // to which the issuer leads them back
+	LogoutPath    string                 `protobuf:"bytes,5,opt,name=logout_path,json=logoutPath,proto3" json:"logout_path,omitempty"`
+	Cookie        string                 `protobuf:"bytes,6,opt,name=cookie,proto3" json:"cookie,omitempty"`                         // name of the session's
+	SessionMs     uint64                 `protobuf:"varint,7,opt,name=session_ms,json=sessionMs,proto3" json:"session_ms,omitempty"` // at most, and no longer than the ID token
+	Forward       bool                   `protobuf:"varint,8,opt,name=forward,proto3" json:"forward,omitempty"`                      // the ID token is passed on, in Authorization
+	CaBundle      string                 `protobuf:"bytes,9,opt,name=ca_bundle,json=caBundle,proto3" json:"ca_bundle,omitempty"`     // PEM, that the issuer's certificate chains to; empty: the roots of the node's host
+	Secrets       []*SealedKey           `protobuf:"bytes,10,rep,name=secrets,proto3" json:"secrets,omitempty"`                      // an encoded LoginSecrets, for each node that runs the Gateway
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Login) Reset() {
+	*x = Login{}
+	mi := &file_snapshot_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Login) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Login) ProtoMessage() {}
+
+func (x *Login) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Login.ProtoReflect.Descriptor instead.
+func (*Login) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Login) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Login) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *Login) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *Login) GetCallbackPath() string {
+	if x != nil {
+		return x.CallbackPath
+	}
+	return ""
+}
+
+func (x *Login) GetLogoutPath() string {
+	if x != nil {
+		return x.LogoutPath
+	}
+	return ""
+}
+
+func (x *Login) GetCookie() string {
+	if x != nil {
+		return x.Cookie
+	}
+	return ""
+}
+
+func (x *Login) GetSessionMs() uint64 {
+	if x != nil {
+		return x.SessionMs
+	}
+	return 0
+}
+
+func (x *Login) GetForward() bool {
+	if x != nil {
+		return x.Forward
+	}
+	return false
+}
+
+func (x *Login) GetCaBundle() string {
+	if x != nil {
+		return x.CaBundle
+	}
+	return ""
+}
+
+func (x *Login) GetSecrets() []*SealedKey {
+	if x != nil {
+		return x.Secrets
+	}
+	return nil
+}
+
+// LoginSecrets are what nobody but the nodes of a gateway knows.
+type LoginSecrets struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SessionKey    []byte                 `protobuf:"bytes,1,opt,name=session_key,json=sessionKey,proto3" json:"session_key,omitempty"`       // 32 bytes, that seal cookies
+	ClientSecret  string                 `protobuf:"bytes,2,opt,name=client_secret,json=clientSecret,proto3" json:"client_secret,omitempty"` // empty: the client has none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoginSecrets) Reset() {
+	*x = LoginSecrets{}
+	mi := &file_snapshot_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoginSecrets) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoginSecrets) ProtoMessage() {}
+
+func (x *LoginSecrets) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoginSecrets.ProtoReflect.Descriptor instead.
+func (*LoginSecrets) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *LoginSecrets) GetSessionKey() []byte {
+	if x != nil {
+		return x.SessionKey
+	}
+	return nil
+}
+
+func (x *LoginSecrets) GetClientSecret() string {
+	if x != nil {
+		return x.ClientSecret
+	}
+	return ""
+}
+
+// An Issuer is one whose tokens are good.
+type Issuer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Issuer        string                 `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	Audiences     []string               `protobuf:"bytes,2,rep,name=audiences,proto3" json:"audiences,omitempty"`                // one of them is the token's; none: not asked for
+	Algorithms    []string               `protobuf:"bytes,3,rep,name=algorithms,proto3" json:"algorithms,omitempty"`              // none: all that fit a key
+	Keys          []byte                 `protobuf:"bytes,4,opt,name=keys,proto3" json:"keys,omitempty"`                          // a JWK set of public keys; empty: they are not known
+	LeewayMs      uint64                 `protobuf:"varint,5,opt,name=leeway_ms,json=leewayMs,proto3" json:"leeway_ms,omitempty"` // between the issuer's clock and the node's
+	Url           string                 `protobuf:"bytes,6,opt,name=url,proto3" json:"url,omitempty"`                            // that the keys are fetched from, to ask for newer ones; empty: they are not fetched
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Issuer) Reset() {
+	*x = Issuer{}
+	mi := &file_snapshot_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Issuer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Issuer) ProtoMessage() {}
+
+func (x *Issuer) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
+func (*Issuer) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *Issuer) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Issuer) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *Issuer) GetAlgorithms() []string {
+	if x != nil {
+		return x.Algorithms
+	}
+	return nil
+}
+
+func (x *Issuer) GetKeys() []byte {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *Issuer) GetLeewayMs() uint64 {
+	if x != nil {
+		return x.LeewayMs
+	}
+	return 0
+}
+
+func (x *Issuer) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+// A TokenSource is where a token may stand.
+type TokenSource struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          TokenSource_Kind       `protobuf:"varint,1,opt,name=kind,proto3,enum=sennit.snapshot.v1.TokenSource_Kind" json:"kind,omitempty"`
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Prefix        string                 `protobuf:"bytes,3,opt,name=prefix,proto3" json:"prefix,omitempty"` // of a header: what stands before the token, in any case
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenSource) Reset() {
+	*x = TokenSource{}
+	mi := &file_snapshot_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenSource) ProtoMessage() {}
+
+func (x *TokenSource) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenSource.ProtoReflect.Descriptor instead.
+func (*TokenSource) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *TokenSource) GetKind() TokenSource_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return TokenSource_HEADER
+}
+
+func (x *TokenSource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *TokenSource) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+// A ClaimHeader is a field that tells the service a claim.
+type ClaimHeader struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Claim         []string               `protobuf:"bytes,2,rep,name=claim,proto3" json:"claim,omitempty"` // a path of names
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClaimHeader) Reset() {
+	*x = ClaimHeader{}
+	mi := &file_snapshot_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClaimHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClaimHeader) ProtoMessage() {}
+
+func (x *ClaimHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClaimHeader.ProtoReflect.Descriptor instead.
+func (*ClaimHeader) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ClaimHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClaimHeader) GetClaim() []string {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
+// A SecuredPort is a port of a Service that leads to instances of this service, and at which they are spoken to in TLS.
+type SecuredPort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Called        string                 `protobuf:"bytes,1,opt,name=called,proto3" json:"called,omitempty"`           // "<ns>/<service>:<port>", as Backend.called; each is there once
+	Targets       []uint32               `protobuf:"varint,2,rep,packed,name=targets,proto3" json:"targets,omitempty"` // ports of this service that are spoken to so whoever is called; none where it is another Service's
+	Tls           *Origination           `protobuf:"bytes,3,opt,name=tls,proto3" json:"tls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SecuredPort) Reset() {
+	*x = SecuredPort{}
+	mi := &file_snapshot_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SecuredPort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SecuredPort) ProtoMessage() {}
+
+func (x *SecuredPort) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SecuredPort.ProtoReflect.Descriptor instead.
+func (*SecuredPort) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SecuredPort) GetCalled() string {
+	if x != nil {
+		return x.Called
+	}
+	return ""
+}
+
+func (x *SecuredPort) GetTargets() []uint32 {
+	if x != nil {
+		return x.Targets
+	}
+	return nil
+}
+
+func (x *SecuredPort) GetTls() *Origination {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+// Origination says whom a node believes to be what it speaks TLS to: whose certificate chains to a root, and has one of the
+// names. Where there are neither roots nor the host's, nobody is believed.
+type Origination struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"`                           // "<ns>/<policy>" of the BackendTLSPolicy; empty: it is of another document
+	ServerName    string                 `protobuf:"bytes,2,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"` // that is asked for, and the certificate's where there are no names
+	Roots         []byte                 `protobuf:"bytes,3,opt,name=roots,proto3" json:"roots,omitempty"`                             // PEM
+	HostRoots     bool                   `protobuf:"varint,4,opt,name=host_roots,json=hostRoots,proto3" json:"host_roots,omitempty"`   // those of the node's host
+	Names         []string               `protobuf:"bytes,5,rep,name=names,proto3" json:"names,omitempty"`                             // DNS names, also as "*.example.com" for whatever is below example.com
+	Uris          []string               `protobuf:"bytes,6,rep,name=uris,proto3" json:"uris,omitempty"`                               // compared whole
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Origination) Reset() {
+	*x = Origination{}
+	mi := &file_snapshot_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Origination) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Origination) ProtoMessage() {}
+
+func (x *Origination) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Origination.ProtoReflect.Descriptor instead.
+func (*Origination) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *Origination) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *Origination) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+func (x *Origination) GetRoots() []byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Origination) GetHostRoots() bool {
+	if x != nil {
+		return x.HostRoots
+	}
+	return false
+}
+
+func (x *Origination) GetNames() []string {
+	if x != nil {
+		return x.Names
+	}
+	return nil
+}
+
+func (x *Origination) GetUris() []string {
+	if x != nil {
+		return x.Uris
+	}
+	return nil
+}
+
 // Authorization says who may call a service, and for what. Whoever does not know it (feature "authorization") keeps what
 // it had. A request is refused where a policy that denies has a rule for it, and where there are policies that allow and
 // none of them has.
@@ -2679,7 +3453,7 @@ type Authorization struct {
 
 func (x *Authorization) Reset() {
 	*x = Authorization{}
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2691,7 +3465,7 @@ func (x *Authorization) String() string {
 func (*Authorization) ProtoMessage() {}
 
 func (x *Authorization) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[29]
+	mi := &file_snapshot_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2704,7 +3478,7 @@ func (x *Authorization) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Authorization.ProtoReflect.Descriptor instead.
 func (*Authorization) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{29}
+	return file_snapshot_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Authorization) GetPolicies() []*AuthorizationPolicy {
@@ -2726,7 +3500,7 @@ type AuthorizationPolicy struct {
 
 func (x *AuthorizationPolicy) Reset() {
 	*x = AuthorizationPolicy{}
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2738,7 +3512,7 @@ func (x *AuthorizationPolicy) String() string {
 func (*AuthorizationPolicy) ProtoMessage() {}
 
 func (x *AuthorizationPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[30]
+	mi := &file_snapshot_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2751,7 +3525,7 @@ func (x *AuthorizationPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationPolicy.ProtoReflect.Descriptor instead.
 func (*AuthorizationPolicy) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{30}
+	return file_snapshot_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *AuthorizationPolicy) GetOrigin() string {
@@ -2784,16 +3558,18 @@ func (x *AuthorizationPolicy) GetRules() []*AuthorizationRule {
 
 // An AuthorizationRule is for requests that one of from and one of to is for; where there are none, for all.
 type AuthorizationRule struct {
-	state         protoimpl.MessageState    `protogen:"open.v1"`
-	From          []*AuthorizationSource    `protobuf:"bytes,1,rep,name=from,proto3" json:"from,omitempty"`
-	To            []*AuthorizationOperation `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
+	state protoimpl.MessageState    `protogen:"open.v1"`
+	From  []*AuthorizationSource    `protobuf:"bytes,1,rep,name=from,proto3" json:"from,omitempty"`
+	To    []*AuthorizationOperation `protobuf:"bytes,2,rep,name=to,proto3" json:"to,omitempty"`
+	// In CEL; all must be true. Whoever does not know it (feature "authorization-conditions") keeps what it had.
+	When          []string `protobuf:"bytes,190,rep,name=when,proto3" json:"when,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuthorizationRule) Reset() {
 	*x = AuthorizationRule{}
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2805,7 +3581,7 @@ func (x *AuthorizationRule) String() string {
 func (*AuthorizationRule) ProtoMessage() {}
 
 func (x *AuthorizationRule) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[31]
+	mi := &file_snapshot_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2818,7 +3594,7 @@ func (x *AuthorizationRule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationRule.ProtoReflect.Descriptor instead.
 func (*AuthorizationRule) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{31}
+	return file_snapshot_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *AuthorizationRule) GetFrom() []*AuthorizationSource {
@@ -2835,6 +3611,13 @@ func (x *AuthorizationRule) GetTo() []*AuthorizationOperation {
 	return nil
 }
 
+func (x *AuthorizationRule) GetWhen() []string {
+	if x != nil {
+		return x.When
+	}
+	return nil
+}
+
 // All lists that are not empty must be true; one is where it names what is asked about, and a "not" list where it does not.
 type AuthorizationSource struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2842,13 +3625,19 @@ type AuthorizationSource struct {
 	Namespaces    []string               `protobuf:"bytes,2,rep,name=namespaces,proto3" json:"namespaces,omitempty"`
 	NotServices   []string               `protobuf:"bytes,3,rep,name=not_services,json=notServices,proto3" json:"not_services,omitempty"`
 	NotNamespaces []string               `protobuf:"bytes,4,rep,name=not_namespaces,json=notNamespaces,proto3" json:"not_namespaces,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Whoever does not know what follows (feature "authorization-conditions") keeps what it had.
+	TrustDomains    []string `protobuf:"bytes,190,rep,name=trust_domains,json=trustDomains,proto3" json:"trust_domains,omitempty"` // of the caller's certificate
+	NotTrustDomains []string `protobuf:"bytes,191,rep,name=not_trust_domains,json=notTrustDomains,proto3" json:"not_trust_domains,omitempty"`
+	Nodes           []string `protobuf:"bytes,192,rep,name=nodes,proto3" json:"nodes,omitempty"` // that the caller's certificate was issued to
+	NotNodes        []string `protobuf:"bytes,193,rep,name=not_nodes,json=notNodes,proto3" json:"not_nodes,omitempty"`
+	Plaintext       bool     `protobuf:"varint,194,opt,name=plaintext,proto3" json:"plaintext,omitempty"` // who shows no identity, and nobody else; with nothing else in the source
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *AuthorizationSource) Reset() {
 	*x = AuthorizationSource{}
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2860,7 +3649,7 @@ func (x *AuthorizationSource) String() string {
 func (*AuthorizationSource) ProtoMessage() {}
 
 func (x *AuthorizationSource) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[32]
+	mi := &file_snapshot_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2873,7 +3662,7 @@ func (x *AuthorizationSource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationSource.ProtoReflect.Descriptor instead.
 func (*AuthorizationSource) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{32}
+	return file_snapshot_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AuthorizationSource) GetServices() []string {
@@ -2904,23 +3693,63 @@ func (x *AuthorizationSource) GetNotNamespaces() []string {
 	return nil
 }
 
+func (x *AuthorizationSource) GetTrustDomains() []string {
+	if x != nil {
+		return x.TrustDomains
+	}
+	return nil
+}
+
+func (x *AuthorizationSource) GetNotTrustDomains() []string {
+	if x != nil {
+		return x.NotTrustDomains
+	}
+	return nil
+}
+
+func (x *AuthorizationSource) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *AuthorizationSource) GetNotNodes() []string {
+	if x != nil {
+		return x.NotNodes
+	}
+	return nil
+}
+
+func (x *AuthorizationSource) GetPlaintext() bool {
+	if x != nil {
+		return x.Plaintext
+	}
+	return false
+}
+
 // As AuthorizationSource. Of TCP connections nobody knows a method or path: no operation of a policy that allows which
 // asks for one is for them, and every such one of a policy that denies is, as far as ports go.
 type AuthorizationOperation struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Methods       []string               `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty"`
-	NotMethods    []string               `protobuf:"bytes,2,rep,name=not_methods,json=notMethods,proto3" json:"not_methods,omitempty"`
-	Paths         []*StringMatch         `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"` // EXACT or PREFIX
-	NotPaths      []*StringMatch         `protobuf:"bytes,4,rep,name=not_paths,json=notPaths,proto3" json:"not_paths,omitempty"`
-	Ports         []uint32               `protobuf:"varint,5,rep,packed,name=ports,proto3" json:"ports,omitempty"` // of the service
-	NotPorts      []uint32               `protobuf:"varint,6,rep,packed,name=not_ports,json=notPorts,proto3" json:"not_ports,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Methods    []string               `protobuf:"bytes,1,rep,name=methods,proto3" json:"methods,omitempty"`
+	NotMethods []string               `protobuf:"bytes,2,rep,name=not_methods,json=notMethods,proto3" json:"not_methods,omitempty"`
+	Paths      []*StringMatch         `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"` // EXACT or PREFIX
+	NotPaths   []*StringMatch         `protobuf:"bytes,4,rep,name=not_paths,json=notPaths,proto3" json:"not_paths,omitempty"`
+	Ports      []uint32               `protobuf:"varint,5,rep,packed,name=ports,proto3" json:"ports,omitempty"` // of the service
+	NotPorts   []uint32               `protobuf:"varint,6,rep,packed,name=not_ports,json=notPorts,proto3" json:"not_ports,omitempty"`
+	// Whoever does not know what follows (feature "authorization-conditions") keeps what it had.
+	Headers       []*AuthorizationHeader `protobuf:"bytes,190,rep,name=headers,proto3" json:"headers,omitempty"`                         // each must be true
+	NotHeaders    []*AuthorizationHeader `protobuf:"bytes,191,rep,name=not_headers,json=notHeaders,proto3" json:"not_headers,omitempty"` // none may be true
+	Hosts         []string               `protobuf:"bytes,192,rep,name=hosts,proto3" json:"hosts,omitempty"`                             // in lower case, without port; "*.example.com": all below it
+	NotHosts      []string               `protobuf:"bytes,193,rep,name=not_hosts,json=notHosts,proto3" json:"not_hosts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuthorizationOperation) Reset() {
 	*x = AuthorizationOperation{}
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2932,7 +3761,7 @@ func (x *AuthorizationOperation) String() string {
 func (*AuthorizationOperation) ProtoMessage() {}
 
 func (x *AuthorizationOperation) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[33]
+	mi := &file_snapshot_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2945,7 +3774,7 @@ func (x *AuthorizationOperation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthorizationOperation.ProtoReflect.Descriptor instead.
 func (*AuthorizationOperation) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{33}
+	return file_snapshot_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *AuthorizationOperation) GetMethods() []string {
@@ -2990,6 +3819,95 @@ func (x *AuthorizationOperation) GetNotPorts() []uint32 {
 	return nil
 }
 
+func (x *AuthorizationOperation) GetHeaders() []*AuthorizationHeader {
+	if x != nil {
+		return x.Headers
+	}
+	return nil
+}
+
+func (x *AuthorizationOperation) GetNotHeaders() []*AuthorizationHeader {
+	if x != nil {
+		return x.NotHeaders
+	}
+	return nil
+}
+
+func (x *AuthorizationOperation) GetHosts() []string {
+	if x != nil {
+		return x.Hosts
+	}
+	return nil
+}
+
+func (x *AuthorizationOperation) GetNotHosts() []string {
+	if x != nil {
+		return x.NotHosts
+	}
+	return nil
+}
+
+// AuthorizationHeader is about a field of the request's head.
+type AuthorizationHeader struct {
+	state         protoimpl.MessageState   `protogen:"open.v1"`
+	Name          string                   `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // in lower case
+	Kind          AuthorizationHeader_Kind `protobuf:"varint,2,opt,name=kind,proto3,enum=sennit.snapshot.v1.AuthorizationHeader_Kind" json:"kind,omitempty"`
+	Value         string                   `protobuf:"bytes,3,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorizationHeader) Reset() {
+	*x = AuthorizationHeader{}
+	mi := &file_snapshot_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorizationHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorizationHeader) ProtoMessage() {}
+
+func (x *AuthorizationHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorizationHeader.ProtoReflect.Descriptor instead.
+func (*AuthorizationHeader) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *AuthorizationHeader) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuthorizationHeader) GetKind() AuthorizationHeader_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return AuthorizationHeader_EXACT
+}
+
+func (x *AuthorizationHeader) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
 // Outside is what an ExternalService names, and all that decides where a node connects to for it.
 type Outside struct {
 	state            protoimpl.MessageState `protogen:"open.v1"`
@@ -3000,13 +3918,14 @@ type Outside struct {
 	ServerName       string                 `protobuf:"bytes,5,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`                   // of the certificate; with tls always set
 	CaBundle         string                 `protobuf:"bytes,6,opt,name=ca_bundle,json=caBundle,proto3" json:"ca_bundle,omitempty"`                         // PEM; empty: the roots of the node's host
 	AllowedAddresses []string               `protobuf:"bytes,7,rep,name=allowed_addresses,json=allowedAddresses,proto3" json:"allowed_addresses,omitempty"` // prefixes; empty: all but those of the host itself and its link
+	Origination      *Origination           `protobuf:"bytes,71,opt,name=origination,proto3" json:"origination,omitempty"`                                  // of a policy, in the place of server_name and ca_bundle; whoever does not know it (feature "origination") keeps what it had
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Outside) Reset() {
 	*x = Outside{}
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3018,7 +3937,7 @@ func (x *Outside) String() string {
 func (*Outside) ProtoMessage() {}
 
 func (x *Outside) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[34]
+	mi := &file_snapshot_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3031,7 +3950,7 @@ func (x *Outside) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Outside.ProtoReflect.Descriptor instead.
 func (*Outside) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{34}
+	return file_snapshot_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Outside) GetHost() string {
@@ -3083,6 +4002,13 @@ func (x *Outside) GetAllowedAddresses() []string {
 	return nil
 }
 
+func (x *Outside) GetOrigination() *Origination {
+	if x != nil {
+		return x.Origination
+	}
+	return nil
+}
+
 type InboundPort struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Number        uint32                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"` // the service's port, as a caller's Target names it
@@ -3095,7 +4021,7 @@ type InboundPort struct {
 
 func (x *InboundPort) Reset() {
 	*x = InboundPort{}
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +4033,7 @@ func (x *InboundPort) String() string {
 func (*InboundPort) ProtoMessage() {}
 
 func (x *InboundPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[35]
+	mi := &file_snapshot_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +4046,7 @@ func (x *InboundPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InboundPort.ProtoReflect.Descriptor instead.
 func (*InboundPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{35}
+	return file_snapshot_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *InboundPort) GetNumber() uint32 {
@@ -3154,19 +4080,20 @@ func (x *InboundPort) GetProtocol() Protocol {
 // Ingress is what a Gateway lets in. A request belongs to the listener of its port whose hostname is the closest to
 // its host, and of that listener's hosts to each whose hostname fits, the closest first, until a rule matches.
 type Ingress struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Listeners     []*IngressListener     `protobuf:"bytes,1,rep,name=listeners,proto3" json:"listeners,omitempty"`
-	Rules         []*Rule                `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`                // that hosts name
-	Limits        []*Limit               `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`              // that rules name
-	Faults        []*Fault               `protobuf:"bytes,110,rep,name=faults,proto3" json:"faults,omitempty"`            // that rules and backends name
-	Certificates  []*IngressCertificate  `protobuf:"bytes,70,rep,name=certificates,proto3" json:"certificates,omitempty"` // that listeners name
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Listeners       []*IngressListener     `protobuf:"bytes,1,rep,name=listeners,proto3" json:"listeners,omitempty"`
+	Rules           []*Rule                `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`                       // that hosts name
+	Limits          []*Limit               `protobuf:"bytes,3,rep,name=limits,proto3" json:"limits,omitempty"`                     // that rules name
+	Faults          []*Fault               `protobuf:"bytes,110,rep,name=faults,proto3" json:"faults,omitempty"`                   // that rules and backends name
+	Certificates    []*IngressCertificate  `protobuf:"bytes,70,rep,name=certificates,proto3" json:"certificates,omitempty"`        // that listeners name
+	Authentications []*Authentication      `protobuf:"bytes,180,rep,name=authentications,proto3" json:"authentications,omitempty"` // that rules name
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Ingress) Reset() {
 	*x = Ingress{}
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3178,7 +4105,7 @@ func (x *Ingress) String() string {
 func (*Ingress) ProtoMessage() {}
 
 func (x *Ingress) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[36]
+	mi := &file_snapshot_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3191,7 +4118,7 @@ func (x *Ingress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ingress.ProtoReflect.Descriptor instead.
 func (*Ingress) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{36}
+	return file_snapshot_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Ingress) GetListeners() []*IngressListener {
@@ -3229,6 +4156,13 @@ func (x *Ingress) GetCertificates() []*IngressCertificate {
 	return nil
 }
 
+func (x *Ingress) GetAuthentications() []*Authentication {
+	if x != nil {
+		return x.Authentications
+	}
+	return nil
+}
+
 // IngressCertificate is a certificate of listeners with TLS.
 type IngressCertificate struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3240,7 +4174,7 @@ type IngressCertificate struct {
 
 func (x *IngressCertificate) Reset() {
 	*x = IngressCertificate{}
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3252,7 +4186,7 @@ func (x *IngressCertificate) String() string {
 func (*IngressCertificate) ProtoMessage() {}
 
 func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[37]
+	mi := &file_snapshot_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3265,7 +4199,7 @@ func (x *IngressCertificate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressCertificate.ProtoReflect.Descriptor instead.
 func (*IngressCertificate) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{37}
+	return file_snapshot_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *IngressCertificate) GetChain() []byte {
@@ -3293,7 +4227,7 @@ type SealedKey struct {
 
 func (x *SealedKey) Reset() {
 	*x = SealedKey{}
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3305,7 +4239,7 @@ func (x *SealedKey) String() string {
 func (*SealedKey) ProtoMessage() {}
 
 func (x *SealedKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[38]
+	mi := &file_snapshot_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3318,7 +4252,7 @@ func (x *SealedKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealedKey.ProtoReflect.Descriptor instead.
 func (*SealedKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{38}
+	return file_snapshot_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SealedKey) GetRecipient() []byte {
@@ -3347,7 +4281,7 @@ type IngressTLS struct {
 
 func (x *IngressTLS) Reset() {
 	*x = IngressTLS{}
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3359,7 +4293,7 @@ func (x *IngressTLS) String() string {
 func (*IngressTLS) ProtoMessage() {}
 
 func (x *IngressTLS) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[39]
+	mi := &file_snapshot_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3372,7 +4306,7 @@ func (x *IngressTLS) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressTLS.ProtoReflect.Descriptor instead.
 func (*IngressTLS) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{39}
+	return file_snapshot_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *IngressTLS) GetCertificates() []uint32 {
@@ -3408,7 +4342,7 @@ type IngressClients struct {
 
 func (x *IngressClients) Reset() {
 	*x = IngressClients{}
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +4354,7 @@ func (x *IngressClients) String() string {
 func (*IngressClients) ProtoMessage() {}
 
 func (x *IngressClients) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[40]
+	mi := &file_snapshot_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +4367,7 @@ func (x *IngressClients) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressClients.ProtoReflect.Descriptor instead.
 func (*IngressClients) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{40}
+	return file_snapshot_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *IngressClients) GetRoots() []byte {
@@ -3467,7 +4401,7 @@ type IngressListener struct {
 
 func (x *IngressListener) Reset() {
 	*x = IngressListener{}
-	mi := &file_snapshot_proto_msgTypes[41]
+	mi := &file_snapshot_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3479,7 +4413,7 @@ func (x *IngressListener) String() string {
 func (*IngressListener) ProtoMessage() {}
 
 func (x *IngressListener) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[41]
+	mi := &file_snapshot_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3492,7 +4426,7 @@ func (x *IngressListener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressListener.ProtoReflect.Descriptor instead.
 func (*IngressListener) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{41}
+	return file_snapshot_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *IngressListener) GetName() string {
@@ -3548,7 +4482,7 @@ type IngressHost struct {
 
 func (x *IngressHost) Reset() {
 	*x = IngressHost{}
-	mi := &file_snapshot_proto_msgTypes[42]
+	mi := &file_snapshot_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3560,7 +4494,7 @@ func (x *IngressHost) String() string {
 func (*IngressHost) ProtoMessage() {}
 
 func (x *IngressHost) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[42]
+	mi := &file_snapshot_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3573,7 +4507,7 @@ func (x *IngressHost) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IngressHost.ProtoReflect.Descriptor instead.
 func (*IngressHost) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{42}
+	return file_snapshot_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *IngressHost) GetHostname() string {
@@ -3601,7 +4535,7 @@ type Endpoints struct {
 
 func (x *Endpoints) Reset() {
 	*x = Endpoints{}
-	mi := &file_snapshot_proto_msgTypes[43]
+	mi := &file_snapshot_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3613,7 +4547,7 @@ func (x *Endpoints) String() string {
 func (*Endpoints) ProtoMessage() {}
 
 func (x *Endpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[43]
+	mi := &file_snapshot_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3626,7 +4560,7 @@ func (x *Endpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoints.ProtoReflect.Descriptor instead.
 func (*Endpoints) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{43}
+	return file_snapshot_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Endpoints) GetEndpoints() []*Endpoint {
@@ -3662,7 +4596,7 @@ type Endpoint struct {
 
 func (x *Endpoint) Reset() {
 	*x = Endpoint{}
-	mi := &file_snapshot_proto_msgTypes[44]
+	mi := &file_snapshot_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3674,7 +4608,7 @@ func (x *Endpoint) String() string {
 func (*Endpoint) ProtoMessage() {}
 
 func (x *Endpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[44]
+	mi := &file_snapshot_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3687,7 +4621,7 @@ func (x *Endpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Endpoint.ProtoReflect.Descriptor instead.
 func (*Endpoint) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{44}
+	return file_snapshot_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Endpoint) GetNode() string {
@@ -3770,7 +4704,7 @@ type EndpointPort struct {
 
 func (x *EndpointPort) Reset() {
 	*x = EndpointPort{}
-	mi := &file_snapshot_proto_msgTypes[45]
+	mi := &file_snapshot_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3782,7 +4716,7 @@ func (x *EndpointPort) String() string {
 func (*EndpointPort) ProtoMessage() {}
 
 func (x *EndpointPort) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[45]
+	mi := &file_snapshot_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3795,7 +4729,7 @@ func (x *EndpointPort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EndpointPort.ProtoReflect.Descriptor instead.
 func (*EndpointPort) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{45}
+	return file_snapshot_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *EndpointPort) GetNumber() uint32 {
@@ -3822,7 +4756,7 @@ type NodeConfig struct {
 
 func (x *NodeConfig) Reset() {
 	*x = NodeConfig{}
-	mi := &file_snapshot_proto_msgTypes[46]
+	mi := &file_snapshot_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3834,7 +4768,7 @@ func (x *NodeConfig) String() string {
 func (*NodeConfig) ProtoMessage() {}
 
 func (x *NodeConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[46]
+	mi := &file_snapshot_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3847,12 +4781,179 @@ func (x *NodeConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeConfig.ProtoReflect.Descriptor instead.
 func (*NodeConfig) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{46}
+	return file_snapshot_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *NodeConfig) GetServices() []string {
 	if x != nil {
 		return x.Services
+	}
+	return nil
+}
+
+// Bundle (sennit.config.bundle): whom processes may believe, beside the roots of the roster; the same for every node.
+type Bundle struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	JwtKeys       []*JWTKey              `protobuf:"bytes,170,rep,name=jwt_keys,json=jwtKeys,proto3" json:"jwt_keys,omitempty"` // that sign JWT-SVIDs of this trust domain
+	Foreign       []*ForeignBundle       `protobuf:"bytes,171,rep,name=foreign,proto3" json:"foreign,omitempty"`                // by trust domain
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Bundle) Reset() {
+	*x = Bundle{}
+	mi := &file_snapshot_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Bundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Bundle) ProtoMessage() {}
+
+func (x *Bundle) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Bundle.ProtoReflect.Descriptor instead.
+func (*Bundle) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *Bundle) GetJwtKeys() []*JWTKey {
+	if x != nil {
+		return x.JwtKeys
+	}
+	return nil
+}
+
+func (x *Bundle) GetForeign() []*ForeignBundle {
+	if x != nil {
+		return x.Foreign
+	}
+	return nil
+}
+
+// JWTKey verifies JWT-SVIDs.
+type JWTKey struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,170,opt,name=id,proto3" json:"id,omitempty"`
+	PublicKey     []byte                 `protobuf:"bytes,171,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // SubjectPublicKeyInfo
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JWTKey) Reset() {
+	*x = JWTKey{}
+	mi := &file_snapshot_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JWTKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JWTKey) ProtoMessage() {}
+
+func (x *JWTKey) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JWTKey.ProtoReflect.Descriptor instead.
+func (*JWTKey) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *JWTKey) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *JWTKey) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+// ForeignBundle is the bundle of another trust domain. No lane believes what is in it.
+type ForeignBundle struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	TrustDomain   string                 `protobuf:"bytes,170,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	Roots         [][]byte               `protobuf:"bytes,171,rep,name=roots,proto3" json:"roots,omitempty"` // certificates, DER
+	JwtKeys       []*JWTKey              `protobuf:"bytes,172,rep,name=jwt_keys,json=jwtKeys,proto3" json:"jwt_keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ForeignBundle) Reset() {
+	*x = ForeignBundle{}
+	mi := &file_snapshot_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ForeignBundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ForeignBundle) ProtoMessage() {}
+
+func (x *ForeignBundle) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ForeignBundle.ProtoReflect.Descriptor instead.
+func (*ForeignBundle) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *ForeignBundle) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *ForeignBundle) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *ForeignBundle) GetJwtKeys() []*JWTKey {
+	if x != nil {
+		return x.JwtKeys
 	}
 	return nil
 }
@@ -3871,7 +4972,7 @@ type Beat struct {
 
 func (x *Beat) Reset() {
 	*x = Beat{}
-	mi := &file_snapshot_proto_msgTypes[47]
+	mi := &file_snapshot_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3883,7 +4984,7 @@ func (x *Beat) String() string {
 func (*Beat) ProtoMessage() {}
 
 func (x *Beat) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[47]
+	mi := &file_snapshot_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3896,7 +4997,7 @@ func (x *Beat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Beat.ProtoReflect.Descriptor instead.
 func (*Beat) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{47}
+	return file_snapshot_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Beat) GetNumber() uint64 {
@@ -3946,7 +5047,7 @@ type Stored struct {
 
 func (x *Stored) Reset() {
 	*x = Stored{}
-	mi := &file_snapshot_proto_msgTypes[48]
+	mi := &file_snapshot_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3958,7 +5059,7 @@ func (x *Stored) String() string {
 func (*Stored) ProtoMessage() {}
 
 func (x *Stored) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[48]
+	mi := &file_snapshot_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3971,7 +5072,7 @@ func (x *Stored) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stored.ProtoReflect.Descriptor instead.
 func (*Stored) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{48}
+	return file_snapshot_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Stored) GetSubject() string {
@@ -3997,17 +5098,20 @@ func (x *Stored) GetRevision() uint64 {
 
 // SignedRoster (sennit.config.roster) is what the root says, and the one message that no signing key signs.
 type SignedRoster struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Roster        []byte                 `protobuf:"bytes,1,opt,name=roster,proto3" json:"roster,omitempty"`       // an encoded Roster
-	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"` // ECDSA P-256 with SHA-256, ASN.1, by the root's key over the domain and roster
-	Root          []byte                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`           // the root's certificate, DER; believed only by its hash
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Roster              []byte                 `protobuf:"bytes,1,opt,name=roster,proto3" json:"roster,omitempty"`                                                        // an encoded Roster
+	Signature           []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`                                                  // ECDSA P-256 with SHA-256, ASN.1, by the root's key over the domain and roster
+	Root                []byte                 `protobuf:"bytes,3,opt,name=root,proto3" json:"root,omitempty"`                                                            // the root's certificate, DER; believed only by its hash
+	Successions         []*Succession          `protobuf:"bytes,150,rep,name=successions,proto3" json:"successions,omitempty"`                                            // by which readers that pinned an older root come to this one
+	Delegation          []byte                 `protobuf:"bytes,151,opt,name=delegation,proto3" json:"delegation,omitempty"`                                              // an encoded Delegation: signature is by the key in it, and not by the root's
+	DelegationSignature []byte                 `protobuf:"bytes,152,opt,name=delegation_signature,json=delegationSignature,proto3" json:"delegation_signature,omitempty"` // by the root's key
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *SignedRoster) Reset() {
 	*x = SignedRoster{}
-	mi := &file_snapshot_proto_msgTypes[49]
+	mi := &file_snapshot_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4019,7 +5123,7 @@ func (x *SignedRoster) String() string {
 func (*SignedRoster) ProtoMessage() {}
 
 func (x *SignedRoster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[49]
+	mi := &file_snapshot_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4032,7 +5136,7 @@ func (x *SignedRoster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignedRoster.ProtoReflect.Descriptor instead.
 func (*SignedRoster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{49}
+	return file_snapshot_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *SignedRoster) GetRoster() []byte {
@@ -4056,22 +5160,186 @@ func (x *SignedRoster) GetRoot() []byte {
 	return nil
 }
 
+func (x *SignedRoster) GetSuccessions() []*Succession {
+	if x != nil {
+		return x.Successions
+	}
+	return nil
+}
+
+func (x *SignedRoster) GetDelegation() []byte {
+	if x != nil {
+		return x.Delegation
+	}
+	return nil
+}
+
+func (x *SignedRoster) GetDelegationSignature() []byte {
+	if x != nil {
+		return x.DelegationSignature
+	}
+	return nil
+}
+
+// Succession is a root's word that another takes its place. Who believes the one believes rosters of the other, and from
+// then on no more of the first.
+type Succession struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Root          []byte                 `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"`           // the older root's certificate, DER; believed only by its hash
+	Next          []byte                 `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`           // SHA-256 of the next root's SubjectPublicKeyInfo
+	Signature     []byte                 `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"` // ECDSA P-256 with SHA-256, ASN.1, by the older root's key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Succession) Reset() {
+	*x = Succession{}
+	mi := &file_snapshot_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Succession) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Succession) ProtoMessage() {}
+
+func (x *Succession) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Succession.ProtoReflect.Descriptor instead.
+func (*Succession) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *Succession) GetRoot() []byte {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *Succession) GetNext() []byte {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+func (x *Succession) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+// Delegation lets a controller sign rosters for a root whose key is kept elsewhere. Roots and keys in them are among
+// those that are listed here: a new root, and a new signing key, need the root itself.
+type Delegation struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`                       // a newer one ends those before; 1 is the first
+	PublicKey     []byte                 `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // SubjectPublicKeyInfo, ECDSA P-256
+	Roots         [][]byte               `protobuf:"bytes,4,rep,name=roots,proto3" json:"roots,omitempty"`                          // certificates, DER
+	Keys          []*SigningKey          `protobuf:"bytes,5,rep,name=keys,proto3" json:"keys,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Delegation) Reset() {
+	*x = Delegation{}
+	mi := &file_snapshot_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Delegation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Delegation) ProtoMessage() {}
+
+func (x *Delegation) ProtoReflect() protoreflect.Message {
+	mi := &file_snapshot_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Delegation.ProtoReflect.Descriptor instead.
+func (*Delegation) Descriptor() ([]byte, []int) {
+	return file_snapshot_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *Delegation) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *Delegation) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Delegation) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *Delegation) GetRoots() [][]byte {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *Delegation) GetKeys() []*SigningKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 type Roster struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Cluster           string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	Epoch             uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Serial            uint64                 `protobuf:"varint,3,opt,name=serial,proto3" json:"serial,omitempty"` // the newest of an epoch wins
 	Keys              []*SigningKey          `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
-	Roots             [][]byte               `protobuf:"bytes,5,rep,name=roots,proto3" json:"roots,omitempty"`                                                  // certificates, DER, that SVIDs may chain to
-	RevokedSerials    []string               `protobuf:"bytes,6,rep,name=revoked_serials,json=revokedSerials,proto3" json:"revoked_serials,omitempty"`          // of certificates, hexadecimal
-	RevokedIdentities []string               `protobuf:"bytes,7,rep,name=revoked_identities,json=revokedIdentities,proto3" json:"revoked_identities,omitempty"` // SPIFFE IDs
+	Roots             [][]byte               `protobuf:"bytes,5,rep,name=roots,proto3" json:"roots,omitempty"`                                                         // certificates, DER, that SVIDs may chain to
+	RevokedSerials    []string               `protobuf:"bytes,6,rep,name=revoked_serials,json=revokedSerials,proto3" json:"revoked_serials,omitempty"`                 // of certificates, hexadecimal
+	RevokedIdentities []string               `protobuf:"bytes,7,rep,name=revoked_identities,json=revokedIdentities,proto3" json:"revoked_identities,omitempty"`        // SPIFFE IDs
+	RenewBeforeUnixMs int64                  `protobuf:"varint,150,opt,name=renew_before_unix_ms,json=renewBeforeUnixMs,proto3" json:"renew_before_unix_ms,omitempty"` // certificates that were issued before it are to be renewed soon; 0: none are
+	RenewSpreadMs     int64                  `protobuf:"varint,151,opt,name=renew_spread_ms,json=renewSpreadMs,proto3" json:"renew_spread_ms,omitempty"`               // over so long a time, each node at a point that it draws
+	Delegation        uint64                 `protobuf:"varint,152,opt,name=delegation,proto3" json:"delegation,omitempty"`                                            // number of the newest; once one was seen, none of a smaller number is believed
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
 
 func (x *Roster) Reset() {
 	*x = Roster{}
-	mi := &file_snapshot_proto_msgTypes[50]
+	mi := &file_snapshot_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4083,7 +5351,7 @@ func (x *Roster) String() string {
 func (*Roster) ProtoMessage() {}
 
 func (x *Roster) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[50]
+	mi := &file_snapshot_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4096,7 +5364,7 @@ func (x *Roster) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Roster.ProtoReflect.Descriptor instead.
 func (*Roster) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{50}
+	return file_snapshot_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *Roster) GetCluster() string {
@@ -4148,6 +5416,27 @@ func (x *Roster) GetRevokedIdentities() []string {
 	return nil
 }
 
+func (x *Roster) GetRenewBeforeUnixMs() int64 {
+	if x != nil {
+		return x.RenewBeforeUnixMs
+	}
+	return 0
+}
+
+func (x *Roster) GetRenewSpreadMs() int64 {
+	if x != nil {
+		return x.RenewSpreadMs
+	}
+	return 0
+}
+
+func (x *Roster) GetDelegation() uint64 {
+	if x != nil {
+		return x.Delegation
+	}
+	return 0
+}
+
 type SigningKey struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -4158,7 +5447,7 @@ type SigningKey struct {
 
 func (x *SigningKey) Reset() {
 	*x = SigningKey{}
-	mi := &file_snapshot_proto_msgTypes[51]
+	mi := &file_snapshot_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4170,7 +5459,7 @@ func (x *SigningKey) String() string {
 func (*SigningKey) ProtoMessage() {}
 
 func (x *SigningKey) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[51]
+	mi := &file_snapshot_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4183,7 +5472,7 @@ func (x *SigningKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SigningKey.ProtoReflect.Descriptor instead.
 func (*SigningKey) Descriptor() ([]byte, []int) {
-	return file_snapshot_proto_rawDescGZIP(), []int{51}
+	return file_snapshot_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *SigningKey) GetId() string {
@@ -4212,7 +5501,7 @@ type Outliers_SuccessRate struct {
 
 func (x *Outliers_SuccessRate) Reset() {
 	*x = Outliers_SuccessRate{}
-	mi := &file_snapshot_proto_msgTypes[52]
+	mi := &file_snapshot_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4224,7 +5513,7 @@ func (x *Outliers_SuccessRate) String() string {
 func (*Outliers_SuccessRate) ProtoMessage() {}
 
 func (x *Outliers_SuccessRate) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[52]
+	mi := &file_snapshot_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4274,7 +5563,7 @@ type Outliers_Latency struct {
 
 func (x *Outliers_Latency) Reset() {
 	*x = Outliers_Latency{}
-	mi := &file_snapshot_proto_msgTypes[53]
+	mi := &file_snapshot_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4286,7 +5575,7 @@ func (x *Outliers_Latency) String() string {
 func (*Outliers_Latency) ProtoMessage() {}
 
 func (x *Outliers_Latency) ProtoReflect() protoreflect.Message {
-	mi := &file_snapshot_proto_msgTypes[53]
+	mi := &file_snapshot_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4388,7 +5677,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x128\n" +
 	"\bprotocol\x18\x03 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\x12.\n" +
-	"\x05rules\x18\x04 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\"\x87\x04\n" +
+	"\x05rules\x18\x04 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\"\xb0\x04\n" +
 	"\x04Rule\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12/\n" +
 	"\x05match\x18\x02 \x01(\v2\x19.sennit.snapshot.v1.MatchR\x05match\x127\n" +
@@ -4401,7 +5690,8 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06limits\x18\b \x03(\rR\x06limits\x125\n" +
 	"\afilters\x18\t \x01(\v2\x1b.sennit.snapshot.v1.FiltersR\afilters\x12$\n" +
 	"\x0ehedge_delay_ms\x183 \x01(\x04R\fhedgeDelayMs\x12\x16\n" +
-	"\x06faults\x18n \x03(\rR\x06faults\x12/\n" +
+	"\x06faults\x18n \x03(\rR\x06faults\x12'\n" +
+	"\x0eauthentication\x18\xb4\x01 \x01(\rR\x0eauthentication\x12/\n" +
 	"\x05retry\x182 \x01(\v2\x19.sennit.snapshot.v1.RetryR\x05retry\x125\n" +
 	"\asession\x18< \x01(\v2\x1b.sennit.snapshot.v1.SessionR\asession\"\x84\x01\n" +
 	"\aSession\x12\x12\n" +
@@ -4478,7 +5768,7 @@ const file_snapshot_proto_rawDesc = "" +
 	"\n" +
 	"FieldMatch\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x125\n" +
-	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\x82\x05\n" +
+	"\x05value\x18\x02 \x01(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05value\"\x9a\x05\n" +
 	"\aBackend\x12\x1c\n" +
 	"\tnamespace\x18\x01 \x01(\tR\tnamespace\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -4498,7 +5788,8 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x10balancing_policy\x18< \x01(\tR\x0fbalancingPolicy\x128\n" +
 	"\thash_keys\x18= \x03(\v2\x1b.sennit.snapshot.v1.HashKeyR\bhashKeys\x128\n" +
 	"\blocality\x18? \x01(\x0e2\x1c.sennit.snapshot.v1.LocalityR\blocality\x12\"\n" +
-	"\rslow_start_ms\x18> \x01(\x04R\vslowStartMs\"\xa2\x03\n" +
+	"\rslow_start_ms\x18> \x01(\x04R\vslowStartMs\x12\x16\n" +
+	"\x06called\x18G \x01(\tR\x06called\"\xa2\x03\n" +
 	"\n" +
 	"Resilience\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x128\n" +
@@ -4554,29 +5845,105 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06COOKIE\x10\x01\x12\t\n" +
 	"\x05QUERY\x10\x02\x12\n" +
 	"\n" +
-	"\x06SOURCE\x10\x03\"\xf8\x01\n" +
+	"\x06SOURCE\x10\x03\"\xa1\x03\n" +
 	"\aInbound\x125\n" +
 	"\x05ports\x18\x01 \x03(\v2\x1f.sennit.snapshot.v1.InboundPortR\x05ports\x125\n" +
 	"\aingress\x18\x02 \x01(\v2\x1b.sennit.snapshot.v1.IngressR\aingress\x125\n" +
 	"\aoutside\x18\x03 \x01(\v2\x1b.sennit.snapshot.v1.OutsideR\aoutside\x12H\n" +
-	"\rauthorization\x18\x82\x01 \x01(\v2!.sennit.snapshot.v1.AuthorizationR\rauthorization\"T\n" +
+	"\rauthorization\x18\x82\x01 \x01(\v2!.sennit.snapshot.v1.AuthorizationR\rauthorization\x12\x1f\n" +
+	"\n" +
+	"permissive\x18\xbe\x01 \x01(\bR\n" +
+	"permissive\x12K\n" +
+	"\x0eauthentication\x18\xb4\x01 \x01(\v2\".sennit.snapshot.v1.AuthenticationR\x0eauthentication\x129\n" +
+	"\asecured\x18G \x03(\v2\x1f.sennit.snapshot.v1.SecuredPortR\asecured\"\xf6\x02\n" +
+	"\x0eAuthentication\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x1a\n" +
+	"\boptional\x18\x02 \x01(\bR\boptional\x124\n" +
+	"\aissuers\x18\x03 \x03(\v2\x1a.sennit.snapshot.v1.IssuerR\aissuers\x129\n" +
+	"\asources\x18\x04 \x03(\v2\x1f.sennit.snapshot.v1.TokenSourceR\asources\x12\x16\n" +
+	"\x06remove\x18\x05 \x01(\bR\x06remove\x129\n" +
+	"\aheaders\x18\x06 \x03(\v2\x1f.sennit.snapshot.v1.ClaimHeaderR\aheaders\x12\x1d\n" +
+	"\n" +
+	"acr_values\x18\a \x03(\tR\tacrValues\x12\x1c\n" +
+	"\n" +
+	"max_age_ms\x18\b \x01(\x04R\bmaxAgeMs\x12/\n" +
+	"\x05login\x18\t \x01(\v2\x19.sennit.snapshot.v1.LoginR\x05login\"\xc1\x02\n" +
+	"\x05Login\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x1b\n" +
+	"\tclient_id\x18\x02 \x01(\tR\bclientId\x12\x16\n" +
+	"\x06scopes\x18\x03 \x03(\tR\x06scopes\x12#\n" +
+	"\rcallback_path\x18\x04 \x01(\tR\fcallbackPath\x12\x1f\n" +
+	"\vlogout_path\x18\x05 \x01(\tR\n" +
+	"logoutPath\x12\x16\n" +
+	"\x06cookie\x18\x06 \x01(\tR\x06cookie\x12\x1d\n" +
+	"\n" +
+	"session_ms\x18\a \x01(\x04R\tsessionMs\x12\x18\n" +
+	"\aforward\x18\b \x01(\bR\aforward\x12\x1b\n" +
+	"\tca_bundle\x18\t \x01(\tR\bcaBundle\x127\n" +
+	"\asecrets\x18\n" +
+	" \x03(\v2\x1d.sennit.snapshot.v1.SealedKeyR\asecrets\"T\n" +
+	"\fLoginSecrets\x12\x1f\n" +
+	"\vsession_key\x18\x01 \x01(\fR\n" +
+	"sessionKey\x12#\n" +
+	"\rclient_secret\x18\x02 \x01(\tR\fclientSecret\"\xa1\x01\n" +
+	"\x06Issuer\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12\x1c\n" +
+	"\taudiences\x18\x02 \x03(\tR\taudiences\x12\x1e\n" +
+	"\n" +
+	"algorithms\x18\x03 \x03(\tR\n" +
+	"algorithms\x12\x12\n" +
+	"\x04keys\x18\x04 \x01(\fR\x04keys\x12\x1b\n" +
+	"\tleeway_ms\x18\x05 \x01(\x04R\bleewayMs\x12\x10\n" +
+	"\x03url\x18\x06 \x01(\tR\x03url\"\x9e\x01\n" +
+	"\vTokenSource\x128\n" +
+	"\x04kind\x18\x01 \x01(\x0e2$.sennit.snapshot.v1.TokenSource.KindR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
+	"\x06prefix\x18\x03 \x01(\tR\x06prefix\")\n" +
+	"\x04Kind\x12\n" +
+	"\n" +
+	"\x06HEADER\x10\x00\x12\n" +
+	"\n" +
+	"\x06COOKIE\x10\x01\x12\t\n" +
+	"\x05QUERY\x10\x02\"7\n" +
+	"\vClaimHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05claim\x18\x02 \x03(\tR\x05claim\"r\n" +
+	"\vSecuredPort\x12\x16\n" +
+	"\x06called\x18\x01 \x01(\tR\x06called\x12\x18\n" +
+	"\atargets\x18\x02 \x03(\rR\atargets\x121\n" +
+	"\x03tls\x18\x03 \x01(\v2\x1f.sennit.snapshot.v1.OriginationR\x03tls\"\xa5\x01\n" +
+	"\vOrigination\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x1f\n" +
+	"\vserver_name\x18\x02 \x01(\tR\n" +
+	"serverName\x12\x14\n" +
+	"\x05roots\x18\x03 \x01(\fR\x05roots\x12\x1d\n" +
+	"\n" +
+	"host_roots\x18\x04 \x01(\bR\thostRoots\x12\x14\n" +
+	"\x05names\x18\x05 \x03(\tR\x05names\x12\x12\n" +
+	"\x04uris\x18\x06 \x03(\tR\x04uris\"T\n" +
 	"\rAuthorization\x12C\n" +
 	"\bpolicies\x18\x01 \x03(\v2'.sennit.snapshot.v1.AuthorizationPolicyR\bpolicies\"\x97\x01\n" +
 	"\x13AuthorizationPolicy\x12\x16\n" +
 	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x12\n" +
 	"\x04deny\x18\x02 \x01(\bR\x04deny\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12;\n" +
-	"\x05rules\x18\x04 \x03(\v2%.sennit.snapshot.v1.AuthorizationRuleR\x05rules\"\x8c\x01\n" +
+	"\x05rules\x18\x04 \x03(\v2%.sennit.snapshot.v1.AuthorizationRuleR\x05rules\"\xa1\x01\n" +
 	"\x11AuthorizationRule\x12;\n" +
 	"\x04from\x18\x01 \x03(\v2'.sennit.snapshot.v1.AuthorizationSourceR\x04from\x12:\n" +
-	"\x02to\x18\x02 \x03(\v2*.sennit.snapshot.v1.AuthorizationOperationR\x02to\"\x9b\x01\n" +
+	"\x02to\x18\x02 \x03(\v2*.sennit.snapshot.v1.AuthorizationOperationR\x02to\x12\x13\n" +
+	"\x04when\x18\xbe\x01 \x03(\tR\x04when\"\xc2\x02\n" +
 	"\x13AuthorizationSource\x12\x1a\n" +
 	"\bservices\x18\x01 \x03(\tR\bservices\x12\x1e\n" +
 	"\n" +
 	"namespaces\x18\x02 \x03(\tR\n" +
 	"namespaces\x12!\n" +
 	"\fnot_services\x18\x03 \x03(\tR\vnotServices\x12%\n" +
-	"\x0enot_namespaces\x18\x04 \x03(\tR\rnotNamespaces\"\xfb\x01\n" +
+	"\x0enot_namespaces\x18\x04 \x03(\tR\rnotNamespaces\x12$\n" +
+	"\rtrust_domains\x18\xbe\x01 \x03(\tR\ftrustDomains\x12+\n" +
+	"\x11not_trust_domains\x18\xbf\x01 \x03(\tR\x0fnotTrustDomains\x12\x15\n" +
+	"\x05nodes\x18\xc0\x01 \x03(\tR\x05nodes\x12\x1c\n" +
+	"\tnot_nodes\x18\xc1\x01 \x03(\tR\bnotNodes\x12\x1d\n" +
+	"\tplaintext\x18\xc2\x01 \x01(\bR\tplaintext\"\xbf\x03\n" +
 	"\x16AuthorizationOperation\x12\x18\n" +
 	"\amethods\x18\x01 \x03(\tR\amethods\x12\x1f\n" +
 	"\vnot_methods\x18\x02 \x03(\tR\n" +
@@ -4584,7 +5951,23 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x05paths\x18\x03 \x03(\v2\x1f.sennit.snapshot.v1.StringMatchR\x05paths\x12<\n" +
 	"\tnot_paths\x18\x04 \x03(\v2\x1f.sennit.snapshot.v1.StringMatchR\bnotPaths\x12\x14\n" +
 	"\x05ports\x18\x05 \x03(\rR\x05ports\x12\x1b\n" +
-	"\tnot_ports\x18\x06 \x03(\rR\bnotPorts\"\xe8\x01\n" +
+	"\tnot_ports\x18\x06 \x03(\rR\bnotPorts\x12B\n" +
+	"\aheaders\x18\xbe\x01 \x03(\v2'.sennit.snapshot.v1.AuthorizationHeaderR\aheaders\x12I\n" +
+	"\vnot_headers\x18\xbf\x01 \x03(\v2'.sennit.snapshot.v1.AuthorizationHeaderR\n" +
+	"notHeaders\x12\x15\n" +
+	"\x05hosts\x18\xc0\x01 \x03(\tR\x05hosts\x12\x1c\n" +
+	"\tnot_hosts\x18\xc1\x01 \x03(\tR\bnotHosts\"\xb9\x01\n" +
+	"\x13AuthorizationHeader\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12@\n" +
+	"\x04kind\x18\x02 \x01(\x0e2,.sennit.snapshot.v1.AuthorizationHeader.KindR\x04kind\x12\x14\n" +
+	"\x05value\x18\x03 \x01(\tR\x05value\"6\n" +
+	"\x04Kind\x12\t\n" +
+	"\x05EXACT\x10\x00\x12\n" +
+	"\n" +
+	"\x06PREFIX\x10\x01\x12\n" +
+	"\n" +
+	"\x06SUFFIX\x10\x02\x12\v\n" +
+	"\aPRESENT\x10\x03\"\xab\x02\n" +
 	"\aOutside\x12\x12\n" +
 	"\x04host\x18\x01 \x01(\tR\x04host\x12\x12\n" +
 	"\x04port\x18\x02 \x01(\rR\x04port\x128\n" +
@@ -4593,18 +5976,20 @@ const file_snapshot_proto_rawDesc = "" +
 	"\vserver_name\x18\x05 \x01(\tR\n" +
 	"serverName\x12\x1b\n" +
 	"\tca_bundle\x18\x06 \x01(\tR\bcaBundle\x12+\n" +
-	"\x11allowed_addresses\x18\a \x03(\tR\x10allowedAddresses\"\x8b\x01\n" +
+	"\x11allowed_addresses\x18\a \x03(\tR\x10allowedAddresses\x12A\n" +
+	"\vorigination\x18G \x01(\v2\x1f.sennit.snapshot.v1.OriginationR\vorigination\"\x8b\x01\n" +
 	"\vInboundPort\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\rR\x06number\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
 	"\x06target\x18\x03 \x01(\rR\x06target\x128\n" +
-	"\bprotocol\x18\x04 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\"\xae\x02\n" +
+	"\bprotocol\x18\x04 \x01(\x0e2\x1c.sennit.snapshot.v1.ProtocolR\bprotocol\"\xfd\x02\n" +
 	"\aIngress\x12A\n" +
 	"\tlisteners\x18\x01 \x03(\v2#.sennit.snapshot.v1.IngressListenerR\tlisteners\x12.\n" +
 	"\x05rules\x18\x02 \x03(\v2\x18.sennit.snapshot.v1.RuleR\x05rules\x121\n" +
 	"\x06limits\x18\x03 \x03(\v2\x19.sennit.snapshot.v1.LimitR\x06limits\x121\n" +
 	"\x06faults\x18n \x03(\v2\x19.sennit.snapshot.v1.FaultR\x06faults\x12J\n" +
-	"\fcertificates\x18F \x03(\v2&.sennit.snapshot.v1.IngressCertificateR\fcertificates\"]\n" +
+	"\fcertificates\x18F \x03(\v2&.sennit.snapshot.v1.IngressCertificateR\fcertificates\x12M\n" +
+	"\x0fauthentications\x18\xb4\x01 \x03(\v2\".sennit.snapshot.v1.AuthenticationR\x0fauthentications\"]\n" +
 	"\x12IngressCertificate\x12\x14\n" +
 	"\x05chain\x18\x01 \x01(\fR\x05chain\x121\n" +
 	"\x04keys\x18\x02 \x03(\v2\x1d.sennit.snapshot.v1.SealedKeyR\x04keys\"A\n" +
@@ -4651,7 +6036,18 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06target\x18\x02 \x01(\rR\x06target\"(\n" +
 	"\n" +
 	"NodeConfig\x12\x1a\n" +
-	"\bservices\x18\x01 \x03(\tR\bservices\"\x99\x01\n" +
+	"\bservices\x18\x01 \x03(\tR\bservices\"~\n" +
+	"\x06Bundle\x126\n" +
+	"\bjwt_keys\x18\xaa\x01 \x03(\v2\x1a.sennit.snapshot.v1.JWTKeyR\ajwtKeys\x12<\n" +
+	"\aforeign\x18\xab\x01 \x03(\v2!.sennit.snapshot.v1.ForeignBundleR\aforeign\"9\n" +
+	"\x06JWTKey\x12\x0f\n" +
+	"\x02id\x18\xaa\x01 \x01(\tR\x02id\x12\x1e\n" +
+	"\n" +
+	"public_key\x18\xab\x01 \x01(\fR\tpublicKey\"\x82\x01\n" +
+	"\rForeignBundle\x12\"\n" +
+	"\ftrust_domain\x18\xaa\x01 \x01(\tR\vtrustDomain\x12\x15\n" +
+	"\x05roots\x18\xab\x01 \x03(\fR\x05roots\x126\n" +
+	"\bjwt_keys\x18\xac\x01 \x03(\v2\x1a.sennit.snapshot.v1.JWTKeyR\ajwtKeys\"\x99\x01\n" +
 	"\x04Beat\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x17\n" +
 	"\aunix_ms\x18\x02 \x01(\x03R\x06unixMs\x122\n" +
@@ -4661,11 +6057,29 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x06Stored\x12\x18\n" +
 	"\asubject\x18\x01 \x01(\tR\asubject\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x04R\brevision\"X\n" +
+	"\brevision\x18\x03 \x01(\x04R\brevision\"\xf0\x01\n" +
 	"\fSignedRoster\x12\x16\n" +
 	"\x06roster\x18\x01 \x01(\fR\x06roster\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x12\n" +
-	"\x04root\x18\x03 \x01(\fR\x04root\"\xf2\x01\n" +
+	"\x04root\x18\x03 \x01(\fR\x04root\x12A\n" +
+	"\vsuccessions\x18\x96\x01 \x03(\v2\x1e.sennit.snapshot.v1.SuccessionR\vsuccessions\x12\x1f\n" +
+	"\n" +
+	"delegation\x18\x97\x01 \x01(\fR\n" +
+	"delegation\x122\n" +
+	"\x14delegation_signature\x18\x98\x01 \x01(\fR\x13delegationSignature\"R\n" +
+	"\n" +
+	"Succession\x12\x12\n" +
+	"\x04root\x18\x01 \x01(\fR\x04root\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\fR\x04next\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"\xa7\x01\n" +
+	"\n" +
+	"Delegation\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x03 \x01(\fR\tpublicKey\x12\x14\n" +
+	"\x05roots\x18\x04 \x03(\fR\x05roots\x122\n" +
+	"\x04keys\x18\x05 \x03(\v2\x1e.sennit.snapshot.v1.SigningKeyR\x04keys\"\xee\x02\n" +
 	"\x06Roster\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -4673,15 +6087,21 @@ const file_snapshot_proto_rawDesc = "" +
 	"\x04keys\x18\x04 \x03(\v2\x1e.sennit.snapshot.v1.SigningKeyR\x04keys\x12\x14\n" +
 	"\x05roots\x18\x05 \x03(\fR\x05roots\x12'\n" +
 	"\x0frevoked_serials\x18\x06 \x03(\tR\x0erevokedSerials\x12-\n" +
-	"\x12revoked_identities\x18\a \x03(\tR\x11revokedIdentities\"6\n" +
+	"\x12revoked_identities\x18\a \x03(\tR\x11revokedIdentities\x120\n" +
+	"\x14renew_before_unix_ms\x18\x96\x01 \x01(\x03R\x11renewBeforeUnixMs\x12'\n" +
+	"\x0frenew_spread_ms\x18\x97\x01 \x01(\x03R\rrenewSpreadMs\x12\x1f\n" +
+	"\n" +
+	"delegation\x18\x98\x01 \x01(\x04R\n" +
+	"delegation\"6\n" +
 	"\n" +
 	"SigningKey\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\aed25519\x18\x02 \x01(\fR\aed25519*C\n" +
+	"\aed25519\x18\x02 \x01(\fR\aed25519*V\n" +
 	"\bProtocol\x12\x10\n" +
 	"\fPROTOCOL_TCP\x10\x00\x12\x11\n" +
 	"\rPROTOCOL_HTTP\x10\x01\x12\x12\n" +
-	"\x0ePROTOCOL_HTTP2\x10\x02*>\n" +
+	"\x0ePROTOCOL_HTTP2\x10\x02\x12\x11\n" +
+	"\fPROTOCOL_UDP\x10\x8c\x01*>\n" +
 	"\aCarrier\x12\x10\n" +
 	"\fCARRIER_AUTO\x10\x00\x12\x10\n" +
 	"\fCARRIER_QUIC\x10\x01\x12\x0f\n" +
@@ -4710,8 +6130,8 @@ func file_snapshot_proto_rawDescGZIP() []byte {
 	return file_snapshot_proto_rawDescData
 }
 
-var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
-var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_snapshot_proto_enumTypes = make([]protoimpl.EnumInfo, 9)
+var file_snapshot_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_snapshot_proto_goTypes = []any{
 	(Protocol)(0),                  // 0: sennit.snapshot.v1.Protocol
 	(Carrier)(0),                   // 1: sennit.snapshot.v1.Carrier
@@ -4720,137 +6140,172 @@ var file_snapshot_proto_goTypes = []any{
 	(Retry_Condition)(0),           // 4: sennit.snapshot.v1.Retry.Condition
 	(StringMatch_Kind)(0),          // 5: sennit.snapshot.v1.StringMatch.Kind
 	(HashKey_Type)(0),              // 6: sennit.snapshot.v1.HashKey.Type
-	(*Message)(nil),                // 7: sennit.snapshot.v1.Message
-	(*Envelope)(nil),               // 8: sennit.snapshot.v1.Envelope
-	(*BuiltFrom)(nil),              // 9: sennit.snapshot.v1.BuiltFrom
-	(*Canary)(nil),                 // 10: sennit.snapshot.v1.Canary
-	(*Outbound)(nil),               // 11: sennit.snapshot.v1.Outbound
-	(*Limit)(nil),                  // 12: sennit.snapshot.v1.Limit
-	(*Fault)(nil),                  // 13: sennit.snapshot.v1.Fault
-	(*OutboundPort)(nil),           // 14: sennit.snapshot.v1.OutboundPort
-	(*Rule)(nil),                   // 15: sennit.snapshot.v1.Rule
-	(*Session)(nil),                // 16: sennit.snapshot.v1.Session
-	(*Retry)(nil),                  // 17: sennit.snapshot.v1.Retry
-	(*Filters)(nil),                // 18: sennit.snapshot.v1.Filters
-	(*Mirror)(nil),                 // 19: sennit.snapshot.v1.Mirror
-	(*Cors)(nil),                   // 20: sennit.snapshot.v1.Cors
-	(*FieldChanges)(nil),           // 21: sennit.snapshot.v1.FieldChanges
-	(*Field)(nil),                  // 22: sennit.snapshot.v1.Field
-	(*PathChange)(nil),             // 23: sennit.snapshot.v1.PathChange
-	(*Redirect)(nil),               // 24: sennit.snapshot.v1.Redirect
-	(*Match)(nil),                  // 25: sennit.snapshot.v1.Match
-	(*StringMatch)(nil),            // 26: sennit.snapshot.v1.StringMatch
-	(*FieldMatch)(nil),             // 27: sennit.snapshot.v1.FieldMatch
-	(*Backend)(nil),                // 28: sennit.snapshot.v1.Backend
-	(*Resilience)(nil),             // 29: sennit.snapshot.v1.Resilience
-	(*AdaptiveConcurrency)(nil),    // 30: sennit.snapshot.v1.AdaptiveConcurrency
-	(*RetryBudget)(nil),            // 31: sennit.snapshot.v1.RetryBudget
-	(*CircuitBreaker)(nil),         // 32: sennit.snapshot.v1.CircuitBreaker
-	(*Outliers)(nil),               // 33: sennit.snapshot.v1.Outliers
-	(*HashKey)(nil),                // 34: sennit.snapshot.v1.HashKey
-	(*Inbound)(nil),                // 35: sennit.snapshot.v1.Inbound
-	(*Authorization)(nil),          // 36: sennit.snapshot.v1.Authorization
-	(*AuthorizationPolicy)(nil),    // 37: sennit.snapshot.v1.AuthorizationPolicy
-	(*AuthorizationRule)(nil),      // 38: sennit.snapshot.v1.AuthorizationRule
-	(*AuthorizationSource)(nil),    // 39: sennit.snapshot.v1.AuthorizationSource
-	(*AuthorizationOperation)(nil), // 40: sennit.snapshot.v1.AuthorizationOperation
-	(*Outside)(nil),                // 41: sennit.snapshot.v1.Outside
-	(*InboundPort)(nil),            // 42: sennit.snapshot.v1.InboundPort
-	(*Ingress)(nil),                // 43: sennit.snapshot.v1.Ingress
-	(*IngressCertificate)(nil),     // 44: sennit.snapshot.v1.IngressCertificate
-	(*SealedKey)(nil),              // 45: sennit.snapshot.v1.SealedKey
-	(*IngressTLS)(nil),             // 46: sennit.snapshot.v1.IngressTLS
-	(*IngressClients)(nil),         // 47: sennit.snapshot.v1.IngressClients
-	(*IngressListener)(nil),        // 48: sennit.snapshot.v1.IngressListener
-	(*IngressHost)(nil),            // 49: sennit.snapshot.v1.IngressHost
-	(*Endpoints)(nil),              // 50: sennit.snapshot.v1.Endpoints
-	(*Endpoint)(nil),               // 51: sennit.snapshot.v1.Endpoint
-	(*EndpointPort)(nil),           // 52: sennit.snapshot.v1.EndpointPort
-	(*NodeConfig)(nil),             // 53: sennit.snapshot.v1.NodeConfig
-	(*Beat)(nil),                   // 54: sennit.snapshot.v1.Beat
-	(*Stored)(nil),                 // 55: sennit.snapshot.v1.Stored
-	(*SignedRoster)(nil),           // 56: sennit.snapshot.v1.SignedRoster
-	(*Roster)(nil),                 // 57: sennit.snapshot.v1.Roster
-	(*SigningKey)(nil),             // 58: sennit.snapshot.v1.SigningKey
-	(*Outliers_SuccessRate)(nil),   // 59: sennit.snapshot.v1.Outliers.SuccessRate
-	(*Outliers_Latency)(nil),       // 60: sennit.snapshot.v1.Outliers.Latency
-	nil,                            // 61: sennit.snapshot.v1.Endpoint.LabelsEntry
+	(TokenSource_Kind)(0),          // 7: sennit.snapshot.v1.TokenSource.Kind
+	(AuthorizationHeader_Kind)(0),  // 8: sennit.snapshot.v1.AuthorizationHeader.Kind
+	(*Message)(nil),                // 9: sennit.snapshot.v1.Message
+	(*Envelope)(nil),               // 10: sennit.snapshot.v1.Envelope
+	(*BuiltFrom)(nil),              // 11: sennit.snapshot.v1.BuiltFrom
+	(*Canary)(nil),                 // 12: sennit.snapshot.v1.Canary
+	(*Outbound)(nil),               // 13: sennit.snapshot.v1.Outbound
+	(*Limit)(nil),                  // 14: sennit.snapshot.v1.Limit
+	(*Fault)(nil),                  // 15: sennit.snapshot.v1.Fault
+	(*OutboundPort)(nil),           // 16: sennit.snapshot.v1.OutboundPort
+	(*Rule)(nil),                   // 17: sennit.snapshot.v1.Rule
+	(*Session)(nil),                // 18: sennit.snapshot.v1.Session
+	(*Retry)(nil),                  // 19: sennit.snapshot.v1.Retry
+	(*Filters)(nil),                // 20: sennit.snapshot.v1.Filters
+	(*Mirror)(nil),                 // 21: sennit.snapshot.v1.Mirror
+	(*Cors)(nil),                   // 22: sennit.snapshot.v1.Cors
+	(*FieldChanges)(nil),           // 23: sennit.snapshot.v1.FieldChanges
+	(*Field)(nil),                  // 24: sennit.snapshot.v1.Field
+	(*PathChange)(nil),             // 25: sennit.snapshot.v1.PathChange
+	(*Redirect)(nil),               // 26: sennit.snapshot.v1.Redirect
+	(*Match)(nil),                  // 27: sennit.snapshot.v1.Match
+	(*StringMatch)(nil),            // 28: sennit.snapshot.v1.StringMatch
+	(*FieldMatch)(nil),             // 29: sennit.snapshot.v1.FieldMatch
+	(*Backend)(nil),                // 30: sennit.snapshot.v1.Backend
+	(*Resilience)(nil),             // 31: sennit.snapshot.v1.Resilience
+	(*AdaptiveConcurrency)(nil),    // 32: sennit.snapshot.v1.AdaptiveConcurrency
+	(*RetryBudget)(nil),            // 33: sennit.snapshot.v1.RetryBudget
+	(*CircuitBreaker)(nil),         // 34: sennit.snapshot.v1.CircuitBreaker
+	(*Outliers)(nil),               // 35: sennit.snapshot.v1.Outliers
+	(*HashKey)(nil),                // 36: sennit.snapshot.v1.HashKey
+	(*Inbound)(nil),                // 37: sennit.snapshot.v1.Inbound
+	(*Authentication)(nil),         // 38: sennit.snapshot.v1.Authentication
+	(*Login)(nil),                  // 39: sennit.snapshot.v1.Login
+	(*LoginSecrets)(nil),           // 40: sennit.snapshot.v1.LoginSecrets
+	(*Issuer)(nil),                 // 41: sennit.snapshot.v1.Issuer
+	(*TokenSource)(nil),            // 42: sennit.snapshot.v1.TokenSource
+	(*ClaimHeader)(nil),            // 43: sennit.snapshot.v1.ClaimHeader
+	(*SecuredPort)(nil),            // 44: sennit.snapshot.v1.SecuredPort
+	(*Origination)(nil),            // 45: sennit.snapshot.v1.Origination
+	(*Authorization)(nil),          // 46: sennit.snapshot.v1.Authorization
+	(*AuthorizationPolicy)(nil),    // 47: sennit.snapshot.v1.AuthorizationPolicy
+	(*AuthorizationRule)(nil),      // 48: sennit.snapshot.v1.AuthorizationRule
+	(*AuthorizationSource)(nil),    // 49: sennit.snapshot.v1.AuthorizationSource
+	(*AuthorizationOperation)(nil), // 50: sennit.snapshot.v1.AuthorizationOperation
+	(*AuthorizationHeader)(nil),    // 51: sennit.snapshot.v1.AuthorizationHeader
+	(*Outside)(nil),                // 52: sennit.snapshot.v1.Outside
+	(*InboundPort)(nil),            // 53: sennit.snapshot.v1.InboundPort
+	(*Ingress)(nil),                // 54: sennit.snapshot.v1.Ingress
+	(*IngressCertificate)(nil),     // 55: sennit.snapshot.v1.IngressCertificate
+	(*SealedKey)(nil),              // 56: sennit.snapshot.v1.SealedKey
+	(*IngressTLS)(nil),             // 57: sennit.snapshot.v1.IngressTLS
+	(*IngressClients)(nil),         // 58: sennit.snapshot.v1.IngressClients
+	(*IngressListener)(nil),        // 59: sennit.snapshot.v1.IngressListener
+	(*IngressHost)(nil),            // 60: sennit.snapshot.v1.IngressHost
+	(*Endpoints)(nil),              // 61: sennit.snapshot.v1.Endpoints
+	(*Endpoint)(nil),               // 62: sennit.snapshot.v1.Endpoint
+	(*EndpointPort)(nil),           // 63: sennit.snapshot.v1.EndpointPort
+	(*NodeConfig)(nil),             // 64: sennit.snapshot.v1.NodeConfig
+	(*Bundle)(nil),                 // 65: sennit.snapshot.v1.Bundle
+	(*JWTKey)(nil),                 // 66: sennit.snapshot.v1.JWTKey
+	(*ForeignBundle)(nil),          // 67: sennit.snapshot.v1.ForeignBundle
+	(*Beat)(nil),                   // 68: sennit.snapshot.v1.Beat
+	(*Stored)(nil),                 // 69: sennit.snapshot.v1.Stored
+	(*SignedRoster)(nil),           // 70: sennit.snapshot.v1.SignedRoster
+	(*Succession)(nil),             // 71: sennit.snapshot.v1.Succession
+	(*Delegation)(nil),             // 72: sennit.snapshot.v1.Delegation
+	(*Roster)(nil),                 // 73: sennit.snapshot.v1.Roster
+	(*SigningKey)(nil),             // 74: sennit.snapshot.v1.SigningKey
+	(*Outliers_SuccessRate)(nil),   // 75: sennit.snapshot.v1.Outliers.SuccessRate
+	(*Outliers_Latency)(nil),       // 76: sennit.snapshot.v1.Outliers.Latency
+	nil,                            // 77: sennit.snapshot.v1.Endpoint.LabelsEntry
 }
 var file_snapshot_proto_depIdxs = []int32{
-	9,  // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
-	10, // 1: sennit.snapshot.v1.Envelope.canary:type_name -> sennit.snapshot.v1.Canary
-	14, // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
-	12, // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
-	13, // 4: sennit.snapshot.v1.Outbound.faults:type_name -> sennit.snapshot.v1.Fault
-	25, // 5: sennit.snapshot.v1.Fault.matches:type_name -> sennit.snapshot.v1.Match
+	11, // 0: sennit.snapshot.v1.Envelope.built_from:type_name -> sennit.snapshot.v1.BuiltFrom
+	12, // 1: sennit.snapshot.v1.Envelope.canary:type_name -> sennit.snapshot.v1.Canary
+	16, // 2: sennit.snapshot.v1.Outbound.ports:type_name -> sennit.snapshot.v1.OutboundPort
+	14, // 3: sennit.snapshot.v1.Outbound.limits:type_name -> sennit.snapshot.v1.Limit
+	15, // 4: sennit.snapshot.v1.Outbound.faults:type_name -> sennit.snapshot.v1.Fault
+	27, // 5: sennit.snapshot.v1.Fault.matches:type_name -> sennit.snapshot.v1.Match
 	0,  // 6: sennit.snapshot.v1.OutboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	15, // 7: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
-	25, // 8: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
-	28, // 9: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
-	18, // 10: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
-	17, // 11: sennit.snapshot.v1.Rule.retry:type_name -> sennit.snapshot.v1.Retry
-	16, // 12: sennit.snapshot.v1.Rule.session:type_name -> sennit.snapshot.v1.Session
+	17, // 7: sennit.snapshot.v1.OutboundPort.rules:type_name -> sennit.snapshot.v1.Rule
+	27, // 8: sennit.snapshot.v1.Rule.match:type_name -> sennit.snapshot.v1.Match
+	30, // 9: sennit.snapshot.v1.Rule.backends:type_name -> sennit.snapshot.v1.Backend
+	20, // 10: sennit.snapshot.v1.Rule.filters:type_name -> sennit.snapshot.v1.Filters
+	19, // 11: sennit.snapshot.v1.Rule.retry:type_name -> sennit.snapshot.v1.Retry
+	18, // 12: sennit.snapshot.v1.Rule.session:type_name -> sennit.snapshot.v1.Session
 	4,  // 13: sennit.snapshot.v1.Retry.on:type_name -> sennit.snapshot.v1.Retry.Condition
-	21, // 14: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
-	21, // 15: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
-	23, // 16: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
-	24, // 17: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
-	20, // 18: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
-	19, // 19: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
-	28, // 20: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
-	22, // 21: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
-	22, // 22: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
-	23, // 23: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
-	26, // 24: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
-	27, // 25: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
-	27, // 26: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
+	23, // 14: sennit.snapshot.v1.Filters.request:type_name -> sennit.snapshot.v1.FieldChanges
+	23, // 15: sennit.snapshot.v1.Filters.response:type_name -> sennit.snapshot.v1.FieldChanges
+	25, // 16: sennit.snapshot.v1.Filters.path:type_name -> sennit.snapshot.v1.PathChange
+	26, // 17: sennit.snapshot.v1.Filters.redirect:type_name -> sennit.snapshot.v1.Redirect
+	22, // 18: sennit.snapshot.v1.Filters.cors:type_name -> sennit.snapshot.v1.Cors
+	21, // 19: sennit.snapshot.v1.Filters.mirrors:type_name -> sennit.snapshot.v1.Mirror
+	30, // 20: sennit.snapshot.v1.Mirror.backend:type_name -> sennit.snapshot.v1.Backend
+	24, // 21: sennit.snapshot.v1.FieldChanges.set:type_name -> sennit.snapshot.v1.Field
+	24, // 22: sennit.snapshot.v1.FieldChanges.add:type_name -> sennit.snapshot.v1.Field
+	25, // 23: sennit.snapshot.v1.Redirect.path:type_name -> sennit.snapshot.v1.PathChange
+	28, // 24: sennit.snapshot.v1.Match.path:type_name -> sennit.snapshot.v1.StringMatch
+	29, // 25: sennit.snapshot.v1.Match.headers:type_name -> sennit.snapshot.v1.FieldMatch
+	29, // 26: sennit.snapshot.v1.Match.query:type_name -> sennit.snapshot.v1.FieldMatch
 	5,  // 27: sennit.snapshot.v1.StringMatch.kind:type_name -> sennit.snapshot.v1.StringMatch.Kind
-	26, // 28: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
+	28, // 28: sennit.snapshot.v1.FieldMatch.value:type_name -> sennit.snapshot.v1.StringMatch
 	2,  // 29: sennit.snapshot.v1.Backend.balance:type_name -> sennit.snapshot.v1.Balance
 	1,  // 30: sennit.snapshot.v1.Backend.carrier:type_name -> sennit.snapshot.v1.Carrier
-	18, // 31: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
-	29, // 32: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
-	34, // 33: sennit.snapshot.v1.Backend.hash_keys:type_name -> sennit.snapshot.v1.HashKey
+	20, // 31: sennit.snapshot.v1.Backend.filters:type_name -> sennit.snapshot.v1.Filters
+	31, // 32: sennit.snapshot.v1.Backend.resilience:type_name -> sennit.snapshot.v1.Resilience
+	36, // 33: sennit.snapshot.v1.Backend.hash_keys:type_name -> sennit.snapshot.v1.HashKey
 	3,  // 34: sennit.snapshot.v1.Backend.locality:type_name -> sennit.snapshot.v1.Locality
-	33, // 35: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
-	32, // 36: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
-	17, // 37: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
-	31, // 38: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
-	30, // 39: sennit.snapshot.v1.Resilience.adaptive_concurrency:type_name -> sennit.snapshot.v1.AdaptiveConcurrency
-	59, // 40: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
-	60, // 41: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
+	35, // 35: sennit.snapshot.v1.Resilience.outliers:type_name -> sennit.snapshot.v1.Outliers
+	34, // 36: sennit.snapshot.v1.Resilience.circuit_breaker:type_name -> sennit.snapshot.v1.CircuitBreaker
+	19, // 37: sennit.snapshot.v1.Resilience.retry:type_name -> sennit.snapshot.v1.Retry
+	33, // 38: sennit.snapshot.v1.Resilience.retry_budget:type_name -> sennit.snapshot.v1.RetryBudget
+	32, // 39: sennit.snapshot.v1.Resilience.adaptive_concurrency:type_name -> sennit.snapshot.v1.AdaptiveConcurrency
+	75, // 40: sennit.snapshot.v1.Outliers.success_rate:type_name -> sennit.snapshot.v1.Outliers.SuccessRate
+	76, // 41: sennit.snapshot.v1.Outliers.latency:type_name -> sennit.snapshot.v1.Outliers.Latency
 	6,  // 42: sennit.snapshot.v1.HashKey.type:type_name -> sennit.snapshot.v1.HashKey.Type
-	42, // 43: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
-	43, // 44: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
-	41, // 45: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
-	36, // 46: sennit.snapshot.v1.Inbound.authorization:type_name -> sennit.snapshot.v1.Authorization
-	37, // 47: sennit.snapshot.v1.Authorization.policies:type_name -> sennit.snapshot.v1.AuthorizationPolicy
-	38, // 48: sennit.snapshot.v1.AuthorizationPolicy.rules:type_name -> sennit.snapshot.v1.AuthorizationRule
-	39, // 49: sennit.snapshot.v1.AuthorizationRule.from:type_name -> sennit.snapshot.v1.AuthorizationSource
-	40, // 50: sennit.snapshot.v1.AuthorizationRule.to:type_name -> sennit.snapshot.v1.AuthorizationOperation
-	26, // 51: sennit.snapshot.v1.AuthorizationOperation.paths:type_name -> sennit.snapshot.v1.StringMatch
-	26, // 52: sennit.snapshot.v1.AuthorizationOperation.not_paths:type_name -> sennit.snapshot.v1.StringMatch
-	0,  // 53: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
-	0,  // 54: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
-	48, // 55: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
-	15, // 56: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
-	12, // 57: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
-	13, // 58: sennit.snapshot.v1.Ingress.faults:type_name -> sennit.snapshot.v1.Fault
-	44, // 59: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
-	45, // 60: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
-	47, // 61: sennit.snapshot.v1.IngressTLS.clients:type_name -> sennit.snapshot.v1.IngressClients
-	49, // 62: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
-	46, // 63: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
-	51, // 64: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
-	61, // 65: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
-	52, // 66: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
-	55, // 67: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
-	58, // 68: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
-	69, // [69:69] is the sub-list for method output_type
-	69, // [69:69] is the sub-list for method input_type
-	69, // [69:69] is the sub-list for extension type_name
-	69, // [69:69] is the sub-list for extension extendee
-	0,  // [0:69] is the sub-list for field type_name
+	53, // 43: sennit.snapshot.v1.Inbound.ports:type_name -> sennit.snapshot.v1.InboundPort
+	54, // 44: sennit.snapshot.v1.Inbound.ingress:type_name -> sennit.snapshot.v1.Ingress
+	52, // 45: sennit.snapshot.v1.Inbound.outside:type_name -> sennit.snapshot.v1.Outside
+	46, // 46: sennit.snapshot.v1.Inbound.authorization:type_name -> sennit.snapshot.v1.Authorization
+	38, // 47: sennit.snapshot.v1.Inbound.authentication:type_name -> sennit.snapshot.v1.Authentication
+	44, // 48: sennit.snapshot.v1.Inbound.secured:type_name -> sennit.snapshot.v1.SecuredPort
+	41, // 49: sennit.snapshot.v1.Authentication.issuers:type_name -> sennit.snapshot.v1.Issuer
+	42, // 50: sennit.snapshot.v1.Authentication.sources:type_name -> sennit.snapshot.v1.TokenSource
+	43, // 51: sennit.snapshot.v1.Authentication.headers:type_name -> sennit.snapshot.v1.ClaimHeader
+	39, // 52: sennit.snapshot.v1.Authentication.login:type_name -> sennit.snapshot.v1.Login
+	56, // 53: sennit.snapshot.v1.Login.secrets:type_name -> sennit.snapshot.v1.SealedKey
+	7,  // 54: sennit.snapshot.v1.TokenSource.kind:type_name -> sennit.snapshot.v1.TokenSource.Kind
+	45, // 55: sennit.snapshot.v1.SecuredPort.tls:type_name -> sennit.snapshot.v1.Origination
+	47, // 56: sennit.snapshot.v1.Authorization.policies:type_name -> sennit.snapshot.v1.AuthorizationPolicy
+	48, // 57: sennit.snapshot.v1.AuthorizationPolicy.rules:type_name -> sennit.snapshot.v1.AuthorizationRule
+	49, // 58: sennit.snapshot.v1.AuthorizationRule.from:type_name -> sennit.snapshot.v1.AuthorizationSource
+	50, // 59: sennit.snapshot.v1.AuthorizationRule.to:type_name -> sennit.snapshot.v1.AuthorizationOperation
+	28, // 60: sennit.snapshot.v1.AuthorizationOperation.paths:type_name -> sennit.snapshot.v1.StringMatch
+	28, // 61: sennit.snapshot.v1.AuthorizationOperation.not_paths:type_name -> sennit.snapshot.v1.StringMatch
+	51, // 62: sennit.snapshot.v1.AuthorizationOperation.headers:type_name -> sennit.snapshot.v1.AuthorizationHeader
+	51, // 63: sennit.snapshot.v1.AuthorizationOperation.not_headers:type_name -> sennit.snapshot.v1.AuthorizationHeader
+	8,  // 64: sennit.snapshot.v1.AuthorizationHeader.kind:type_name -> sennit.snapshot.v1.AuthorizationHeader.Kind
+	0,  // 65: sennit.snapshot.v1.Outside.protocol:type_name -> sennit.snapshot.v1.Protocol
+	45, // 66: sennit.snapshot.v1.Outside.origination:type_name -> sennit.snapshot.v1.Origination
+	0,  // 67: sennit.snapshot.v1.InboundPort.protocol:type_name -> sennit.snapshot.v1.Protocol
+	59, // 68: sennit.snapshot.v1.Ingress.listeners:type_name -> sennit.snapshot.v1.IngressListener
+	17, // 69: sennit.snapshot.v1.Ingress.rules:type_name -> sennit.snapshot.v1.Rule
+	14, // 70: sennit.snapshot.v1.Ingress.limits:type_name -> sennit.snapshot.v1.Limit
+	15, // 71: sennit.snapshot.v1.Ingress.faults:type_name -> sennit.snapshot.v1.Fault
+	55, // 72: sennit.snapshot.v1.Ingress.certificates:type_name -> sennit.snapshot.v1.IngressCertificate
+	38, // 73: sennit.snapshot.v1.Ingress.authentications:type_name -> sennit.snapshot.v1.Authentication
+	56, // 74: sennit.snapshot.v1.IngressCertificate.keys:type_name -> sennit.snapshot.v1.SealedKey
+	58, // 75: sennit.snapshot.v1.IngressTLS.clients:type_name -> sennit.snapshot.v1.IngressClients
+	60, // 76: sennit.snapshot.v1.IngressListener.hosts:type_name -> sennit.snapshot.v1.IngressHost
+	57, // 77: sennit.snapshot.v1.IngressListener.tls:type_name -> sennit.snapshot.v1.IngressTLS
+	62, // 78: sennit.snapshot.v1.Endpoints.endpoints:type_name -> sennit.snapshot.v1.Endpoint
+	77, // 79: sennit.snapshot.v1.Endpoint.labels:type_name -> sennit.snapshot.v1.Endpoint.LabelsEntry
+	63, // 80: sennit.snapshot.v1.Endpoint.ports:type_name -> sennit.snapshot.v1.EndpointPort
+	66, // 81: sennit.snapshot.v1.Bundle.jwt_keys:type_name -> sennit.snapshot.v1.JWTKey
+	67, // 82: sennit.snapshot.v1.Bundle.foreign:type_name -> sennit.snapshot.v1.ForeignBundle
+	66, // 83: sennit.snapshot.v1.ForeignBundle.jwt_keys:type_name -> sennit.snapshot.v1.JWTKey
+	69, // 84: sennit.snapshot.v1.Beat.stored:type_name -> sennit.snapshot.v1.Stored
+	71, // 85: sennit.snapshot.v1.SignedRoster.successions:type_name -> sennit.snapshot.v1.Succession
+	74, // 86: sennit.snapshot.v1.Delegation.keys:type_name -> sennit.snapshot.v1.SigningKey
+	74, // 87: sennit.snapshot.v1.Roster.keys:type_name -> sennit.snapshot.v1.SigningKey
+	88, // [88:88] is the sub-list for method output_type
+	88, // [88:88] is the sub-list for method input_type
+	88, // [88:88] is the sub-list for extension type_name
+	88, // [88:88] is the sub-list for extension extendee
+	0,  // [0:88] is the sub-list for field type_name
 }
 
 func init() { file_snapshot_proto_init() }
@@ -4863,8 +6318,8 @@ func file_snapshot_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_snapshot_proto_rawDesc), len(file_snapshot_proto_rawDesc)),
-			NumEnums:      7,
-			NumMessages:   55,
+			NumEnums:      9,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

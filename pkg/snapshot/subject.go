@@ -13,6 +13,9 @@ const (
 	LivePrefix    = "sennit.live."   // the same, republished by the server once stored
 	BeatSubject   = ConfigPrefix + "beat"
 	RosterSubject = ConfigPrefix + "roster"
+	BundleSubject = ConfigPrefix + "bundle"
+	// RevokedSubject holds Revocations.
+	RevokedSubject = ConfigPrefix + "revoked"
 
 	// AllCallers is the last token of an Outbound that is the same for callers of every namespace.
 	AllCallers = "_"

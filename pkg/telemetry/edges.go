@@ -35,7 +35,7 @@ func (s *Sample) Failed() bool {
 	switch s.Outcome.Reason {
 	case exchange.Completed:
 		return s.Outcome.Status >= 500
-	case exchange.CallerGone, exchange.CallerNotAllowed, exchange.Denied, exchange.Malformed, exchange.TooLarge, exchange.FaultInjected:
+	case exchange.CallerGone, exchange.CallerNotAllowed, exchange.Denied, exchange.Unauthenticated, exchange.Malformed, exchange.TooLarge, exchange.FaultInjected:
 		return false
 	}
 	return true
@@ -47,10 +47,10 @@ var reasons = []exchange.Reason{
 	exchange.PeerLost, exchange.ServiceRefused, exchange.ServiceBroke, exchange.Timeout, exchange.CallerGone,
 	exchange.CallerNotAllowed, exchange.Malformed, exchange.TooLarge, exchange.Overloaded,
 	exchange.QuotaExceeded, exchange.QuotaUnavailable, exchange.ShuttingDown, exchange.InstanceNotServed,
-	exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed, exchange.CircuitOpen, exchange.FaultInjected, exchange.Denied, "other",
+	exchange.NameUnresolved, exchange.AddressRefused, exchange.TLSFailed, exchange.CircuitOpen, exchange.FaultInjected, exchange.Denied, exchange.Unauthenticated, "other",
 }
 
-const numReasons = 25
+const numReasons = 26
 
 var reasonIndex = func() map[exchange.Reason]int {
 	index := map[exchange.Reason]int{}

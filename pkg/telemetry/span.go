@@ -79,6 +79,7 @@ func (s *Span) append(b []byte) []byte {
 	if s.Sample.Outcome.Status > 0 {
 		b = intAttribute(b, "http.response.status_code", int64(s.Sample.Outcome.Status))
 	}
+	b = stringAttribute(b, "sennit.rule", s.Rule)
 	b = stringAttribute(b, "sennit.fault", s.Fault)
 	if s.Attempts > 1 {
 		b = intAttribute(b, "http.request.resend_count", int64(s.Attempts-1))

@@ -31,6 +31,8 @@ type EdgeReport struct {
 	Edges       []*EdgeSummary         `protobuf:"bytes,3,rep,name=edges,proto3" json:"edges,omitempty"` // those with any exchange
 	// Spans travel in reports of their own, without edges, since both can be large.
 	Spans         []*ServiceSpans `protobuf:"bytes,4,rep,name=spans,proto3" json:"spans,omitempty"`
+	Denials       []*DenialCount  `protobuf:"bytes,190,rep,name=denials,proto3" json:"denials,omitempty"`     // since the report before
+	Plaintext     []*DenialCount  `protobuf:"bytes,191,rep,name=plaintext,proto3" json:"plaintext,omitempty"` // connections of callers without an identity: taken (dry_run) or refused
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -93,6 +95,129 @@ func (x *EdgeReport) GetSpans() []*ServiceSpans {
 	return nil
 }
 
+func (x *EdgeReport) GetDenials() []*DenialCount {
+	if x != nil {
+		return x.Denials
+	}
+	return nil
+}
+
+func (x *EdgeReport) GetPlaintext() []*DenialCount {
+	if x != nil {
+		return x.Plaintext
+	}
+	return nil
+}
+
+// DenialCount is what AuthorizationPolicies refused alike, or would.
+type DenialCount struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,190,opt,name=service,proto3" json:"service,omitempty"`              // "<ns>/<name>": that runs on the node
+	Caller        string                 `protobuf:"bytes,191,opt,name=caller,proto3" json:"caller,omitempty"`                // the same
+	Node          string                 `protobuf:"bytes,192,opt,name=node,proto3" json:"node,omitempty"`                    // of the caller; empty: not known
+	Method        string                 `protobuf:"bytes,193,opt,name=method,proto3" json:"method,omitempty"`                // empty: a TCP connection
+	Path          string                 `protobuf:"bytes,194,opt,name=path,proto3" json:"path,omitempty"`                    // without its query; cut off where it is long
+	Policy        string                 `protobuf:"bytes,195,opt,name=policy,proto3" json:"policy,omitempty"`                // "<ns>/<name>"
+	DryRun        bool                   `protobuf:"varint,196,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // it passed
+	Count         uint64                 `protobuf:"varint,197,opt,name=count,proto3" json:"count,omitempty"`
+	Source        string                 `protobuf:"bytes,198,opt,name=source,proto3" json:"source,omitempty"` // IP address of a caller without an identity
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DenialCount) Reset() {
+	*x = DenialCount{}
+	mi := &file_telemetry_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DenialCount) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DenialCount) ProtoMessage() {}
+
+func (x *DenialCount) ProtoReflect() protoreflect.Message {
+	mi := &file_telemetry_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DenialCount.ProtoReflect.Descriptor instead.
+func (*DenialCount) Descriptor() ([]byte, []int) {
+	return file_telemetry_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DenialCount) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *DenialCount) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *DenialCount) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DenialCount) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *DenialCount) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *DenialCount) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *DenialCount) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *DenialCount) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *DenialCount) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
 // ServiceSpans are spans of one service that runs on the node.
 type ServiceSpans struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -104,7 +229,7 @@ type ServiceSpans struct {
 
 func (x *ServiceSpans) Reset() {
 	*x = ServiceSpans{}
-	mi := &file_telemetry_proto_msgTypes[1]
+	mi := &file_telemetry_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -116,7 +241,7 @@ func (x *ServiceSpans) String() string {
 func (*ServiceSpans) ProtoMessage() {}
 
 func (x *ServiceSpans) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[1]
+	mi := &file_telemetry_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -129,7 +254,7 @@ func (x *ServiceSpans) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ServiceSpans.ProtoReflect.Descriptor instead.
 func (*ServiceSpans) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{1}
+	return file_telemetry_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *ServiceSpans) GetService() string {
@@ -156,7 +281,7 @@ type ReportReply struct {
 
 func (x *ReportReply) Reset() {
 	*x = ReportReply{}
-	mi := &file_telemetry_proto_msgTypes[2]
+	mi := &file_telemetry_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -168,7 +293,7 @@ func (x *ReportReply) String() string {
 func (*ReportReply) ProtoMessage() {}
 
 func (x *ReportReply) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[2]
+	mi := &file_telemetry_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -181,7 +306,7 @@ func (x *ReportReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportReply.ProtoReflect.Descriptor instead.
 func (*ReportReply) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{2}
+	return file_telemetry_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *ReportReply) GetSpansUnwanted() bool {
@@ -212,7 +337,7 @@ type EdgeSummary struct {
 
 func (x *EdgeSummary) Reset() {
 	*x = EdgeSummary{}
-	mi := &file_telemetry_proto_msgTypes[3]
+	mi := &file_telemetry_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -224,7 +349,7 @@ func (x *EdgeSummary) String() string {
 func (*EdgeSummary) ProtoMessage() {}
 
 func (x *EdgeSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[3]
+	mi := &file_telemetry_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -237,7 +362,7 @@ func (x *EdgeSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeSummary.ProtoReflect.Descriptor instead.
 func (*EdgeSummary) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{3}
+	return file_telemetry_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EdgeSummary) GetCaller() string {
@@ -341,7 +466,7 @@ type FailureCount struct {
 
 func (x *FailureCount) Reset() {
 	*x = FailureCount{}
-	mi := &file_telemetry_proto_msgTypes[4]
+	mi := &file_telemetry_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -353,7 +478,7 @@ func (x *FailureCount) String() string {
 func (*FailureCount) ProtoMessage() {}
 
 func (x *FailureCount) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[4]
+	mi := &file_telemetry_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -366,7 +491,7 @@ func (x *FailureCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailureCount.ProtoReflect.Descriptor instead.
 func (*FailureCount) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{4}
+	return file_telemetry_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FailureCount) GetReason() string {
@@ -394,7 +519,7 @@ type Latencies struct {
 
 func (x *Latencies) Reset() {
 	*x = Latencies{}
-	mi := &file_telemetry_proto_msgTypes[5]
+	mi := &file_telemetry_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -406,7 +531,7 @@ func (x *Latencies) String() string {
 func (*Latencies) ProtoMessage() {}
 
 func (x *Latencies) ProtoReflect() protoreflect.Message {
-	mi := &file_telemetry_proto_msgTypes[5]
+	mi := &file_telemetry_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -419,7 +544,7 @@ func (x *Latencies) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Latencies.ProtoReflect.Descriptor instead.
 func (*Latencies) Descriptor() ([]byte, []int) {
-	return file_telemetry_proto_rawDescGZIP(), []int{5}
+	return file_telemetry_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Latencies) GetBuckets() []uint32 {
@@ -440,13 +565,25 @@ var File_telemetry_proto protoreflect.FileDescriptor
 
 const file_telemetry_proto_rawDesc = "" +
 	"\n" +
-	"\x0ftelemetry.proto\x12\x13sennit.telemetry.v1\"\xc1\x01\n" +
+	"\x0ftelemetry.proto\x12\x13sennit.telemetry.v1\"\xbf\x02\n" +
 	"\n" +
 	"EdgeReport\x12\"\n" +
 	"\rstart_unix_ms\x18\x01 \x01(\x03R\vstartUnixMs\x12\x1e\n" +
 	"\vend_unix_ms\x18\x02 \x01(\x03R\tendUnixMs\x126\n" +
 	"\x05edges\x18\x03 \x03(\v2 .sennit.telemetry.v1.EdgeSummaryR\x05edges\x127\n" +
-	"\x05spans\x18\x04 \x03(\v2!.sennit.telemetry.v1.ServiceSpansR\x05spans\">\n" +
+	"\x05spans\x18\x04 \x03(\v2!.sennit.telemetry.v1.ServiceSpansR\x05spans\x12;\n" +
+	"\adenials\x18\xbe\x01 \x03(\v2 .sennit.telemetry.v1.DenialCountR\adenials\x12?\n" +
+	"\tplaintext\x18\xbf\x01 \x03(\v2 .sennit.telemetry.v1.DenialCountR\tplaintext\"\xe7\x01\n" +
+	"\vDenialCount\x12\x19\n" +
+	"\aservice\x18\xbe\x01 \x01(\tR\aservice\x12\x17\n" +
+	"\x06caller\x18\xbf\x01 \x01(\tR\x06caller\x12\x13\n" +
+	"\x04node\x18\xc0\x01 \x01(\tR\x04node\x12\x17\n" +
+	"\x06method\x18\xc1\x01 \x01(\tR\x06method\x12\x13\n" +
+	"\x04path\x18\xc2\x01 \x01(\tR\x04path\x12\x17\n" +
+	"\x06policy\x18\xc3\x01 \x01(\tR\x06policy\x12\x18\n" +
+	"\adry_run\x18\xc4\x01 \x01(\bR\x06dryRun\x12\x15\n" +
+	"\x05count\x18\xc5\x01 \x01(\x04R\x05count\x12\x17\n" +
+	"\x06source\x18\xc6\x01 \x01(\tR\x06source\">\n" +
 	"\fServiceSpans\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05spans\x18\x02 \x03(\fR\x05spans\"4\n" +
@@ -487,25 +624,28 @@ func file_telemetry_proto_rawDescGZIP() []byte {
 	return file_telemetry_proto_rawDescData
 }
 
-var file_telemetry_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_telemetry_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_telemetry_proto_goTypes = []any{
 	(*EdgeReport)(nil),   // 0: sennit.telemetry.v1.EdgeReport
-	(*ServiceSpans)(nil), // 1: sennit.telemetry.v1.ServiceSpans
-	(*ReportReply)(nil),  // 2: sennit.telemetry.v1.ReportReply
-	(*EdgeSummary)(nil),  // 3: sennit.telemetry.v1.EdgeSummary
-	(*FailureCount)(nil), // 4: sennit.telemetry.v1.FailureCount
-	(*Latencies)(nil),    // 5: sennit.telemetry.v1.Latencies
+	(*DenialCount)(nil),  // 1: sennit.telemetry.v1.DenialCount
+	(*ServiceSpans)(nil), // 2: sennit.telemetry.v1.ServiceSpans
+	(*ReportReply)(nil),  // 3: sennit.telemetry.v1.ReportReply
+	(*EdgeSummary)(nil),  // 4: sennit.telemetry.v1.EdgeSummary
+	(*FailureCount)(nil), // 5: sennit.telemetry.v1.FailureCount
+	(*Latencies)(nil),    // 6: sennit.telemetry.v1.Latencies
 }
 var file_telemetry_proto_depIdxs = []int32{
-	3, // 0: sennit.telemetry.v1.EdgeReport.edges:type_name -> sennit.telemetry.v1.EdgeSummary
-	1, // 1: sennit.telemetry.v1.EdgeReport.spans:type_name -> sennit.telemetry.v1.ServiceSpans
-	4, // 2: sennit.telemetry.v1.EdgeSummary.failures:type_name -> sennit.telemetry.v1.FailureCount
-	5, // 3: sennit.telemetry.v1.EdgeSummary.latencies:type_name -> sennit.telemetry.v1.Latencies
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	4, // 0: sennit.telemetry.v1.EdgeReport.edges:type_name -> sennit.telemetry.v1.EdgeSummary
+	2, // 1: sennit.telemetry.v1.EdgeReport.spans:type_name -> sennit.telemetry.v1.ServiceSpans
+	1, // 2: sennit.telemetry.v1.EdgeReport.denials:type_name -> sennit.telemetry.v1.DenialCount
+	1, // 3: sennit.telemetry.v1.EdgeReport.plaintext:type_name -> sennit.telemetry.v1.DenialCount
+	5, // 4: sennit.telemetry.v1.EdgeSummary.failures:type_name -> sennit.telemetry.v1.FailureCount
+	6, // 5: sennit.telemetry.v1.EdgeSummary.latencies:type_name -> sennit.telemetry.v1.Latencies
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_telemetry_proto_init() }
@@ -519,7 +659,7 @@ func file_telemetry_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_telemetry_proto_rawDesc), len(file_telemetry_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -12,13 +12,14 @@ import (
 )
 
 // admit decides whether a peer may begin a handshake, and gives it its identity to fill in.
-func (t *Transport) admit(ctx context.Context, _ *quic.ClientInfo) (context.Context, error) {
+func (t *Transport) admit(ctx context.Context, client *quic.ClientInfo) (context.Context, error) {
 	if t.draining.Load() {
 		return nil, ErrDraining
 	}
 	if int(t.inbound.Add(1)) > t.limits.Inbound {
 		t.inbound.Add(-1)
-		return nil, errors.New("too many connections")
+		t.refuse(RefusedLimit, client.RemoteAddr, errMany)
+		return nil, errMany
 	}
 	context.AfterFunc(ctx, func() {
 		t.inbound.Add(-1)
@@ -41,7 +42,16 @@ func (t *Transport) acceptQUIC(q *quic.Conn) {
 func (t *Transport) accept(c *conn) {
 	c.from = origin{c.peer, c.addr.Addr().Unmap()}
 	if err := t.register(c); err != nil {
+		if errors.Is(err, errCrowds) {
+			t.refuse(RefusedLimit, net.TCPAddrFromAddrPort(c.addr), err)
+		}
 		c.close(closeRefused, err.Error())
+		return
+	}
+	// Before any stream is accepted: one that the peer sent with its handshake would be served.
+	if !t.judge(c) {
+		t.refusals.counts[RefusedIdentity].Add(1) // judge has logged it
+		t.unregister(c)
 		return
 	}
 	if !t.spawn(c.serve) {
@@ -51,6 +61,7 @@ func (t *Transport) accept(c *conn) {
 	}
 	if !c.solo {
 		t.spawn(c.deliver)
+		t.spawn(c.receiveDatagrams) // whoever sends some that belong to nothing must not have them kept
 	}
 	if t.draining.Load() {
 		c.goAway()

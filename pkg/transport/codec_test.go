@@ -30,6 +30,11 @@ var goldenFrames = []struct {
 	}},
 	{"request without length", frameHead, &exchange.Request{Method: "POST", Scheme: "http", Path: "*", BodyLength: exchange.LengthUnknown}},
 	{"tcp", frameHead, &exchange.Request{Kind: exchange.TCP, Target: exchange.Target{Port: 5432, Instance: "db-1"}}},
+	{"udp", frameHead, &exchange.Request{Kind: exchange.UDP, Target: exchange.Target{Port: 53, UDP: true, Instance: "dns-1"}}},
+	{"request by another Service", frameHead, &exchange.Request{
+		Target: exchange.Target{Port: 8443, Instance: "i", Called: "shop/all:443"}, Method: "GET", Scheme: "http", Authority: "a", Path: "/",
+	}},
+	{"tcp by another Service", frameHead, &exchange.Request{Kind: exchange.TCP, Target: exchange.Target{Port: 8443, Instance: "i", Called: "shop/all:443"}}},
 	{"response", frameHead, &smallResponse},
 	{"switching", frameHead, &exchange.Response{Status: 101, Upgrade: "websocket"}},
 	{"early hints", frameInformational, &exchange.Response{Status: 103, BodyLength: exchange.LengthUnknown, Fields: exchange.Fields{{Name: "Link", Value: "</a>"}}}},

@@ -21,6 +21,7 @@ type conn struct {
 	lane   *lane // nil where the peer dialled
 	class  Class
 	outbox outbox
+	flows  flows // UDP exchanges that run on it
 	addr   netip.AddrPort
 	from   origin // of one that a peer opened; zero otherwise
 	share  *share // of from

@@ -111,15 +111,3 @@ const (
 	closeExpired quic.ApplicationErrorCode = 1 // a certificate ended
 	closeRefused quic.ApplicationErrorCode = 2 // over a limit, draining, or no longer trusted
 )
-
-// broken turns an error of quic-go's into one of ours. unsent says that nothing of the request left.
-func broken(err error, unsent bool) error {
-	var reset *quic.StreamError
-	if errors.As(err, &reset) {
-		return remoteReset(reset.ErrorCode, reset.Remote)
-	}
-	if unsent {
-		return fmt.Errorf("%w: %w", ErrNotSent, err)
-	}
-	return fmt.Errorf("%w: %w", ErrBroken, err)
-}

@@ -13,6 +13,7 @@ const (
 	formRequest  = 0x00
 	formTCP      = 0x01
 	formResponse = 0x02
+	formUDP      = 0x03
 )
 
 // The second byte of a request's or response's head; bits without a name are zero.
@@ -21,16 +22,20 @@ const (
 	flagExpect  = 1 << 1 // request: the caller waits for a 100
 	flagUpgrade = 1 << 2 // a protocol follows
 	flagLength  = 1 << 3 // the length of the body follows
+	flagCalled  = 1 << 4 // request, TCP: what is called follows the instance
 )
 
 // appendRequest appends the payload of a request's head.
 func appendRequest(b []byte, r *exchange.Request) ([]byte, error) {
-	if r.Kind == exchange.TCP {
-		b = append(b, formTCP, 0)
-		b = binary.BigEndian.AppendUint16(b, r.Target.Port)
-		return appendString(b, r.Target.Instance), nil
+	if r.Kind != exchange.HTTP {
+		form := byte(formTCP)
+		if r.Kind == exchange.UDP {
+			form = formUDP
+		}
+		b = append(b, form, calledFlag(&r.Target))
+		return appendTarget(b, &r.Target), nil
 	}
-	flags := byte(0)
+	flags := calledFlag(&r.Target)
 	switch r.Scheme {
 	case "http", "":
 	case "https":
@@ -43,13 +48,27 @@ func appendRequest(b []byte, r *exchange.Request) ([]byte, error) {
 	}
 	flags |= commonFlags(r.Upgrade, r.BodyLength)
 	b = append(b, formRequest, flags)
-	b = binary.BigEndian.AppendUint16(b, r.Target.Port)
-	b = appendString(b, r.Target.Instance)
+	b = appendTarget(b, &r.Target)
 	b = appendMethod(b, r.Method)
 	b = appendString(b, r.Authority)
 	b = appendString(b, r.Path)
 	b = appendCommon(b, r.Upgrade, r.BodyLength)
 	return appendFields(b, r.Fields), nil
+}
+
+func calledFlag(t *exchange.Target) byte {
+	if t.Called != "" {
+		return flagCalled
+	}
+	return 0
+}
+
+func appendTarget(b []byte, t *exchange.Target) []byte {
+	b = appendString(binary.BigEndian.AppendUint16(b, t.Port), t.Instance)
+	if t.Called != "" {
+		b = appendString(b, t.Called)
+	}
+	return b
 }
 
 // appendResponse appends the payload of a response's head.
@@ -188,14 +207,22 @@ func parseRequest(payload []byte, r *exchange.Request, maxFields int) error {
 	form, flags := h.byte(), h.byte()
 	r.Target.Port = h.uint16()
 	r.Target.Instance = h.string(classVisible, "instance")
-	if form == formTCP {
+	if flags&flagCalled != 0 {
+		if r.Target.Called = h.string(classVisible, "called"); r.Target.Called == "" {
+			h.fail("empty called")
+		}
+	}
+	if form == formTCP || form == formUDP {
 		r.Kind = exchange.TCP
-		if flags != 0 {
+		if form == formUDP {
+			r.Kind, r.Target.UDP = exchange.UDP, true
+		}
+		if flags&^flagCalled != 0 {
 			h.fail("unknown flags")
 		}
 		return h.finish()
 	}
-	if form != formRequest || flags&^(flagHTTPS|flagExpect|flagUpgrade|flagLength) != 0 {
+	if form != formRequest || flags&^(flagHTTPS|flagExpect|flagUpgrade|flagLength|flagCalled) != 0 {
 		h.fail("unknown form or flags")
 	}
 	r.Scheme = "http"

@@ -29,13 +29,18 @@ const (
 	// each exchange a stream of its own: a stream that was used before may be ended by the callee just when the
 	// next request goes out on it, which is nothing to a request that can go out once more.
 	Bulk
+	// Flows is for UDP: its connections carry datagrams beside their streams, of which each is a flow's and used once.
+	Flows
 	classes
 )
 
 // String returns the class's name as it stands in logs and metrics.
 func (c Class) String() string {
-	if c == Bulk {
+	switch c {
+	case Bulk:
 		return "bulk"
+	case Flows:
+		return "flows"
 	}
 	return "interactive"
 }

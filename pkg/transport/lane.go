@@ -125,7 +125,7 @@ func (l *lane) take(addr netip.AddrPort, class Class, crowded bool) *Stream {
 func (l *lane) release(s *Stream) {
 	c := s.conn
 	whole := s.reusable()
-	keep := whole && c.class != Bulk
+	keep := whole && c.class == Interactive
 	if !whole && (s.out.state != outEnded || s.in.state != inEnded || s.posted.waits()) {
 		s.Reset(exchange.CallerGone)
 	}
@@ -176,11 +176,12 @@ func (l *lane) dialLocked(addr netip.AddrPort, class Class) (*dial, error) {
 	there := 0
 	for _, c := range side.conns {
 		if c.link.Context().Err() != nil {
-			l.t.ways.ended(c) // which its own goroutine may not have come to
+			l.t.ways.ended(c, context.Cause(c.link.Context())) // which its own goroutine may not have come to
 		}
 		c.mu.Lock()
 		if c.addr != addr {
 			c.draining = true // the node moved
+			c.flows.leave()
 		}
 		if !c.draining {
 			there++
@@ -239,6 +240,7 @@ func (l *lane) add(c *conn) bool {
 	}
 	side := &l.sides[c.class]
 	side.conns = slices.Insert(side.conns, 0, c)
+	l.t.judge(c)
 	return true
 }
 
@@ -251,7 +253,7 @@ func (l *lane) stay(ctx context.Context, c *conn) {
 	c.link.awaitGoAway(ctx)
 	c.drain()
 	<-c.link.Context().Done()
-	l.t.ways.ended(c)
+	l.t.ways.ended(c, context.Cause(c.link.Context()))
 	l.mu.Lock()
 	side := &l.sides[c.class]
 	side.conns = slices.DeleteFunc(side.conns, func(other *conn) bool { return other == c })
@@ -265,6 +267,7 @@ func (c *conn) drain() {
 	c.draining = true
 	finished := c.running.Load() == 0 && !c.linger
 	c.mu.Unlock()
+	c.flows.leave()
 	if finished {
 		c.close(closeDone, "drained")
 	}
@@ -311,6 +314,7 @@ func (t *Transport) quicConfig(class Class, dialled bool) *quic.Config {
 		MaxStreamReceiveWindow:     uint64(most),
 		MaxIncomingStreams:         int64(streams),
 		MaxIncomingUniStreams:      -1,
+		EnableDatagrams:            !dialled || class == Flows,
 	}
 	if dialled {
 		config.KeepAlivePeriod = t.limits.Silence * 2 / 5

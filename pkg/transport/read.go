@@ -11,7 +11,7 @@ import (
 )
 
 // ReadRequest reads the head of the exchange's request into r, which it overwrites. Its strings are valid
-// until Serve returns. For a TCP exchange, Read then returns the connection's bytes.
+// until Serve returns. For a TCP exchange, Read then returns the connection's bytes; a UDP one goes on with AcceptFlow.
 func (s *Stream) ReadRequest(r *exchange.Request) error {
 	payload, _, err := s.nextHead(false)
 	if err != nil {
@@ -20,7 +20,7 @@ func (s *Stream) ReadRequest(r *exchange.Request) error {
 	if err := parseRequest(payload, r, s.t.limits.Fields); err != nil {
 		return s.refuse(err)
 	}
-	if r.Kind == exchange.TCP {
+	if r.Kind != exchange.HTTP {
 		s.in.state, s.in.raw = inRaw, true
 		s.out.mu.Lock()
 		s.out.state = outRaw
@@ -355,12 +355,41 @@ func (s *Stream) receive(p []byte) (int, error) {
 	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
+	return n, s.unreadable(err)
+}
+
+// awaitByte waits until a byte is there, and leaves it; true where the peer has ended in front of it. Errors are as those of
+// receive.
+func (s *Stream) awaitByte() (ended bool, err error) {
+	str := s.str.Load()
+	if str == nil || s.in.err != nil {
+		_, err = s.receive(nil)
+		return false, err
+	}
+	s.reading.Store(true)
+	_, err = str.Peek(s.first[:])
+	s.reading.Store(false)
+	s.lastRead.Store(s.t.tick.Load())
+	switch {
+	case err == nil:
+		return false, nil
+	case errors.Is(err, io.EOF):
+		_, _ = str.Read(s.first[:]) // as in awaitExchange
+		s.in.state = inEnded
+		s.unread.Store(false)
+		return true, nil
+	}
+	return false, s.unreadable(err)
+}
+
+// unreadable keeps why nothing can be read any more.
+func (s *Stream) unreadable(err error) error {
 	if own := s.fault(); own != nil {
 		s.in.err = own
 	} else {
-		s.in.err = broken(err, s.unsent())
+		s.in.err = s.broken(err, s.unsent())
 	}
-	return n, s.in.err
+	return s.in.err
 }
 
 // unsent reports whether the lane was given nothing of the request, and sees to it that it will not be.

@@ -369,3 +369,65 @@ func testRecheckClosesRevoked(t carried) {
 		t.Error("a revoked caller goes on over its old lane")
 	}
 }
+
+// TestRecheckClosesOwn: a node whose own service was revoked closes the lanes of that service, whichever end dialled.
+func TestRecheckClosesOwn(t *testing.T) { overBoth(t, testRecheckClosesOwn) }
+
+func testRecheckClosesOwn(t carried) {
+	for _, end := range []string{"caller", "callee"} {
+		t.Run(end, func(sub *testing.T) {
+			t := carried{sub, t.carrier}
+			a := transporttest.NewAuthority(t)
+			wallets := map[string]*transporttest.Wallet{"caller": a.Wallet(cart, billing), "callee": a.Wallet(orders)}
+			callee := startNode(t, wallets["callee"], Limits{}, echo)
+			caller := startNode(t, wallets["caller"], Limits{}, nil)
+			ctx := testContext(t)
+			others := Key{Local: billing, Node: "b", Remote: orders}
+			if err := errors.Join(get(ctx, caller, toOrder, callee.addr), get(ctx, caller, others, callee.addr)); err != nil {
+				t.Fatal(err)
+			}
+			ends := map[string]*node{"caller": caller, "callee": callee}
+			revoked := map[string]exchange.ServiceName{"caller": cart, "callee": orders}
+			wallets[end].Revoke(revoked[end])
+			conns := ends[end].conns()
+			ends[end].Recheck()
+			for _, c := range conns {
+				if c.local != revoked[end] {
+					if c.link.Context().Err() != nil {
+						t.Errorf("the lane of %s, which was not revoked, is closed", c.local)
+					}
+					continue
+				}
+				select {
+				case <-c.link.Context().Done():
+				case <-ctx.Done():
+					t.Errorf("the lane of %s stays open", c.local)
+				}
+			}
+		})
+	}
+}
+
+// TestRevokedDuringTheHandshake: what becomes known between the verdict on a peer and the first exchange counts, at both
+// ends.
+func TestRevokedDuringTheHandshake(t *testing.T) { overBoth(t, testRevokedDuringTheHandshake) }
+
+func testRevokedDuringTheHandshake(t carried) {
+	for _, end := range []string{"caller", "callee"} {
+		t.Run(end, func(sub *testing.T) {
+			t := carried{sub, t.carrier}
+			a := transporttest.NewAuthority(t)
+			client, server := a.Wallet(cart), a.Wallet(orders)
+			callee := startNode(t, server, Limits{}, echo)
+			caller := startNode(t, client, Limits{}, nil)
+			if end == "caller" {
+				client.Then(func() { client.Revoke(orders); caller.Recheck() })
+			} else {
+				server.Then(func() { server.Revoke(cart); callee.Recheck() })
+			}
+			if err := get(testContext(t), caller, toOrder, callee.addr); err == nil {
+				t.Error("an exchange passed over a lane whose peer was revoked")
+			}
+		})
+	}
+}

@@ -54,9 +54,9 @@ func openStalled(ctx context.Context, t testing.TB, caller, callee *node) (strea
 	return streams
 }
 
-// rate is how many exchanges a second one goroutine makes: the best of several short rounds, so that what
+// exchangeRate is how many exchanges a second one goroutine makes: the best of several short rounds, so that what
 // else the machine does matters little.
-func rate(ctx context.Context, t testing.TB, caller, callee *node) float64 {
+func exchangeRate(ctx context.Context, t testing.TB, caller, callee *node) float64 {
 	t.Helper()
 	best := 0.0
 	for range 5 {
@@ -100,7 +100,7 @@ func testStalledReadersHinderNobody(t carried) {
 	freeCaller, freeCallee := startPair(t, Limits{}, stallServer)
 	alone, among := 0.0, 0.0
 	for range 8 {
-		alone, among = rate(ctx, t, freeCaller, freeCallee), rate(ctx, t, caller, callee)
+		alone, among = exchangeRate(ctx, t, freeCaller, freeCallee), exchangeRate(ctx, t, caller, callee)
 		if among >= alone/3 || raceEnabled {
 			break
 		}

@@ -1,6 +1,8 @@
 package transport
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"net/netip"
 	"time"
@@ -80,15 +82,56 @@ func (t *Transport) why(c *conn) string {
 	return "UDP gets through again: QUIC takes its place"
 }
 
-// Recheck judges the peers of all connections again and closes those that are no longer trusted, with what
-// runs on them. It is called when the roster, and with it what is revoked, has changed.
+// Recheck judges both ends of all connections again and closes those that are no longer trusted, with what
+// runs on them. It is called when the roster, or what is revoked, has changed. Handshakes that run meanwhile are
+// judged when they have ended (judge).
 func (t *Transport) Recheck() {
+	t.rechecks.Add(1)
+	own := make(map[*tls.Certificate]error)
 	for _, c := range t.conns() {
-		peer, err := t.credentials.Verify(c.link.handshake())
-		if err == nil && peer == c.peer {
-			continue
+		t.recheck(c, own)
+	}
+}
+
+// judge closes a connection that was registered after the peer was judged by what no longer holds, and reports
+// whether it stays.
+func (t *Transport) judge(c *conn) bool {
+	return t.rechecks.Load() == c.judged || t.recheck(c, make(map[*tls.Certificate]error))
+}
+
+// recheck judges one connection and reports whether it stays; own are the verdicts on this node's certificates so far.
+func (t *Transport) recheck(c *conn, own map[*tls.Certificate]error) bool {
+	peer, err := t.credentials.Verify(c.link.handshake())
+	if err == nil && peer != c.peer {
+		err = fmt.Errorf("%w: it is %s now", ErrIdentity, peer)
+	}
+	if err == nil {
+		verdict, known := own[c.cert]
+		if !known {
+			verdict = t.verifyOwn(c.cert)
+			own[c.cert] = verdict
 		}
-		t.log.Warn("peer is no longer trusted: lane closed", "peer", c.peer, "service", c.local, "err", err)
+		err = verdict
+	}
+	if err != nil {
+		t.log.Warn("lane closed: one of its ends is no longer trusted", "peer", c.peer, "service", c.local, "err", err)
 		c.close(closeRefused, "not trusted")
 	}
+	return err == nil
+}
+
+// verifyOwn judges a certificate of this node's as peers do.
+func (t *Transport) verifyOwn(own *tls.Certificate) error {
+	var state tls.ConnectionState
+	for _, der := range own.Certificate {
+		certificate, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("this node's certificate: %w", err)
+		}
+		state.PeerCertificates = append(state.PeerCertificates, certificate)
+	}
+	if _, err := t.credentials.Verify(state); err != nil {
+		return fmt.Errorf("this node's certificate: %w", err)
+	}
+	return nil
 }

@@ -3,6 +3,7 @@ package transport
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -31,6 +32,7 @@ type Stream struct {
 	in     reader
 	out    writer
 	posted posted
+	flow   *flow       // of a UDP exchange; else nil
 	sent   atomic.Bool // bytes of this exchange were given to the lane
 
 	waitsMu sync.Mutex
@@ -105,6 +107,9 @@ func newStream(t *Transport, c *conn, str pipe, caller bool) *Stream {
 // Peer is the service at the other end, as its certificate says.
 func (s *Stream) Peer() exchange.ServiceName { return s.conn.peer }
 
+// Home is where that service is, as its certificate says.
+func (s *Stream) Home() Home { return s.conn.home }
+
 // Local is the service that this end speaks as: the caller's own, or at the other end the called one.
 func (s *Stream) Local() exchange.ServiceName { return s.conn.local }
 
@@ -136,6 +141,7 @@ func (s *Stream) reusable() bool {
 // clear forgets the exchange and gives back all buffers.
 func (s *Stream) clear() {
 	s.unread.Store(false)
+	s.endFlow()
 	s.in.buf.giveBack()
 	for i, b := range s.in.held {
 		b.giveBack()
@@ -276,6 +282,23 @@ func (s *Stream) shed(since, now uint32) bool {
 		finish(str)
 	}
 	return shed
+}
+
+// broken turns an error of the stream's pipe into one of ours. unsent says that nothing of the request left. The streams of a
+// connection that fell silent hear of it before the connection's context ends, and whoever made the exchange may dial again in
+// between: the way is judged first.
+func (s *Stream) broken(err error, unsent bool) error {
+	if s.caller {
+		s.t.ways.ended(s.conn, err)
+	}
+	var reset *quic.StreamError
+	if errors.As(err, &reset) {
+		return remoteReset(reset.ErrorCode, reset.Remote)
+	}
+	if unsent {
+		return fmt.Errorf("%w: %w", ErrNotSent, err)
+	}
+	return fmt.Errorf("%w: %w", ErrBroken, err)
 }
 
 // fault is the error of whoever finds the stream reset by this node, and nil where it was not.

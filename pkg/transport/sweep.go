@@ -35,15 +35,10 @@ func (t *Transport) sweepUntil(ctx context.Context) {
 func (t *Transport) sweep(conns []*conn, now time.Time) {
 	current := make(map[exchange.ServiceName]*tls.Certificate)
 	for _, c := range conns {
-		switch {
-		case !now.Before(c.expires):
+		if now.Before(c.expires) {
+			t.replace(c, current)
+		} else {
 			c.close(closeExpired, "certificate ended")
-		case t.replaced(c, current):
-			if c.lane != nil {
-				c.drain()
-			} else {
-				c.goAway()
-			}
 		}
 		if c.lane != nil {
 			c.sweepTCP(now)
@@ -51,6 +46,33 @@ func (t *Transport) sweep(conns []*conn, now time.Time) {
 		}
 	}
 	t.dropUnused(now)
+}
+
+// Renewed is called when the node has other certificates than before: lanes with older ones are replaced now, and those
+// that could not be dialled are tried again.
+func (t *Transport) Renewed() {
+	current := make(map[exchange.ServiceName]*tls.Certificate)
+	for _, c := range t.conns() {
+		t.replace(c, current)
+	}
+	for _, l := range *t.lanes.Load() {
+		l.mu.Lock()
+		for i := range l.sides {
+			l.sides[i].until = time.Time{}
+		}
+		l.mu.Unlock()
+	}
+}
+
+// replace takes no further exchanges on a connection with an older certificate.
+func (t *Transport) replace(c *conn, current map[exchange.ServiceName]*tls.Certificate) {
+	switch {
+	case !t.replaced(c, current):
+	case c.lane != nil:
+		c.drain()
+	default:
+		c.goAway()
+	}
 }
 
 // replaced reports whether the node has another certificate than the one that c was made with. Where it has
@@ -181,7 +203,7 @@ func (t *Transport) keepBudget(conns []*conn) {
 // at firstWindow and doubles at most once for each half of it that was read.
 func (t *Transport) windowOf(s *Stream) int64 {
 	most := int64(t.limits.BulkWindow)
-	if s.caller && s.conn.class == Interactive {
+	if s.caller && s.conn.class != Bulk {
 		most = int64(t.limits.StreamWindow)
 	}
 	window := min(firstWindow, most)

@@ -52,7 +52,11 @@ func (t *Transport) admitTCP(conn *net.TCPConn, config *tls.Config) {
 			t.log.Debug("connection over TCP refused", "addr", conn.RemoteAddr(), "err", err)
 		}
 	}
-	if int(t.inbound.Add(1)) > t.limits.Inbound || !t.spawn(handshake) {
+	many := int(t.inbound.Add(1)) > t.limits.Inbound
+	if many {
+		t.refuse(RefusedLimit, conn.RemoteAddr(), errMany)
+	}
+	if many || !t.spawn(handshake) {
 		t.leaves()
 		conn.Close()
 	}

@@ -15,7 +15,7 @@ import (
 // alpn names the protocol and its version.
 const alpn = "sennit/1"
 
-// Credentials are the node's identities and its judgement of others. Both methods are called from many
+// Credentials are the node's identities and its judgement of others. Its methods are called from many
 // goroutines.
 type Credentials interface {
 	// Certificate returns the SVID of a service that this node may speak as, with its Leaf. Another leaf
@@ -24,29 +24,42 @@ type Credentials interface {
 	// Verify judges the peer of a handshake, full or resumed: chain, times, revocation, and returns whose
 	// SVID it showed.
 	Verify(state tls.ConnectionState) (exchange.ServiceName, error)
+	// Home tells where a peer is from that Verify has approved: its trust domain, and the node that its SVID was
+	// issued to; "" where the SVID does not tell.
+	Home(state tls.ConnectionState) (trustDomain, node string)
 }
 
 // identity is what a handshake found out.
 type identity struct {
 	local   exchange.ServiceName
 	peer    exchange.ServiceName
+	home    Home             // of the peer
 	cert    *tls.Certificate // the local one
 	expires time.Time        // when the first of both certificates ends
+	judged  uint64           // Transport.rechecks when the peer was judged
+}
+
+// A Home says where a peer is from, as far as its SVID tells.
+type Home struct {
+	TrustDomain string
+	Node        string
 }
 
 // sameLeaf reports whether two certificates are one.
 func sameLeaf(a, b *tls.Certificate) bool { return a == b || a.Leaf.Equal(b.Leaf) }
 
 // verify judges the peer and fills in who it is and when that ends.
-func (id *identity) verify(credentials Credentials, state tls.ConnectionState) error {
+func (id *identity) verify(t *Transport, state tls.ConnectionState) error {
+	id.judged = t.rechecks.Load()
 	if len(state.PeerCertificates) == 0 {
 		return fmt.Errorf("%w: peer showed no certificate", ErrIdentity)
 	}
-	peer, err := credentials.Verify(state)
+	peer, err := t.credentials.Verify(state)
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrIdentity, err)
 	}
 	id.peer = peer
+	id.home.TrustDomain, id.home.Node = t.credentials.Home(state)
 	id.expires = state.PeerCertificates[0].NotAfter
 	if id.cert.Leaf.NotAfter.Before(id.expires) {
 		id.expires = id.cert.Leaf.NotAfter
@@ -84,7 +97,7 @@ func (t *Transport) dialTLS(key Key, cert *tls.Certificate, sessions tls.ClientS
 		},
 		InsecureSkipVerify: true, // VerifyConnection does it, by SPIFFE ID, and on resumption too
 		VerifyConnection: func(state tls.ConnectionState) error {
-			if err := id.verify(t.credentials, state); err != nil {
+			if err := id.verify(t, state); err != nil {
 				return err
 			}
 			if id.peer != key.Remote {
@@ -110,14 +123,22 @@ func (t *Transport) listenTLS(over Carrier) *tls.Config {
 		if !ok {
 			return nil, errors.New("handshake without its connection")
 		}
+		from := hello.Conn.RemoteAddr()
 		if err := t.identify(id, hello.ServerName); err != nil {
+			t.refuse(RefusedService, from, err)
 			return nil, err
 		}
 		own := base.Clone()
 		own.SetSessionTicketKeys([][32]byte{t.ticketKey(over, id.cert)})
 		own.GetConfigForClient = nil
 		own.Certificates = []tls.Certificate{*id.cert}
-		own.VerifyConnection = func(state tls.ConnectionState) error { return id.verify(t.credentials, state) }
+		own.VerifyConnection = func(state tls.ConnectionState) error {
+			err := id.verify(t, state)
+			if err != nil {
+				t.refuse(RefusedIdentity, from, err)
+			}
+			return err
+		}
 		return own, nil
 	}
 	return base

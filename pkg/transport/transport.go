@@ -62,6 +62,8 @@ type Transport struct {
 	changed  chan struct{}                 // something that Drain waits for may have happened
 	draining atomic.Bool                   // peers are told to go elsewhere
 	shut     atomic.Bool                   // Open refuses
+	rechecks atomic.Uint64                 // calls of Recheck
+	refusals refusals                      // of connections that peers wanted to open
 
 	laneMu sync.Mutex // for who replaces lanes; taken before a lane's lock
 
@@ -100,6 +102,7 @@ func New(cfg Config) (*Transport, error) {
 		local:       cfg.Conn.LocalAddr().(*net.UDPAddr).AddrPort(),
 		only:        cfg.Only,
 		headStart:   headStart,
+		refusals:    newRefusals(),
 	}
 	t.lanes.Store(&map[Key]*lane{})
 	_, _ = rand.Read(t.tickets[:]) // never fails
@@ -250,6 +253,7 @@ func (t *Transport) notify() {
 var (
 	errStops  = errors.New("node stops")
 	errCrowds = errors.New("too many connections of one service at one address")
+	errMany   = errors.New("too many connections")
 )
 
 // register keeps account of a connection, and refuses it where Run has ended or a peer has too many.

@@ -1,7 +1,6 @@
 package transport
 
 import (
-	"context"
 	"errors"
 	"net/netip"
 	"sync"
@@ -80,9 +79,9 @@ func (w *ways) find(addr netip.AddrPort) (to way, blocked bool) {
 
 // ended looks at how a connection ended: one that fell silent may have lost UDP on its way, and the next dial does not
 // wait for QUIC.
-func (w *ways) ended(c *conn) {
+func (w *ways) ended(c *conn, cause error) {
 	var silent *quic.IdleTimeoutError
-	if cause := context.Cause(c.link.Context()); errors.As(cause, &silent) && c.t.carrier(c.lane.key) == Auto {
+	if errors.As(cause, &silent) && c.t.carrier(c.lane.key) == Auto {
 		w.block(c.addr, cause)
 	}
 }

@@ -19,7 +19,7 @@ func (s *Stream) WriteRequest(r *exchange.Request) error {
 	if err := s.mayWriteHead(len(r.Fields)); err != nil {
 		return err
 	}
-	bound := 64 + len(r.Target.Instance) + len(r.Method) + len(r.Authority) + len(r.Path) + len(r.Upgrade)
+	bound := 64 + len(r.Target.Instance) + len(r.Target.Called) + len(r.Method) + len(r.Authority) + len(r.Path) + len(r.Upgrade)
 	start, err := s.room(bound, r.Fields)
 	if err != nil {
 		return err
@@ -33,7 +33,7 @@ func (s *Stream) WriteRequest(r *exchange.Request) error {
 	}
 	w.method = staticMethod(r.Method)
 	s.upgrade = r.Upgrade != ""
-	if r.Kind == exchange.TCP {
+	if r.Kind != exchange.HTTP {
 		w.state = outRaw
 		s.in.state, s.in.raw = inRaw, true
 		return s.flush()
@@ -326,7 +326,7 @@ func (s *Stream) unwritten(err error) error {
 		w.err = own
 		return w.err
 	}
-	w.err = broken(err, s.caller && !s.sent.Load())
+	w.err = s.broken(err, s.caller && !s.sent.Load())
 	var reset *ResetError
 	if s.caller && errors.As(w.err, &reset) && reset.Remote && reset.code == codeUnread {
 		// The callee wants no more of the request; its response is whole, or this exchange came behind the

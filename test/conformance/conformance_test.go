@@ -51,6 +51,7 @@ func TestConformance(t *testing.T) {
 		options.ConformanceProfiles = []confsuite.ConformanceProfileName{
 			confsuite.GatewayHTTPConformanceProfileName, confsuite.GatewayGRPCConformanceProfileName,
 			confsuite.GatewayTLSConformanceProfileName, confsuite.GatewayTCPConformanceProfileName,
+			confsuite.GatewayUDPConformanceProfileName,
 		}
 	}
 	declared := classFeatures(t, options.Client, options.GatewayClassName)

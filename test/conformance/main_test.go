@@ -21,6 +21,10 @@ const bridge = "pods"
 // TestMain builds the programs and runs the tests in a network namespace that ends with them, so that nothing of the
 // machine's own network is touched and the addresses are free.
 func TestMain(m *testing.M) {
+	if os.Getenv(playsDNS) != "" {
+		fmt.Fprintln(os.Stderr, serveDNS())
+		os.Exit(1)
+	}
 	flag.Parse()
 	if os.Getuid() != 0 || os.Getenv(inside) != "" {
 		os.Exit(m.Run())

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -63,8 +64,8 @@ func (p *Pods) Deployed(old, now *unstructured.Unstructured) {
 		return
 	}
 	containers := deployment.Spec.Template.Spec.Containers
-	if len(containers) != 1 || !strings.HasPrefix(containers[0].Image, echoImage) {
-		fmt.Fprintf(os.Stderr, "deployment %s/%s: its image is not the echo server; it has no pods\n", now.GetNamespace(), now.GetName())
+	if len(containers) != 1 || !strings.HasPrefix(containers[0].Image, echoImage) && !strings.HasPrefix(containers[0].Image, dnsImage) {
+		fmt.Fprintf(os.Stderr, "deployment %s/%s: its image is neither the echo server nor that for DNS; it has no pods\n", now.GetNamespace(), now.GetName())
 		return
 	}
 	ctx, stop := context.WithCancel(context.Background())
@@ -124,20 +125,20 @@ func (p *pod) address() string { return fmt.Sprintf("10.96.%d.%d", 1+p.number/20
 func (p *pod) run(ctx context.Context) error {
 	p.show(false)
 	defer p.pods.Shelf.Remove(types.NamespacedName{Namespace: p.namespace(), Name: p.name})
-	env, err := p.environment(ctx)
+	program, env, ports, err := p.program(ctx)
 	if err != nil {
 		return err
 	}
-	process, err := launch.Start(p.pods.Node.Mesh.Dir, p.file(), []string{"unshare", "--net", "--", p.pods.Echo}, env)
+	process, err := launch.Start(p.pods.Node.Mesh.Dir, p.file(), []string{"unshare", "--net", "--", program}, env)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = process.Kill() }()
-	if err := p.connect(ctx, process); err != nil {
+	if err := p.connect(ctx, process, ports); err != nil {
 		return err
 	}
 	service := p.namespace() + "/" + p.deployment.Name
-	if err := p.pods.Node.Declare(ctx, p.file(), service, p.declaration(service, p.ports(env))); err != nil {
+	if err := p.pods.Node.Declare(ctx, p.file(), service, p.declaration(service, ports)); err != nil {
 		return err
 	}
 	defer p.pods.Node.Withdraw(p.file())
@@ -152,6 +153,16 @@ func (p *pod) run(ctx context.Context) error {
 	case <-process.Done():
 		return fmt.Errorf("its process ended: %w; its log ends: %s", process.Err(), process.Tail(1000))
 	}
+}
+
+// program is what runs in place of the image, with its environment and the ports that it listens on.
+func (p *pod) program(ctx context.Context) (program string, env []string, ports map[int]string, err error) {
+	if strings.HasPrefix(p.deployment.Spec.Template.Spec.Containers[0].Image, dnsImage) {
+		program, err = os.Executable()
+		return program, []string{playsDNS + "=1"}, map[int]string{53: "udp"}, err
+	}
+	env, err = p.environment(ctx)
+	return p.pods.Echo, env, p.ports(env), err
 }
 
 // environment is what the manifest says, with what it takes from volumes in files of this host.
@@ -201,7 +212,7 @@ func (p *pod) fill(ctx context.Context, folder string, from *corev1.SecretVolume
 }
 
 // connect lays a wire from the bridge to the process's namespace, and waits until the process listens.
-func (p *pod) connect(ctx context.Context, process *launch.Process) error {
+func (p *pod) connect(ctx context.Context, process *launch.Process, ports map[int]string) error {
 	namespace := fmt.Sprintf("/proc/%d/ns/net", process.PID())
 	ours, err := os.Readlink("/proc/self/ns/net")
 	if err != nil {
@@ -228,6 +239,9 @@ func (p *pod) connect(ctx context.Context, process *launch.Process) error {
 			return err
 		}
 	}
+	if _, answers := ports[3000]; !answers {
+		return nil // it takes datagrams, and the suite sends some until one is answered
+	}
 	return eventually(ctx, func() error {
 		conn, err := (&net.Dialer{Timeout: time.Second}).DialContext(ctx, "tcp", net.JoinHostPort(p.address(), "3000"))
 		if err == nil {
@@ -248,11 +262,25 @@ func (p *pod) ports(env []string) map[int]string {
 		ports = map[int]string{3000: "grpc"}
 	case has("TCP_ECHO_SERVER"):
 		ports = map[int]string{3000: "tcp"}
+	case has("UDP_ECHO_SERVER"):
+		ports = map[int]string{udpPort(env): "udp"}
 	}
 	if has("TLS_SERVER_CERT") {
 		ports[8443] = "tcp"
 	}
 	return ports
+}
+
+// udpPort is where the echo server takes datagrams.
+func udpPort(env []string) int {
+	for _, e := range env {
+		if number, ok := strings.CutPrefix(e, "UDP_PORT="); ok {
+			if port, err := strconv.Atoi(number); err == nil {
+				return port
+			}
+		}
+	}
+	return 8080
 }
 
 // declaration is the pod's file of services.d.

@@ -37,7 +37,7 @@ func TestInteropAtGateway(t *testing.T) {
 		{"prior knowledge", plain, insecure.NewCredentials()},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			conn, err := grpc.NewClient(fmt.Sprintf("passthrough:///127.0.0.1:%d", tt.port), grpc.WithAuthority("orders.example"), grpc.WithTransportCredentials(tt.by))
+			conn, err := grpc.NewClient(fmt.Sprintf("passthrough:///127.0.0.1:%d", tt.port), grpc.WithAuthority("orders.example"), grpc.WithTransportCredentials(tt.by), byLoad)
 			must(t, err)
 			runInterop(t, conn)
 		})

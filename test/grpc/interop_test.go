@@ -10,6 +10,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/interop"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
+	"google.golang.org/grpc/orca"
 )
 
 // named is gRPC's test server, and says which it is.
@@ -25,20 +26,23 @@ func (s named) UnaryCall(ctx context.Context, in *testgrpc.SimpleRequest) (*test
 
 // TestInterop runs gRPC's interoperability cases through two nodes. Left out are those whose matter is TLS or the
 // credentials of a cloud (compute_engine_creds, service_account_creds, jwt_token_creds, oauth2_auth_token,
-// per_rpc_creds, google_default_credentials, compute_engine_channel_credentials), and those of ORCA, of which the
-// server needs a service of its own. A case that fails ends the test's process: so gRPC's functions do.
+// per_rpc_creds, google_default_credentials, compute_engine_channel_credentials), and orca_oob, whose server reports
+// every 30 seconds unless it is part of gRPC's own code. A case that fails ends the test's process: so gRPC's functions do.
 func TestInterop(t *testing.T) {
 	address := startMesh(t, startServer(t), "grpc")
-	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithAuthority("orders"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithAuthority("orders"), grpc.WithTransportCredentials(insecure.NewCredentials()), byLoad)
 	must(t, err)
 	runInterop(t, conn)
 }
+
+// byLoad has a client look at the load reports that come with answers, as orca_per_rpc asks for.
+var byLoad = grpc.WithDefaultServiceConfig(`{"loadBalancingConfig": [{"test_backend_metrics_load_balancer": {}}]}`)
 
 // startServer starts gRPC's test server and returns its address.
 func startServer(t *testing.T) string {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(t, err)
-	server := grpc.NewServer()
+	server := grpc.NewServer(orca.CallMetricsServerOption(nil))
 	testgrpc.RegisterTestServiceServer(server, named{interop.NewTestServer()})
 	go server.Serve(l)
 	t.Cleanup(server.Stop)
@@ -85,6 +89,9 @@ func runInterop(t *testing.T, conn *grpc.ClientConn) {
 		}},
 		{"pick_first_unary", func(ctx context.Context, c testgrpc.TestServiceClient, _ ...grpc.CallOption) {
 			interop.DoPickFirstUnary(ctx, c)
+		}},
+		{"orca_per_rpc", func(ctx context.Context, c testgrpc.TestServiceClient, _ ...grpc.CallOption) {
+			interop.DoORCAPerRPCTest(ctx, c)
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -4,9 +4,7 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/pem"
 	"errors"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -15,9 +13,7 @@ import (
 	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/api"
-	"github.com/sennit-mesh/sennit/pkg/apiserver"
-	"github.com/sennit-mesh/sennit/pkg/bus"
-	"github.com/sennit-mesh/sennit/pkg/bus/bustest"
+	"github.com/sennit-mesh/sennit/pkg/apiserver/apitest"
 )
 
 // asKubectl makes the test's own program be kubectl.
@@ -35,36 +31,27 @@ func TestMain(m *testing.M) {
 type host struct {
 	*testing.T
 	dir, config string
-	server      *apiserver.Server
+	api         *apitest.API
 }
 
 func newHost(t *testing.T) *host {
 	t.Helper()
-	b := bustest.Start(t)
-	s, err := apiserver.New(apiserver.Config{
-		Resources: b.Controller.Records(bus.StreamResource), Status: b.Controller.Records(bus.StreamStatus), Version: "test", Log: b.Log,
-		Authenticate: func(_ context.Context, token string) (string, error) {
-			if token != "secret" {
-				return "", errors.New("unknown")
-			}
-			return "tester", nil
-		},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	bustest.Run(t, s.Run)
-	web := httptest.NewTLSServer(s.Handler())
-	t.Cleanup(web.Close)
-	t.Cleanup(web.CloseClientConnections)
-	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: web.Certificate().Raw})
-	config, err := apiserver.Kubeconfig("test", web.URL, ca, "secret")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h := &host{T: t, dir: t.TempDir(), server: s}
-	h.config = h.file("kubeconfig", string(config))
+	h := &host{T: t, dir: t.TempDir(), api: apitest.Start(t, nil)}
+	h.config = h.configure(apitest.Token)
 	return h
+}
+
+// configure writes a kubeconfig for a token.
+func (h *host) configure(token string) string {
+	h.Helper()
+	return h.file("kubeconfig-"+token, h.api.Kubeconfig(token))
+}
+
+// as is somebody else at the same prompt.
+func (h *host) as(user string) *host {
+	other := *h
+	other.config = h.configure(user)
+	return &other
 }
 
 // file writes a file and returns its path.
@@ -294,7 +281,7 @@ func TestWatchShowsChanges(t *testing.T) {
 	until("payments")
 	h.ok(`patch httproute payments --type=merge -p {"spec":{"hostnames":["pay.example"]}}`)
 	until("pay.example")
-	all, _, err := h.server.Documents(ctx, api.HTTPRoute)
+	all, _, err := h.api.Documents(ctx, api.HTTPRoute)
 	if err != nil || len(all) != 1 {
 		t.Fatal(len(all), err)
 	}
@@ -304,7 +291,7 @@ func TestWatchShowsChanges(t *testing.T) {
 			"type": "Accepted", "status": "False", "reason": "UnsupportedValue", "message": "x", "lastTransitionTime": "2026-01-01T00:00:00Z",
 		}},
 	}}}
-	if err := h.server.WriteStatus(ctx, api.HTTPRoute, "default", "payments", string(all[0].GetUID()), status); err != nil {
+	if err := h.api.WriteStatus(ctx, api.HTTPRoute, "default", "payments", string(all[0].GetUID()), status); err != nil {
 		t.Fatal(err)
 	}
 	until("False (UnsupportedValue)")

@@ -5,6 +5,10 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
+
+	"github.com/sennit-mesh/sennit/internal/launch"
+	"github.com/sennit-mesh/sennit/pkg/api/report"
+	"github.com/sennit-mesh/sennit/pkg/telemetry"
 )
 
 // TestWhoMayCall has two callers of a service, on another host and on its own. Under a policy for one of them the other
@@ -54,4 +58,44 @@ func TestWhoMayCall(t *testing.T) {
 		return err
 	})
 	denied("after the node started again")
+}
+
+// TestDenialsAreListed has a policy on its dry run, and one that is enforced: the controller lists who is refused, from where,
+// and who would be.
+func TestDenialsAreListed(t *testing.T) {
+	t.Parallel()
+	m := Start(t, Config{Services: []string{"shop/web", "shop/orders"}, Waits: true})
+	m.Serve("two", Service{Name: "shop/orders", Version: "v1"})
+	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
+	address := m.Listen("one", "shop/web", "shop/orders:80")
+	m.AwaitAnswer("one", address, "v1")
+	m.MustApply(`{apiVersion: sennit.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {namespace: shop, name: trial}, ` +
+		`spec: {targetRefs: [{kind: Service, name: orders}], mode: DryRun, rules: [{from: [{nodes: [two]}]}]}}`)
+	m.MustApply(`{apiVersion: sennit.dev/v1alpha1, kind: AuthorizationPolicy, metadata: {namespace: shop, name: admin}, ` +
+		`spec: {targetRefs: [{kind: Service, name: orders}], action: Deny, rules: [{to: [{paths: [{value: /admin}]}]}]}}`)
+	for path, status := range map[string]int{"/things?secret=1": http.StatusOK, "/admin/x": http.StatusForbidden} {
+		response, body, err := m.Get(t.Context(), "one", address, path)
+		if err != nil || response.StatusCode != status {
+			t.Fatalf("%s: %v %v %q", path, err, response, body)
+		}
+	}
+	m.Eventually("the list of denials", func(ctx context.Context) error {
+		var seen []telemetry.SeenDenial
+		if err := launch.Call(ctx, m.Socket(), http.MethodGet, report.PathAuthzDenials, nil, &seen); err != nil {
+			return err
+		}
+		want := map[telemetry.Denial]bool{
+			{Service: "shop/orders", Caller: "shop/web", Node: "one", Method: "GET", Path: "/things", Policy: "shop/trial", DryRun: true}: true,
+			{Service: "shop/orders", Caller: "shop/web", Node: "one", Method: "GET", Path: "/admin/x", Policy: "shop/admin"}:              true,
+		}
+		for _, s := range seen {
+			if s.Count == 1 {
+				delete(want, s.Denial)
+			}
+		}
+		if len(want) > 0 {
+			return fmt.Errorf("seen %+v, and not %v", seen, want)
+		}
+		return nil
+	})
 }

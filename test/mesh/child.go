@@ -19,7 +19,7 @@ func Main(m *testing.M) {
 		os.Exit(runTests(m))
 	}
 	run := map[string]func(context.Context, []string) error{
-		"controller": runController, "node": runNode, "service": runService, "stranger": runStranger, "operator": runOperator,
+		"controller": runController, "node": runNode, "service": runService, "stranger": runStranger, "operator": runOperator, "application": runApplication,
 	}[os.Args[1]]
 	if run == nil {
 		os.Exit(runTests(m))
@@ -49,11 +49,7 @@ func runController(ctx context.Context, args []string) error {
 	if cfg.Now, err = clock(); err != nil {
 		return err
 	}
-	c, err := controller.New(cfg)
-	if err != nil {
-		return err
-	}
-	return c.Run(ctx)
+	return controller.Serve(ctx, cfg)
 }
 
 func runNode(ctx context.Context, args []string) error {

@@ -37,9 +37,13 @@ func startOutside(t *testing.T) *outside {
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	o.port = server.Listener.Addr().(*net.TCPAddr).Port
-	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
-	o.ca = "\n      " + strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", "\n      ")
+	o.ca = indented(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw}))
 	return o
+}
+
+// indented is PEM as it stands behind a "|" of YAML.
+func indented(text []byte) string {
+	return "\n      " + strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", "\n      ")
 }
 
 // document is an ExternalService that leads to it under a name of its certificate, or another.

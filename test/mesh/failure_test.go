@@ -112,6 +112,13 @@ func TestControllerGone(t *testing.T) {
 	m, address, _, _ := pair(t, Config{})
 	m.Serve("three", Service{Name: "default/stock", Version: "stock"})
 	stock := m.Listen("one", "default/web", "default/stock:80")
+	m.Eventually("the controller knows the instance", func(ctx context.Context) error {
+		ready, err := m.there(ctx, "stock")
+		if err == nil && ready != 1 {
+			err = fmt.Errorf("%d instances are ready", ready)
+		}
+		return err
+	})
 	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {name: stock}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
 	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, PerConnection: 10, Methods: []string{"GET", "POST"}})
 	m.Kill(m.Controller())

@@ -20,11 +20,11 @@ import (
 const shortTTL = 20 * time.Second
 
 // identities starts a mesh in which host one calls default/orders on two, with certificates that end soon.
-func identities(t *testing.T) (m *Mesh, address string) {
+func identities(t *testing.T, ttl time.Duration) (m *Mesh, address string) {
 	if testing.Short() {
 		t.Skip("waits until certificates end")
 	}
-	return startOrders(t, Config{Waits: true, CertificateTTL: shortTTL})
+	return startOrders(t, Config{Waits: true, CertificateTTL: ttl})
 }
 
 // A registered node is as much of a Node document as these tests look at.
@@ -171,7 +171,7 @@ func TestStaleNode(t *testing.T) {
 // certificates that they have, and `sennit node accept` ends it for the one that it names.
 func TestCopiedDisk(t *testing.T) {
 	t.Parallel()
-	m, address := identities(t)
+	m, address := identities(t, 3*shortTTL/2)
 	m.StopPart(m.Node("two"))
 	m.image("two", "copy")
 	m.RestartNode("two")
@@ -187,7 +187,7 @@ func TestCopiedDisk(t *testing.T) {
 	if err != nil || r.Status.Liveness != "frozen" {
 		t.Errorf("the node's document: %+v, %v", r.Status, err)
 	}
-	for range 20 { // what runs goes on
+	for range 20 { // what runs goes on, until the certificates end
 		if response, body, err := m.Get(t.Context(), "one", address, "/"); err != nil || body != "v1" {
 			t.Errorf("while the identity is frozen: %v %q %v", response, body, err)
 			break
@@ -238,7 +238,7 @@ func ownKey(t *testing.T, s report.Node) string {
 // the host that is right is not stopped.
 func TestOldImage(t *testing.T) {
 	t.Parallel()
-	m, address := identities(t)
+	m, address := identities(t, shortTTL)
 	m.StopPart(m.Node("two"))
 	m.image("two", "old")
 	m.RestartNode("two")

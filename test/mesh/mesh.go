@@ -126,6 +126,14 @@ func Start(t testing.TB, cfg Config) *Mesh {
 // join lets a host become a node and starts it.
 func (m *Mesh) join(name string, services ...string) {
 	m.t.Helper()
+	token, err := m.Token(m.t.Context(), name, services...)
+	m.must("make a token for "+name, err)
+	m.joinWith(name, token)
+}
+
+// joinWith lets a host become a node with a token that was made before.
+func (m *Mesh) joinWith(name, token string) {
+	m.t.Helper()
 	m.Flags[name] = slices.Concat([]string{"--drain-time", "10s"}, m.metricsFlag(name), m.cfg.Flags, m.cfg.NodeFlags[name])
 	m.lanes[name] = fmt.Sprintf("127.0.0.1:%d", m.port())
 	if m.network != nil {
@@ -135,7 +143,7 @@ func (m *Mesh) join(name string, services ...string) {
 	if offset := m.cfg.Clocks[name]; offset != 0 {
 		m.SetClock(name, offset)
 	}
-	_, err := m.Join(m.t.Context(), name, m.lanes[name], services...)
+	_, err := m.JoinWith(m.t.Context(), name, m.lanes[name], token)
 	m.must("join "+name, err)
 }
 
@@ -222,6 +230,13 @@ func (m *Mesh) RestartController() {
 	m.must("start the controller again", m.StartController(m.t.Context()))
 }
 
+// crashController kills the controller, and starts it again.
+func (m *Mesh) crashController() {
+	m.t.Helper()
+	m.Kill(m.Controller())
+	m.RestartController()
+}
+
 // RestartNode starts a node again, with its state and addresses, after it was stopped or killed.
 func (m *Mesh) RestartNode(name string) {
 	m.t.Helper()
@@ -244,6 +259,12 @@ func (m *Mesh) Kill(p *launch.Process) {
 
 // Eventually waits until check returns nil, and ends the test where it does not for long.
 func (m *Mesh) Eventually(what string, check func(context.Context) error) {
+	m.t.Helper()
+	m.within(ready, what, check)
+}
+
+// within is Eventually for what takes longer in a healthy mesh too.
+func (m *Mesh) within(ready time.Duration, what string, check func(context.Context) error) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), ready)
 	defer cancel()

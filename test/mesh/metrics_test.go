@@ -38,6 +38,7 @@ func TestPrometheus(t *testing.T) {
 		"a histogram agrees with its counter":       `abs(sum(sennit_request_duration_seconds_count) - sum(sennit_requests_total)) == 0`,
 		"bytes back":                                `sum(sennit_response_body_bytes_total{source="default/web"}) > 0`,
 		"the lane, from both ends":                  `count(sennit_lane_connections{source="default/web",destination="default/orders"} > 0) == 2`,
+		"whom the lanes refused: nobody":            `count(sennit_lane_refused_total{reason="identity"} == 0) == 2`,
 		"every certificate has most of a day":       `min(sennit_certificate_expiry_timestamp_seconds - time()) > 3600`,
 		"nodes are on the bus, and hear beats":      `count(sennit_bus_connected == 1 and sennit_bus_stale_seconds == 0) == 2`,
 		"configuration was applied":                 `min(sennit_config_applied_total) > 0`,

@@ -46,7 +46,7 @@ func (m *Mesh) Operate(host string) error {
 	m.t.Helper()
 	c, err := client.New(client.Config{Socket: m.Socket()})
 	m.must("reach the controller", err)
-	config, err := c.Kubeconfig(m.t.Context())
+	config, err := c.Kubeconfig(m.t.Context(), 24*time.Hour)
 	m.must("make a kubeconfig", err)
 	file := filepath.Join(m.Dir, "kubeconfig")
 	m.must("write the kubeconfig", os.WriteFile(file, config, 0o600))

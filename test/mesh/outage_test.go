@@ -127,8 +127,7 @@ func TestAllNodesReconnectAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	for range 2 {
-		m.Kill(m.Controller())
-		m.RestartController()
+		m.crashController()
 	}
 	start := time.Now()
 	m.Eventually("every node is back and up to date", func(context.Context) error {

@@ -136,8 +136,7 @@ func TestQuotaWhileTheControllerDies(t *testing.T) {
 	}
 	for death := range deaths {
 		m.Eventually("requests pass", so(limit*(death+1)/4))
-		m.Kill(m.Controller())
-		m.RestartController()
+		m.crashController()
 	}
 	m.Eventually("most of the limit is used", so(limit*8/10))
 	m.Eventually("nothing is left", func(ctx context.Context) error {

@@ -64,7 +64,9 @@ func (m *Mesh) answers(load *Load, many int) map[string]int {
 
 func (m *Mesh) noFailures(load *Load, while string) {
 	m.t.Helper()
-	if got := load.Stop(); got.Failed > 0 {
+	got := load.Stop()
+	m.t.Log(got)
+	if got.Failed > 0 {
 		m.t.Errorf("%s: %s\n%s", while, got, strings.Join(got.Failures, "\n"))
 	}
 }

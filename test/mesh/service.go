@@ -31,6 +31,7 @@ import (
 //	      /hold?version=V  its version; where that is V, not before the caller is gone or the process ends
 //	      /held        how many requests are held
 //	      /websocket   an upgrade; answers every text frame with itself
+//	udp   each datagram, behind the version and a line break; of DNS the version, as a TXT record
 //	tcp   everything that is sent, once the sender has closed its side, behind the version and a line break
 type Service struct {
 	Name     string // namespace/name
@@ -38,7 +39,9 @@ type Service struct {
 	Version  string // label and answer
 	Port     int    // that callers name; 0: 80
 	Protocol string // "": http
-	Health   string // a line of services.d such as `health: {tcp: {port: "80"}, interval: 500ms}`
+	// Plaintext has the node take callers without an identity at this address; "": at none.
+	Plaintext string
+	Health    string // a line of services.d such as `health: {tcp: {port: "80"}, interval: 500ms}`
 }
 
 // An Instance is the process of a Service, and where on its host it listens.
@@ -69,8 +72,12 @@ func (m *Mesh) Serve(node string, s Service) *Instance {
 		address, err = os.ReadFile(file)
 		return err
 	})
-	m.Write(node, fmt.Sprintf("service: %s\ninstance: %s\nlabels: {version: %q}\nports: [{port: %d, name: main, protocol: %s, address: %q}]\n%s\n",
-		s.Name, s.Instance, s.Version, s.Port, s.Protocol, address, s.Health))
+	plaintext := ""
+	if s.Plaintext != "" {
+		plaintext = fmt.Sprintf(", plaintext: %q", s.Plaintext)
+	}
+	m.Write(node, fmt.Sprintf("service: %s\ninstance: %s\nlabels: {version: %q}\nports: [{port: %d, name: main, protocol: %s, address: %q%s}]\n%s\n",
+		s.Name, s.Instance, s.Version, s.Port, s.Protocol, address, plaintext, s.Health))
 	return &Instance{p, node, string(address)}
 }
 
@@ -79,18 +86,25 @@ func runService(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("service", flag.ContinueOnError)
 	file := flags.String("address-file", "", "file to write the address to")
 	version := flags.String("version", "", "what to answer")
-	protocol := flags.String("protocol", "http", "http or tcp")
+	protocol := flags.String("protocol", "http", "http, tcp or udp")
 	if err := flags.Parse(args); err != nil {
 		return err
+	}
+	if *protocol == "udp" {
+		conn, err := new(net.ListenConfig).ListenPacket(ctx, "udp", "127.0.0.1:0")
+		if err != nil {
+			return err
+		}
+		if err := tell(*file, conn.LocalAddr()); err != nil {
+			return err
+		}
+		return serveUDP(ctx, conn, *version)
 	}
 	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(*file+".new", []byte(l.Addr().String()), 0o600); err != nil {
-		return err
-	}
-	if err := os.Rename(*file+".new", *file); err != nil {
+	if err := tell(*file, l.Addr()); err != nil {
 		return err
 	}
 	if *protocol == "tcp" {
@@ -103,6 +117,14 @@ func runService(ctx context.Context, args []string) error {
 		return err
 	}
 	return nil
+}
+
+// tell writes where a service listens to a file, at once.
+func tell(file string, address net.Addr) error {
+	if err := os.WriteFile(file+".new", []byte(address.String()), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
 }
 
 func handler(ctx context.Context, version string) http.Handler {

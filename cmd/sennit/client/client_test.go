@@ -18,6 +18,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
+	"sigs.k8s.io/yaml"
 
 	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
@@ -287,4 +288,38 @@ func TestPermissionDeniedNamesWhoMay(t *testing.T) {
 			t.Errorf("%s: %s", tt.who, text)
 		}
 	}
+}
+
+// FuzzKubeconfigs: no file breaks this client, and what it says of one never holds the token.
+func FuzzKubeconfigs(f *testing.F) {
+	const secret = "t0ken-of-somebody"
+	f.Add([]byte("current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nclusters: [{name: c, cluster: {server: \"https://a:1\"}}]\nusers: [{name: u, user: {token: " + secret + "}}]\n"))
+	f.Add([]byte("current-context: a\ncontexts: [{name: a, context: {cluster: c, user: u}}]\nusers: [{name: u, user: {token: " + secret + ", exec: {command: ./x, args: [a], env: [{name: a, value: b}]}}}]\n"))
+	f.Add([]byte("clusters: [{name: c, cluster: {server: \"::\", certificate-authority-data: AAAA}}]\ncontexts: [{name: \"\", context: {cluster: c}}]\nusers: [{user: {token: " + secret + "}}]\n"))
+	f.Add([]byte("token: " + secret + ": ["))
+	path := filepath.Join(f.TempDir(), "config")
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var k kubeconfig
+		if yaml.Unmarshal(data, &k) == nil {
+			for _, u := range k.Users {
+				if u.User.TokenFile != "" || strings.Contains(u.Name, secret) {
+					return // it reads a file of this host, or is named like the secret
+				}
+			}
+			for _, c := range k.Clusters {
+				if c.Cluster.CAFile != "" {
+					return
+				}
+			}
+			if strings.Contains(k.CurrentContext+fmt.Sprint(k.Contexts, k.Clusters), secret) {
+				return
+			}
+		}
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c, err := fromKubeconfig(path); err != nil && strings.Contains(err.Error(), secret) || (c == nil) == (err == nil) {
+			t.Errorf("%v, %v", c, err)
+		}
+	})
 }

@@ -125,9 +125,19 @@ func (c *Client) post(ctx context.Context, path string, body []byte) error {
 }
 
 // Kubeconfig returns a configuration for kubectl and for this command. It holds a secret, and only the controller's
-// unix socket answers it.
-func (c *Client) Kubeconfig(ctx context.Context) ([]byte, error) {
-	a, err := c.send(ctx, request{method: http.MethodGet, path: report.PathKubeconfig, accept: "application/yaml, */*"})
+// unix socket answers it. Its token is good for as long as expires says.
+func (c *Client) Kubeconfig(ctx context.Context, expires time.Duration) ([]byte, error) {
+	q := url.Values{"expires": {expires.String()}}
+	a, err := c.send(ctx, request{method: http.MethodGet, path: report.PathKubeconfig, query: q, accept: "application/yaml, */*"})
+	if err != nil {
+		return nil, err
+	}
+	return a.body, nil
+}
+
+// Bundle returns the bundle of the cluster's trust domain, as JSON in SPIFFE's format.
+func (c *Client) Bundle(ctx context.Context) ([]byte, error) {
+	a, err := c.send(ctx, request{method: http.MethodGet, path: report.PathBundle})
 	if err != nil {
 		return nil, err
 	}

@@ -112,8 +112,9 @@ func noRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastRe
 type conn struct {
 	http        *http.Client
 	base, token string
-	who, where  string // for people: "controller", "unix socket /run/…"
-	remedy      string // where nobody answers
+	plugin      *plugin // asked for the token; nil: token is the one
+	who, where  string  // for people: "controller", "unix socket /run/…"
+	remedy      string  // where nobody answers
 }
 
 func unixConn(path, who, remedy string) conn {

@@ -169,6 +169,18 @@ func (c *Client) Create(ctx context.Context, k *api.Kind, u *unstructured.Unstru
 	return made, err
 }
 
+// Replace stores a whole document over the one that it was read from, and fails where that was changed meanwhile.
+func (c *Client) Replace(ctx context.Context, k *api.Kind, u *unstructured.Unstructured) (*unstructured.Unstructured, error) {
+	body, err := json.Marshal(u.Object)
+	if err != nil {
+		return nil, fmt.Errorf("encode the document: %w", err)
+	}
+	now, _, err := c.document(ctx, request{
+		method: http.MethodPut, path: Of(k, u).path(true), query: url.Values{"fieldManager": {Manager}}, body: body, contentType: "application/json",
+	})
+	return now, err
+}
+
 // Rollback makes a document again what it was at a revision, if it is still as it was read: version is its
 // resourceVersion, or empty where there is none now.
 func (c *Client) Rollback(ctx context.Context, t Target, to uint64, version string, dryRun bool) (*unstructured.Unstructured, error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/api/report"
 	"github.com/sennit-mesh/sennit/pkg/authz"
 	"github.com/sennit-mesh/sennit/pkg/routing"
+	"github.com/sennit-mesh/sennit/pkg/telemetry"
 )
 
 // Explain tells what nodes do with a request, by what the controller compiled.
@@ -28,6 +29,16 @@ func (n *Node) Explain(ctx context.Context, q *routing.Question) (*routing.Expla
 func (c *Client) CheckAccess(ctx context.Context, q *authz.Question) (*authz.Answer, error) {
 	var a authz.Answer
 	return &a, c.conn.ask(ctx, report.PathAuthzCheck, q, &a)
+}
+
+// Plaintext tells which services take callers without an identity, and who these are.
+func (c *Client) Plaintext(ctx context.Context) (all []report.Plaintext, err error) {
+	return all, c.conn.read(ctx, report.PathPlaintext, &all)
+}
+
+// AccessDenials tells what was refused of late, and what would have been, the newest first.
+func (c *Client) AccessDenials(ctx context.Context) (seen []telemetry.SeenDenial, err error) {
+	return seen, c.conn.read(ctx, report.PathAuthzDenials, &seen)
 }
 
 // Analyze tells what is wrong with the documents of the controller, or would be with those in data applied (a file of

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"sigs.k8s.io/yaml"
 )
@@ -27,7 +28,10 @@ type kubeconfig struct {
 	}
 	Users []struct {
 		Name string
-		User struct{ Token, TokenFile string }
+		User struct {
+			Token, TokenFile string
+			Exec             *plugin
+		}
 	}
 }
 
@@ -58,9 +62,16 @@ func (k *kubeconfig) open(file, cluster, user string) (*Client, error) {
 		return filepath.Join(filepath.Dir(file), path)
 	}
 	token := ""
+	var ask *plugin
 	for _, u := range k.Users {
 		if u.Name != user {
 			continue
+		}
+		if ask = u.User.Exec; ask != nil && strings.Contains(ask.Command, "/") {
+			var err error
+			if ask.Command, err = filepath.Abs(near(ask.Command)); err != nil { // else it were looked for in PATH
+				return nil, err
+			}
 		}
 		token = u.User.Token
 		if u.User.TokenFile != "" {
@@ -70,7 +81,7 @@ func (k *kubeconfig) open(file, cluster, user string) (*Client, error) {
 			}
 		}
 	}
-	if token == "" {
+	if token == "" && ask == nil {
 		return nil, fmt.Errorf("%s: user %q has no token, which is how operators show who they are (make a new one with `sennit kubeconfig`)", file, user)
 	}
 	for _, c := range k.Clusters {
@@ -91,7 +102,11 @@ func (k *kubeconfig) open(file, cluster, user string) (*Client, error) {
 				return nil, err
 			}
 		}
-		return newTLS(c.Cluster.Server, token, roots, c.Cluster.ServerName)
+		cl, err := newTLS(c.Cluster.Server, token, roots, c.Cluster.ServerName)
+		if err == nil && token == "" {
+			cl.conn.plugin = ask
+		}
+		return cl, err
 	}
 	return nil, fmt.Errorf("%s: there is no cluster %q in it (make a new one with `sennit kubeconfig`)", file, cluster)
 }

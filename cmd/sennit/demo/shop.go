@@ -59,6 +59,7 @@ type receipt struct {
 	Service string   `json:"service"`
 	Version string   `json:"version"`
 	Charged string   `json:"charged,omitempty"`
+	For     string   `json:"for,omitempty"` // the user that X-User names
 	Behind  *receipt `json:"behind,omitempty"`
 }
 
@@ -69,7 +70,11 @@ func shopHandler(cfg ShopConfig) (http.Handler, error) {
 	switch cfg.Role {
 	case "payments":
 		self.Charged = "12.50"
-		mux.HandleFunc("GET /charge", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, self) })
+		mux.HandleFunc("GET /charge", func(w http.ResponseWriter, r *http.Request) {
+			answer := self
+			answer.For = r.Header.Get("X-User")
+			writeJSON(w, answer)
+		})
 	case "bank":
 		mux.HandleFunc("GET /rates", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, self) })
 	case "orders":

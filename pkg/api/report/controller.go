@@ -3,7 +3,8 @@ package report
 import "time"
 
 // Paths of the controller's API that are not of Kubernetes' shapes. They are served on its unix socket, and over TLS
-// to operators who show a bearer token; PathKubeconfig and PathBackup on the unix socket only.
+// to operators who show a bearer token; PathKubeconfig and PathBackup on the unix socket only. Operators of some namespaces
+// are answered PathStatus, PathEdges, PathQuota, PathAuthzDenials and PathPlaintext as far as these go.
 const (
 	// PathWait (GET, ?resourceVersion=N&timeout=30s) answers Progress, a line of JSON each time it changes; the
 	// last line says whether it is done.
@@ -25,17 +26,44 @@ const (
 	// PathAuthzCheck (POST of authz's Question, of at most MaxQuestion bytes) answers authz's Answer, or 404 where there is no such
 	// service.
 	PathAuthzCheck = "/sennit/v1/authz/check"
+	// PathAuthzDenials (GET) answers what AuthorizationPolicies refused of late, or would have: a list of telemetry's SeenDenial, the
+	// newest first.
+	PathAuthzDenials = "/sennit/v1/authz/denials"
+	// PathPlaintext (GET) answers a list of Plaintext, by service.
+	PathPlaintext = "/sennit/v1/authz/plaintext"
 	// PathAnalyze (POST of documents in YAML or JSON, or of nothing) answers Analysis: what is wrong with the documents
 	// that there are, as they would be if those of the request were applied.
 	PathAnalyze = "/sennit/v1/analyze"
-	// PathKubeconfig (GET) answers a kubeconfig in YAML. It holds a secret.
+	// PathBundle (GET) answers the bundle of the trust domain, as JSON in SPIFFE's format. It holds public keys alone.
+	PathBundle = "/sennit/v1/bundle"
+	// PathKubeconfig (GET, ?expires=720h) answers a kubeconfig in YAML. It holds a secret.
 	PathKubeconfig = "/sennit/v1/kubeconfig"
 	// PathBackup (GET) answers a backup (see package backup). It holds every document, and the authority's file, sealed.
 	PathBackup = "/sennit/v1/backup"
+	// PathAuthority (GET) answers Authority. PathAuthority + "/rotate" (POST, Rotate), "/withdraw" (POST, Withdraw) and
+	// "/cancel" (POST, empty) answer it as it is then, or Failure; so does "/accept" (POST, RootFile, the root's answer).
+	// PathAuthority + "/request" (POST, RootRequest) answers RootFile, what the controller asks a root that is kept elsewhere.
+	PathAuthority = "/sennit/v1/authority"
 )
 
 // MaxQuestion is how many bytes a question may have: a head of the largest size, and its JSON.
 const MaxQuestion = 256 << 10
+
+// Plaintext is who calls a service without an identity, as its nodes told this controller since its start.
+type Plaintext struct {
+	Service    string            `json:"service"`
+	Permissive bool              `json:"permissive"` // they are taken now
+	Sources    []PlaintextSource `json:"sources"`    // the newest first
+}
+
+// PlaintextSource are the connections of one address.
+type PlaintextSource struct {
+	Source      string    `json:"source"` // an IP address
+	Taken       bool      `json:"taken"`  // else they were refused
+	Connections uint64    `json:"connections"`
+	First       time.Time `json:"first"`
+	Last        time.Time `json:"last"`
+}
 
 // An Analysis is what is wrong, of package analyze's findings.
 type Analysis[F any] struct {
@@ -91,7 +119,8 @@ type Cluster struct {
 	Version     string     `json:"version"`    // of the controller's program
 	Controller  string     `json:"controller"` // its name
 	Epoch       uint64     `json:"epoch"`
-	Revision    uint64     `json:"revision"` // of the newest snapshot
+	Revision    uint64     `json:"revision"`             // of the newest snapshot
+	Namespaces  []string   `json:"namespaces,omitempty"` // what follows is of these alone; empty: of all, and of the cluster
 	Nodes       []Member   `json:"nodes"`
 	Gateways    []Gateways `json:"gateways"`
 	Warnings    []string   `json:"warnings"`
@@ -137,6 +166,6 @@ type Quota struct {
 
 // QuotaHolder is a node that holds leases of a limit.
 type QuotaHolder struct {
-	Node   string `json:"node"`
+	Node   string `json:"node"`   // empty: nodes that the asker does not see, together
 	Tokens int64  `json:"tokens"` // granted to it in leases that have not ended; some may be spent
 }

@@ -76,6 +76,15 @@ type Listener struct {
 	As      string `json:"as"`              // the service that its connections speak as
 	To      string `json:"to"`              // the service and port that they reach
 	Error   string `json:"error,omitempty"` // why it does not listen
+	Flows   *Flows `json:"flows,omitempty"` // of one of UDP
+}
+
+// Flows are those of a listener of UDP: what a socket sends, and what it is answered.
+type Flows struct {
+	Open    int    `json:"open"`
+	Begun   uint64 `json:"begun"`
+	Refused uint64 `json:"refused"` // datagrams of those who may not use the listener, or of too many
+	Dropped uint64 `json:"dropped"` // datagrams that found a queue full
 }
 
 // Gateway is a port on which a gateway of the node lets in those outside.

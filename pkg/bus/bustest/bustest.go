@@ -37,6 +37,22 @@ type Bus struct {
 	Addr       string      // host:port
 	Roots      *tls.Config // for clients
 	Log        *slog.Logger
+
+	mu      sync.Mutex
+	refused map[bus.Refusal]int // without their counts and details
+}
+
+// Refused is how often a node was refused something of a kind, as the server told.
+func (b *Bus) Refused(node, kind string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.refused[bus.Refusal{Node: node, Kind: kind}]
+}
+
+func (b *Bus) refuse(r bus.Refusal) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.refused[bus.Refusal{Node: r.Node, Kind: r.Kind}] += r.Count
 }
 
 // Start runs a bus until the test ends.
@@ -45,23 +61,32 @@ func Start(t testing.TB) *Bus {
 	return StartIn(t, t.TempDir(), nil)
 }
 
-// StartIn runs a bus on a state directory, with these accounts or with new ones where they are nil.
-func StartIn(t testing.TB, dir string, accounts *bus.Accounts) *Bus {
+// StartIn runs a bus on a state directory, with these accounts or with new ones where they are nil. Users that are ended,
+// by public nkey, are not let in.
+func StartIn(t testing.TB, dir string, accounts *bus.Accounts, ended ...string) *Bus {
+	t.Helper()
+	return start(t, dir, accounts, bus.ServerConfig{Ended: ended})
+}
+
+// StartFormer is StartIn where users of accounts of before are let in too.
+func StartFormer(t testing.TB, dir string, accounts *bus.Accounts, former bus.FormerAccess) *Bus {
+	t.Helper()
+	return start(t, dir, accounts, bus.ServerConfig{Former: former})
+}
+
+func start(t testing.TB, dir string, accounts *bus.Accounts, cfg bus.ServerConfig) *Bus {
 	t.Helper()
 	serverTLS, clientTLS := TLS(t)
-	b := &Bus{Accounts: accounts, Roots: clientTLS, Log: Log(t)} // first: its cleanup comes last
+	b := &Bus{Accounts: accounts, Roots: clientTLS, Log: Log(t), refused: map[bus.Refusal]int{}} // first: its cleanup comes last
 	var err error
 	if accounts == nil {
 		if b.Accounts, err = bus.NewAccounts(); err != nil {
 			t.Fatal(err)
 		}
 	}
-	b.Server, err = bus.NewServer(bus.ServerConfig{
-		Name: "controller", Listen: netip.MustParseAddrPort("127.0.0.1:0"),
-		StateDir: dir, TLS: serverTLS, Accounts: b.Accounts, Log: b.Log, MaxStore: 1 << 30,
-		FirstCutOff: CutOffTime,
-	})
-	if err != nil {
+	cfg.Name, cfg.Listen, cfg.StateDir, cfg.TLS, cfg.Accounts = "controller", netip.MustParseAddrPort("127.0.0.1:0"), dir, serverTLS, b.Accounts
+	cfg.Log, cfg.MaxStore, cfg.FirstCutOff, cfg.Refused = b.Log, 1<<30, CutOffTime, b.refuse
+	if b.Server, err = bus.NewServer(cfg); err != nil {
 		t.Fatal(err)
 	}
 	Run(t, b.Server.Run)

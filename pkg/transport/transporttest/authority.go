@@ -46,15 +46,21 @@ func NewAuthority(tb testing.TB) *Authority {
 // Issue makes an SVID of a service that ends after lifetime.
 func (a *Authority) Issue(service exchange.ServiceName, lifetime time.Duration) *tls.Certificate {
 	a.tb.Helper()
+	return a.IssueOn("", service, lifetime)
+}
+
+// IssueOn is Issue, for a node.
+func (a *Authority) IssueOn(node string, service exchange.ServiceName, lifetime time.Duration) *tls.Certificate {
+	a.tb.Helper()
 	key := newKey(a.tb)
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<62))
 	if err != nil {
 		a.tb.Fatal(err)
 	}
 	leaf := a.create(&x509.Certificate{
-		SerialNumber: serial,
-		URIs:         []*url.URL{{Scheme: "spiffe", Host: "test", Path: fmt.Sprintf("/ns/%s/svc/%s", service.Namespace, service.Name)}},
-		NotBefore:    time.Now().Add(-time.Minute), NotAfter: time.Now().Add(lifetime),
+		SerialNumber: serial, Subject: pkix.Name{CommonName: node},
+		URIs:      []*url.URL{{Scheme: "spiffe", Host: "test", Path: fmt.Sprintf("/ns/%s/svc/%s", service.Namespace, service.Name)}},
+		NotBefore: time.Now().Add(-time.Minute), NotAfter: time.Now().Add(lifetime),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 	}, a.cert, &key.PublicKey)
@@ -90,6 +96,7 @@ type Wallet struct {
 	mu       sync.Mutex
 	certs    map[exchange.ServiceName]*tls.Certificate
 	revoked  map[exchange.ServiceName]bool
+	then     func()
 	verified int
 	resumed  int
 }
@@ -119,6 +126,25 @@ func (w *Wallet) Certificate(s exchange.ServiceName) (*tls.Certificate, error) {
 
 // Verify returns whose SVID the peer shows.
 func (w *Wallet) Verify(state tls.ConnectionState) (exchange.ServiceName, error) {
+	s, err := w.verify(state)
+	w.mu.Lock()
+	then := w.then
+	w.then = nil
+	w.mu.Unlock()
+	if then != nil {
+		then()
+	}
+	return s, err
+}
+
+// Then calls fn once, when the next peer was judged and before anybody is told.
+func (w *Wallet) Then(fn func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.then = fn
+}
+
+func (w *Wallet) verify(state tls.ConnectionState) (exchange.ServiceName, error) {
 	leaf := state.PeerCertificates[0]
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: w.authority.pool, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny}}); err != nil {
 		return exchange.ServiceName{}, err
@@ -135,6 +161,12 @@ func (w *Wallet) Verify(state tls.ConnectionState) (exchange.ServiceName, error)
 		return exchange.ServiceName{}, ErrRevoked
 	}
 	return s, nil
+}
+
+// Home is the trust domain of the peer, and the node that its SVID names (IssueOn).
+func (w *Wallet) Home(state tls.ConnectionState) (trustDomain, node string) {
+	leaf := state.PeerCertificates[0]
+	return leaf.URIs[0].Host, leaf.Subject.CommonName
 }
 
 // Rotate gives a service a new SVID.

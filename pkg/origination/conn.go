@@ -1,19 +1,26 @@
-package egress
+package origination
 
 import (
 	"crypto/tls"
 	"net"
+	"sync"
 	"syscall"
 
 	"github.com/sennit-mesh/sennit/internal/rawsock"
 )
 
-// A Conn is a connection to a host outside. What is read and written is the caller's; TLS is inside.
+// A Conn is a connection that a node has made, with TLS inside or without. What is read and written is the caller's.
 type Conn struct {
 	net.Conn // with or without TLS
 	raw      *net.TCPConn
-	done     func()
+	closed   func()
 }
+
+// Plain is a connection without TLS.
+func Plain(raw *net.TCPConn) *Conn { return &Conn{Conn: raw, raw: raw, closed: func() {}} }
+
+// WhenClosed has closed called once, when the connection is. It is called before anybody else has the connection.
+func (c *Conn) WhenClosed(closed func()) { c.closed = sync.OnceFunc(closed) }
 
 // Scheme is that of requests on it.
 func (c *Conn) Scheme() string {
@@ -25,7 +32,7 @@ func (c *Conn) Scheme() string {
 
 // Close closes the connection at once, from any goroutine: TLS would wait to say goodbye to a peer that takes nothing.
 func (c *Conn) Close() error {
-	c.done()
+	c.closed()
 	return c.raw.Close()
 }
 
@@ -44,7 +51,7 @@ func (c *Conn) CloseWrite() error {
 }
 
 // Quiet reports whether nothing has arrived, not even the end: an idle connection to which that happens is one that
-// the host closes, or a host that speaks without being asked.
+// the other end closes, or speaks on without being asked.
 func (c *Conn) Quiet() bool {
 	raw, err := c.raw.SyscallConn()
 	if err != nil {
