@@ -21,6 +21,7 @@ type multiplexed struct {
 // processConns are those to one process: one, unless it allows fewer streams than are needed.
 type processConns struct {
 	dial chan struct{} // holds a token while somebody dials: a burst of calls needs one connection, and not one each
+	gone bool          // nobody finds it any more; who holds the token of dial may read and write it
 
 	mu    sync.Mutex
 	conns []*http2.ClientConn
@@ -39,20 +40,23 @@ func http2Limits(l http1.Limits) http2.Limits {
 
 // open takes a stream to the process, and connects where that needs another connection.
 func (m *multiplexed) open(ctx context.Context, place Place) (*http2.ClientStream, error) {
-	value, ok := m.places.Load(place)
-	if !ok {
-		value, _ = m.places.LoadOrStore(place, &processConns{dial: make(chan struct{}, 1)})
+	var p *processConns
+	for {
+		p = m.of(place)
+		if s := p.take(); s != nil {
+			return s, nil
+		}
+		select {
+		case p.dial <- struct{}{}:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		if !p.gone {
+			break
+		}
+		<-p.dial
 	}
-	p := value.(*processConns)
-	if s := p.take(); s != nil {
-		return s, nil
-	}
-	select {
-	case p.dial <- struct{}{}:
-		defer func() { <-p.dial }()
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
+	defer func() { <-p.dial }()
 	if s := p.take(); s != nil { // of a connection that somebody else made meanwhile
 		return s, nil
 	}
@@ -65,13 +69,21 @@ func (m *multiplexed) open(ctx context.Context, place Place) (*http2.ClientStrea
 	}
 	c := http2.NewClientConn(nc, m.limits)
 	p.mu.Lock()
-	p.conns = append(p.conns, c)
+	p.conns, p.used = append(p.conns, c), time.Now()
 	p.mu.Unlock()
 	go func() {
 		_ = c.Run() // its streams have heard why it ended
 		p.forget(c)
 	}()
 	return c.Open()
+}
+
+func (m *multiplexed) of(place Place) *processConns {
+	value, ok := m.places.Load(place)
+	if !ok {
+		value, _ = m.places.LoadOrStore(place, &processConns{dial: make(chan struct{}, 1)})
+	}
+	return value.(*processConns)
 }
 
 func (p *processConns) take() *http2.ClientStream {
@@ -99,20 +111,21 @@ func (p *processConns) forget(c *http2.ClientConn) {
 }
 
 // each calls visit for the connections to every process.
-func (m *multiplexed) each(visit func(*processConns, []*http2.ClientConn)) {
-	m.places.Range(func(_, value any) bool {
+func (m *multiplexed) each(visit func(Place, *processConns, []*http2.ClientConn)) {
+	m.places.Range(func(key, value any) bool {
 		p := value.(*processConns)
 		p.mu.Lock()
 		conns := slices.Clone(p.conns)
 		p.mu.Unlock()
-		visit(p, conns)
+		visit(key.(Place), p, conns)
 		return true
 	})
 }
 
-// sweep ends connections to processes that nobody has called for longer than idleUpstream. Streams that run go on.
+// sweep ends connections to processes that nobody has called for longer than idleUpstream. Streams that run go on. A
+// place to which none is left is forgotten: configuration may have replaced it.
 func (m *multiplexed) sweep(now time.Time) {
-	m.each(func(p *processConns, conns []*http2.ClientConn) {
+	m.each(func(place Place, p *processConns, conns []*http2.ClientConn) {
 		p.mu.Lock()
 		idle := now.Sub(p.used) > idleUpstream
 		p.mu.Unlock()
@@ -122,12 +135,24 @@ func (m *multiplexed) sweep(now time.Time) {
 		for _, c := range conns {
 			c.Drain()
 		}
+		select {
+		case p.dial <- struct{}{}:
+		default:
+			return // somebody dials
+		}
+		p.mu.Lock()
+		p.gone = len(p.conns) == 0
+		p.mu.Unlock()
+		if p.gone {
+			m.places.Delete(place)
+		}
+		<-p.dial
 	})
 }
 
 // close ends all of them at once.
 func (m *multiplexed) close() {
-	m.each(func(_ *processConns, conns []*http2.ClientConn) {
+	m.each(func(_ Place, _ *processConns, conns []*http2.ClientConn) {
 		for _, c := range conns {
 			c.Close()
 		}
