@@ -141,6 +141,7 @@ func (r *refiller) refill(ctx context.Context) {
 		err = fmt.Errorf("%d grants answer %d asks", len(answer.GetGrants()), len(purses))
 	}
 	now := time.Now()
+	r.away.Store(err != nil)
 	if err != nil {
 		if ctx.Err() == nil && r.failed == 0 {
 			r.Log.Warn("no quota leases: requests that need one are refused until there are", "err", err)

@@ -18,8 +18,10 @@ import (
 
 const (
 	// patience is how long a request waits for a lease where none is in hand, and it is not known that none is to be
-	// had: the first of a window does.
-	patience = 500 * time.Millisecond
+	// had: the first of a window does. An owner on a busy disk may need that long.
+	patience = askTime
+	// patienceAway is the same where the owner did not answer last.
+	patienceAway = 500 * time.Millisecond
 	// maxPurses bounds what callers can make a node hold, by sending ever new values of a header.
 	maxPurses = 16_384
 	// maxValue is the longest value of a header that is counted as it is, in bytes. A longer one is counted by its hash.
@@ -40,6 +42,7 @@ type Spender struct {
 	Ask func(ctx context.Context, r *Request) (*Answer, error)
 	Log *slog.Logger
 
+	away   atomic.Bool // the owner did not answer last
 	pokes  chan *purse
 	seed   maphash.Seed
 	purses atomic.Int64
@@ -135,7 +138,11 @@ func (s *Spender) poke(p *purse, now time.Time) {
 
 // wait tries again whenever something has come, as long as patience lasts.
 func (s *Spender) wait(ctx context.Context, limits []*snapshot.Limit, caller exchange.ServiceName, req *exchange.Request) (Refusal, bool) {
-	patient, cancel := context.WithTimeout(ctx, patience)
+	most := patience
+	if s.away.Load() {
+		most = patienceAway
+	}
+	patient, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
 	for {
 		now := time.Now()

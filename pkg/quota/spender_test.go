@@ -208,7 +208,7 @@ func TestWithoutAnOwnerNothingIsAdmitted(t *testing.T) {
 		for range 100 {
 			began := time.Now()
 			refusal, ok := admit(t, s, web, nil, &snapshot.Limit{Id: "l"})
-			if ok || refusal.Reason != exchange.QuotaUnavailable || time.Since(began) > patience {
+			if ok || refusal.Reason != exchange.QuotaUnavailable || time.Since(began) > 500*time.Millisecond {
 				t.Fatalf("admitted %t, refused for %q after %v", ok, refusal.Reason, time.Since(began))
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -220,6 +220,43 @@ func TestWithoutAnOwnerNothingIsAdmitted(t *testing.T) {
 		time.Sleep(slowest)
 		if refusal, ok := admit(t, s, web, nil, &snapshot.Limit{Id: "l"}); !ok {
 			t.Errorf("refused for %q when there was an owner again", refusal.Reason)
+		}
+	})
+}
+
+// TestASlowOwnerIsWaitedFor holds requests for as long as an owner whose disk is busy needs, and no longer than half a
+// second each where it does not answer.
+func TestASlowOwnerIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		takes := 1900 * time.Millisecond
+		s := NewSpender(func(ctx context.Context, _ *Request) (*Answer, error) {
+			select {
+			case <-time.After(takes):
+				return &Answer{Grants: []*Grant{{Lease: 1, Tokens: 1, LifeNs: uint64(time.Minute)}}}, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}, slog.New(slog.DiscardHandler))
+		ctx, cancel := context.WithCancel(t.Context())
+		var group sync.WaitGroup
+		group.Go(func() { _ = s.Run(ctx) })
+		defer func() { cancel(); group.Wait() }()
+		limit := &snapshot.Limit{Id: "l"}
+		if refusal, ok := admit(t, s, web, nil, limit); !ok {
+			t.Fatalf("refused for %q while the owner was about to answer", refusal.Reason)
+		}
+		takes = time.Hour
+		for i := range 20 {
+			most := 500 * time.Millisecond
+			if i == 0 {
+				most = 2 * time.Second // that nobody answers is what it finds out
+			}
+			time.Sleep(slowest) // until it makes sense to ask again
+			began := time.Now()
+			refusal, ok := admit(t, s, web, nil, limit)
+			if ok || refusal.Reason != exchange.QuotaUnavailable || time.Since(began) > most {
+				t.Errorf("request %d to an owner that is away: admitted %t, refused for %q after %v", i, ok, refusal.Reason, time.Since(began))
+			}
 		}
 	})
 }
