@@ -46,6 +46,9 @@ func edgesSeen(graph func(telemetry.Fold) []telemetry.GraphEdge, fold telemetry.
 		return graph(fold)
 	}
 	edges := graph(func(e telemetry.GraphEdge) telemetry.GraphEdge {
+		if e.Caller == "" { // what overflowed is of everybody's calls
+			return telemetry.GraphEdge{}
+		}
 		if !sees.Has(namespaceOf(e.Caller)) && !sees.Has(namespaceOf(e.Callee)) && !sees.Has(namespaceOf(e.Backend)) {
 			return telemetry.GraphEdge{} // all of them as one, which is left out
 		}

@@ -37,6 +37,7 @@ func TestEdgesOfANamespace(t *testing.T) {
 		{"by its route to another", telemetry.GraphEdge{Caller: "shop/web", Callee: "shop/cart", Backend: "bank/a", Version: "v1", Node: "n"}, telemetry.GraphEdge{Caller: "shop/web", Callee: "shop/cart"}},
 		{"by a route of another", telemetry.GraphEdge{Caller: "bank/a", Callee: "bank/b", Backend: "shop/cart", Version: "v1", Node: "n"}, telemetry.GraphEdge{Caller: "bank/a", Callee: "bank/b", Backend: "shop/cart", Version: "v1", Node: "n"}},
 		{"of others", telemetry.GraphEdge{Caller: "bank/a", Callee: "bank/b", Backend: "bank/b"}, telemetry.GraphEdge{}},
+		{"of what overflowed, of a namespace that is named as it", telemetry.GraphEdge{Callee: "shop/overflow"}, telemetry.GraphEdge{}},
 		{"of a namespace that begins alike", telemetry.GraphEdge{Caller: "shop2/a", Callee: "shop2/b", Backend: "shop2/b"}, telemetry.GraphEdge{}},
 	} {
 		graph := func(fold telemetry.Fold) []telemetry.GraphEdge {
