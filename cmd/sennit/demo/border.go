@@ -8,11 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"time"
 )
-
-// borderTime is how long a port of the gateway, and the first call outside, may take to work.
-const borderTime = 10 * time.Second
 
 // bankName is in the bank's certificate, which the bank makes itself.
 const bankName = "bank.example"
@@ -63,9 +59,9 @@ func (s *show) border(ctx context.Context) error {
 
 // untilAnswered asks until JSON with a field comes back.
 func untilAnswered(ctx context.Context, url, field string) error {
-	within, cancel := context.WithTimeout(ctx, borderTime)
+	within, cancel := context.WithTimeout(ctx, slowTime)
 	defer cancel()
-	client := &http.Client{Timeout: borderTime}
+	client := &http.Client{Timeout: slowTime}
 	defer client.CloseIdleConnections()
 	for {
 		body, err := get(within, client, url, "outside")
@@ -80,7 +76,7 @@ func untilAnswered(ctx context.Context, url, field string) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case within.Err() != nil:
-			return fmt.Errorf("%w: %s was not answered as it must be within %s: %w", ErrNotShown, url, borderTime, err)
+			return fmt.Errorf("%w: %s was not answered as it must be within %s: %w", ErrNotShown, url, slowTime, err)
 		}
 		pauseFor(within, 5*pause)
 	}

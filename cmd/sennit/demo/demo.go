@@ -33,6 +33,7 @@ const (
 	customers = 8
 	pause     = 20 * time.Millisecond // of a customer between two checkouts
 	stepTime  = 4 * time.Second       // for which each step is watched
+	slowTime  = 30 * time.Second      // that the shop may take to open, and what was applied to be seen, on a slow machine
 )
 
 // A show is one run of the demo.

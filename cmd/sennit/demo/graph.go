@@ -4,18 +4,14 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/telemetry"
 )
 
-// graphTime is how long nodes may take to tell of a call: several of their reports.
-const graphTime = 10 * time.Second
-
 // graph shows who calls whom, once every call of the shop is in it.
 func (s *show) graph(ctx context.Context) error {
 	s.view.say("The graph of the last ten seconds, as nodes saw it. By hand: sennit graph")
-	within, cancel := context.WithTimeout(ctx, graphTime)
+	within, cancel := context.WithTimeout(ctx, slowTime)
 	defer cancel()
 	for {
 		edges, err := s.edges(within)

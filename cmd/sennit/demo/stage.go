@@ -107,7 +107,7 @@ func (s *show) startShop() error {
 
 // firstCheckout waits until the shop is open: before, nothing is counted.
 func (s *show) firstCheckout(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, openTime)
+	ctx, cancel := context.WithTimeout(ctx, slowTime)
 	defer cancel()
 	for {
 		_, err := s.traffic.checkout(ctx, customer(0))
@@ -116,7 +116,7 @@ func (s *show) firstCheckout(ctx context.Context) error {
 			return nil
 		}
 		if ctx.Err() != nil {
-			return fmt.Errorf("the shop did not open within %s: %w", openTime, err)
+			return fmt.Errorf("the shop did not open within %s: %w", slowTime, err)
 		}
 		pauseFor(ctx, pause)
 	}

@@ -12,9 +12,6 @@ import (
 	"github.com/sennit-mesh/sennit/pkg/telemetry"
 )
 
-// openTime is how long the shop may take to open on a slow machine.
-const openTime = 30 * time.Second
-
 // A view prints what happens, and below it the table of who calls whom, which on a terminal stays in place.
 type view struct {
 	out      io.Writer
