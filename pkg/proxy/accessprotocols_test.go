@@ -209,7 +209,7 @@ func TestMirroredAndHedgedRequestsAreDecided(t *testing.T) {
 	second := NewInbound(oneProcess(netip.MustParseAddrPort(process)), pairLimits, slog.New(slog.DiscardHandler))
 	second.Access = access
 	run(t, second.Run)
-	h := startCaller(t, http11, hedging(20*time.Millisecond), slow.Serve, second.Serve)
+	h := startCaller(t, http11, hedging(time.Second), slow.Serve, second.Serve)
 	statuses := map[int]int{}
 	for range 2 { // the instances are asked in turn: one request is hedged, and the other refused at once
 		request, _ := http.NewRequestWithContext(t.Context(), "GET", "http://orders/", nil)

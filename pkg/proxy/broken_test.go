@@ -297,20 +297,21 @@ func TestHeadsOfOneSize(t *testing.T) {
 
 // TestTimeoutOfSwitchedProtocol wants a rule's timeout to end with the 101.
 func TestTimeoutOfSwitchedProtocol(t *testing.T) {
+	t.Parallel()
 	process := rawProcess(t, func(conn *net.TCPConn, r *bufio.Reader) {
 		if readHead(r) {
 			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 			io.Copy(conn, r)
 		}
 	})
-	p := startPair(t, http11, &snapshot.Rule{TimeoutMs: 300}, process)
+	p := startPair(t, http11, &snapshot.Rule{TimeoutMs: 5000}, process)
 	conn := p.dial()
 	fmt.Fprint(conn, "GET / HTTP/1.1\r\nHost: orders\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
 	r := bufio.NewReader(conn)
 	if response, err := http.ReadResponse(r, nil); err != nil || response.StatusCode != 101 {
 		t.Fatalf("%v, %v", response, err)
 	}
-	time.Sleep(400 * time.Millisecond) // longer than the timeout
+	time.Sleep(5500 * time.Millisecond) // longer than the timeout
 	fmt.Fprintln(conn, "still here")
 	if line, err := r.ReadString('\n'); line != "still here\n" {
 		t.Errorf("%q, %v", line, err)

@@ -300,7 +300,8 @@ func TestFaultBandwidth(t *testing.T) {
 func TestFaultBandwidthAnswersForTheTimeout(t *testing.T) {
 	for name, fault := range map[string]*snapshot.Fault{"response": {ResponseRate: 100}, "request": {RequestRate: 100}} {
 		t.Run(name, func(t *testing.T) {
-			rule := func() *snapshot.Rule { return &snapshot.Rule{TimeoutMs: 500} }
+			t.Parallel()
+			rule := func() *snapshot.Rule { return &snapshot.Rule{TimeoutMs: 4000} }
 			eachVersion(t, rule, func() []*snapshot.Fault { return []*snapshot.Fault{fault} }, func(t *testing.T, p *pair, client *http.Client, asked *atomic.Int64) {
 				response, err := client.Post("http://orders/", "", strings.NewReader(strings.Repeat("x", 10_000)))
 				if err == nil {
@@ -352,9 +353,10 @@ func TestPace(t *testing.T) {
 func TestFaultsEjectNobody(t *testing.T) {
 	for name, fault := range map[string]*snapshot.Fault{"response": {ResponseRate: 100}, "request": {RequestRate: 100}} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			process := startProcess(t, func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) })
 			p := startPair(t, http11, nil, process, process)
-			rule := &snapshot.Rule{TimeoutMs: 200}
+			rule := &snapshot.Rule{TimeoutMs: 4000}
 			p.spoil(rule, fault)
 			rule.Backends[0].Resilience = &snapshot.Resilience{Origin: "shop/r", Outliers: ejectingAfter(1, time.Minute)}
 			body := &snapshot.Outbound{Faults: []*snapshot.Fault{fault}, Ports: []*snapshot.OutboundPort{{Number: 80, Protocol: http11, Rules: []*snapshot.Rule{rule}}}}

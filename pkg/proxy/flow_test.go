@@ -173,8 +173,15 @@ func TestFlowGoesOnElsewhere(t *testing.T) {
 	} else {
 		endB()
 	}
-	if got := answerTo(t, conn, "x", 20*time.Second); got != other {
-		t.Errorf("%q answers, want %q", got, other)
+	for end := time.Now().Add(20 * time.Second); ; {
+		got := answerTo(t, conn, "x", 20*time.Second)
+		if got == other {
+			break
+		}
+		if got != first || time.Now().After(end) { // an answer of the first that was on its way is none of now
+			t.Errorf("%q answers, want %q", got, other)
+			break
+		}
 	}
 }
 

@@ -243,7 +243,7 @@ func TestTLSEndsForConnections(t *testing.T) {
 	p.outbound.Certificates = func(_ exchange.ServiceName, listener string) []*tls.Certificate {
 		return []*tls.Certificate{map[string]*tls.Certificate{"ends": selfSigned(t, 1), "http": selfSigned(t, 2)}[listener]}
 	}
-	p.outbound.Outside = Patience{Head: time.Second}
+	p.outbound.Outside = Patience{Head: 4 * time.Second}
 	ends := &snapshot.IngressListener{Name: "ends", Hostname: "ends.example", Tcp: true, Tls: &snapshot.IngressTLS{}, Hosts: hostsOf(0, "ends.example")}
 	address := p.listen(t, ends,
 		&snapshot.IngressListener{Name: "http", Hostname: "http.example", Tls: &snapshot.IngressTLS{}, Hosts: hostsOf(1, "http.example")},

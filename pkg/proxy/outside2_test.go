@@ -181,34 +181,34 @@ func TestOutsideHTTP2HasLittlePatience(t *testing.T) {
 			_, _ = io.Copy(io.Discard, r.Body)
 			return
 		}
-		for range 12 { // in all longer than the patience for a call
+		for range 9 { // in all longer than the patience for a call
 			io.WriteString(w, "b")
 			http.NewResponseController(w).Flush()
 			select {
-			case <-time.After(200 * time.Millisecond):
+			case <-time.After(700 * time.Millisecond):
 			case <-r.Context().Done():
 				return
 			}
 		}
 	})
 	p := startHTTP2(t, nil, http2Process(process))
-	p.outbound.Outside = Patience{Idle: 20 * time.Second, Head: 300 * time.Millisecond, Body: 300 * time.Millisecond, Call: 1200 * time.Millisecond}
+	p.outbound.Outside = Patience{Idle: 20 * time.Second, Head: 4 * time.Second, Body: 4 * time.Second, Call: 5 * time.Second}
 	address := p.gateway(t)
 	grpc := hpack.HeaderField{Name: "content-type", Value: "application/grpc"}
-	began := time.Now()
 	c := dialOutside2(t, address)
 	c.open(1, false)
 	c.WriteData(1, false, []byte("half"))
 	if got := c.answer(1); got != "CANCEL" {
 		t.Errorf("half a body: %s", got)
 	}
+	began := time.Now()
 	c.open(3, false, grpc)
 	c.WriteData(3, false, []byte("half"))
-	if got := c.answer(3); !strings.HasSuffix(got, "CANCEL") || time.Since(began) < 1200*time.Millisecond {
+	if got := c.answer(3); !strings.HasSuffix(got, "CANCEL") || time.Since(began) < 5*time.Second {
 		t.Errorf("half a call: %s after %v", got, time.Since(began))
 	}
 	c.open(5, false, grpc, hpack.HeaderField{Name: "x-talks", Value: "yes"})
-	if got := c.answer(5); !strings.HasPrefix(got, "200 bbbbbbbbbbbb") {
+	if got := c.answer(5); !strings.HasPrefix(got, "200 bbbbbbbbb") {
 		t.Errorf("a call that is answered bit by bit: %s", got)
 	}
 

@@ -134,7 +134,7 @@ func TestOutsideHasLittlePatience(t *testing.T) {
 		io.WriteString(w, "ok")
 	})
 	p := startPair(t, snapshot.Protocol_PROTOCOL_HTTP, nil, process)
-	p.outbound.Outside = Patience{Idle: 300 * time.Millisecond, Head: 200 * time.Millisecond, Body: 300 * time.Millisecond}
+	p.outbound.Outside = Patience{Idle: 4 * time.Second, Head: 4 * time.Second, Body: 4 * time.Second}
 	address := p.gateway(t)
 	const head = "POST / HTTP/1.1\r\nHost: shop.example\r\n"
 	for _, tt := range []struct{ name, sent, want string }{
@@ -146,6 +146,7 @@ func TestOutsideHasLittlePatience(t *testing.T) {
 		{"a request, and silence", head + "Content-Length: 1\r\n\r\n0", "HTTP/1.1 200 "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			conn, err := net.Dial("tcp", address)
 			if err != nil {
 				t.Fatal(err)
@@ -172,7 +173,7 @@ func TestOutsideTakesItsTime(t *testing.T) {
 		fmt.Fprint(w, n)
 	})
 	p := startPair(t, snapshot.Protocol_PROTOCOL_HTTP, nil, process)
-	p.outbound.Outside = Patience{Body: 2 * time.Second}
+	p.outbound.Outside = Patience{Body: 5 * time.Second}
 	conn, err := net.Dial("tcp", p.gateway(t))
 	if err != nil {
 		t.Fatal(err)
@@ -180,7 +181,7 @@ func TestOutsideTakesItsTime(t *testing.T) {
 	defer conn.Close()
 	conn.SetDeadline(time.Now().Add(60 * time.Second))
 	io.WriteString(conn, "POST / HTTP/1.1\r\nHost: shop.example\r\nContent-Length: 100000\r\n\r\n")
-	tick := time.NewTicker(300 * time.Millisecond)
+	tick := time.NewTicker(700 * time.Millisecond)
 	defer tick.Stop()
 	for range 10 { // in all longer than the patience for a piece
 		<-tick.C

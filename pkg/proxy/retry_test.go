@@ -101,6 +101,7 @@ func TestRetriesOverHTTP2(t *testing.T) {
 }
 
 func TestRetryAfterTimeoutOfOneAttempt(t *testing.T) {
+	t.Parallel()
 	var attempts atomic.Int64
 	process := startProcess(t, func(w http.ResponseWriter, r *http.Request) {
 		if attempts.Add(1) == 1 {
@@ -108,7 +109,7 @@ func TestRetryAfterTimeoutOfOneAttempt(t *testing.T) {
 		}
 	})
 	rule := retryOf(1)
-	rule.BackendTimeoutMs = 500
+	rule.BackendTimeoutMs = 4000
 	p := startPair(t, http11, rule, process)
 	response, err := p.client().Get("http://orders/")
 	if err != nil {
@@ -207,10 +208,11 @@ func TestPolicyRetries(t *testing.T) {
 		{"breaking off", policyRetry(&snapshot.Retry{Attempts: 3, On: []snapshot.Retry_Condition{snapshot.Retry_RESET}}), breaks, 3, 200},
 		{"breaking off is not named", policyRetry(&snapshot.Retry{Attempts: 3, On: []snapshot.Retry_Condition{snapshot.Retry_TIMEOUT}}), breaks, 1, 502},
 		{"none is named", policyRetry(&snapshot.Retry{Attempts: 3, On: []snapshot.Retry_Condition{snapshot.Retry_NONE}}), breaks, 1, 502},
-		{"time of one attempt", policyRetry(&snapshot.Retry{Attempts: 3, PerTryTimeoutMs: 500, On: []snapshot.Retry_Condition{snapshot.Retry_TIMEOUT}}), hangs, 3, 200},
-		{"time of one attempt, which is not named", policyRetry(&snapshot.Retry{Attempts: 3, PerTryTimeoutMs: 500, On: []snapshot.Retry_Condition{snapshot.Retry_RESET}}), hangs, 1, 504},
+		{"time of one attempt", policyRetry(&snapshot.Retry{Attempts: 3, PerTryTimeoutMs: 4000, On: []snapshot.Retry_Condition{snapshot.Retry_TIMEOUT}}), hangs, 3, 200},
+		{"time of one attempt, which is not named", policyRetry(&snapshot.Retry{Attempts: 3, PerTryTimeoutMs: 4000, On: []snapshot.Retry_Condition{snapshot.Retry_RESET}}), hangs, 1, 504},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			var attempts atomic.Int64
 			process := startProcess(t, func(w http.ResponseWriter, r *http.Request) {
 				if attempts.Add(1) <= 2 {

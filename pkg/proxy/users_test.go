@@ -49,10 +49,10 @@ func newIssuer(t testing.TB) *issuer {
 	}}
 }
 
-// token is one of alice's, that is good for a minute.
+// token is one of alice's, that is good for an hour.
 func (i *issuer) token(t testing.TB) string {
 	t.Helper()
-	return i.sign(t, map[string]any{"iss": "https://id.example", "sub": "alice", "aud": "shop", "exp": time.Now().Add(time.Minute).Unix()})
+	return i.sign(t, map[string]any{"iss": "https://id.example", "sub": "alice", "aud": "shop", "exp": time.Now().Add(time.Hour).Unix()})
 }
 
 func (i *issuer) sign(t testing.TB, claims map[string]any) string {
