@@ -43,6 +43,10 @@ func TestAFailedTestIsAskedAgainAlone(t *testing.T) {
 		{"three", counted("A", `t.Fatal("x")`) + counted("B", `t.Fatal("x")`) + counted("C", `t.Fatal("x")`), false, "", 3},
 		{"a panic", counted("A", `if ran(t) == 1 { panic("nil map") }`), false, "", 1},
 		{"a race that was found", counted("A", `if ran(t) == 1 { t.Fatal("race detected during execution of test") }`), false, "", 1},
+		{"a panic of a process that is tested", counted("A", `if ran(t) == 1 { t.Fatal("log:\n  panic: nil map") }`), false, "", 1},
+		{"what a process keeps", "\nvar before bool\n" + counted("A", `if before || ran(t) == 1 { t.Fatal("slow") }; before = true`), true,
+			"TestA of x/p failed once beside the others, and passed three times alone\n", 4},
+		{"the process ends before its tests do", counted("A", `if ran(t) == 1 { t.Fatal("slow") }`) + counted("B", `if ran(t) == 2 { os.Exit(3) }`), false, "", 2},
 		{"no test failed, but the package did", `func TestMain(m *testing.M) { m.Run(); os.Exit(1) }` + counted("A", ""), false, "", 1},
 		{"it does not build", `func TestA(t *testing.T) { undefined() }`, false, "", 0},
 	}
