@@ -46,7 +46,7 @@ func TestH2spec(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			answers(t, client, fmt.Sprintf("%s://127.0.0.1:%d/", tt.scheme, tt.port))
 			c := &config.Config{
-				Host: "127.0.0.1", Port: tt.port, Path: "/", Timeout: 2 * time.Second, MaxHeaderLen: 4000, Strict: true,
+				Host: "127.0.0.1", Port: tt.port, Path: "/", Timeout: 30 * time.Second, MaxHeaderLen: 4000, Strict: true,
 				TLS: tt.scheme == "https", Insecure: true,
 			}
 			passed, skipped := 0, 0

@@ -35,7 +35,11 @@ func startNodes(t *testing.T, address, appProtocol string) (*launch.Mesh, string
 	m := &launch.Mesh{Program: []string{program}, Dir: dir}
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Log(m.Node("caller").Tail(4000), m.Node("callee").Tail(4000))
+			for _, p := range []*launch.Process{m.Controller(), m.Node("caller"), m.Node("callee")} {
+				if p != nil {
+					t.Log(p.Name, p.Tail(4000))
+				}
+			}
 		}
 		m.Stop()
 	})
