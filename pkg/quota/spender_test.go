@@ -228,10 +228,11 @@ func TestWithoutAnOwnerNothingIsAdmitted(t *testing.T) {
 // second each where it does not answer.
 func TestASlowOwnerIsWaitedFor(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		takes := 1900 * time.Millisecond
+		var takes atomic.Int64
+		takes.Store(int64(1900 * time.Millisecond))
 		s := NewSpender(func(ctx context.Context, _ *Request) (*Answer, error) {
 			select {
-			case <-time.After(takes):
+			case <-time.After(time.Duration(takes.Load())):
 				return &Answer{Grants: []*Grant{{Lease: 1, Tokens: 1, LifeNs: uint64(time.Minute)}}}, nil
 			case <-ctx.Done():
 				return nil, ctx.Err()
@@ -245,7 +246,7 @@ func TestASlowOwnerIsWaitedFor(t *testing.T) {
 		if refusal, ok := admit(t, s, web, nil, limit); !ok {
 			t.Fatalf("refused for %q while the owner was about to answer", refusal.Reason)
 		}
-		takes = time.Hour
+		takes.Store(int64(time.Hour))
 		for i := range 20 {
 			most := 500 * time.Millisecond
 			if i == 0 {
