@@ -51,7 +51,7 @@ var inOrder = []string{
 var needed = map[string]string{"how-to/use-kubectl.md": "kubectl", "how-to/use-helm.md": "helm", "how-to/know-end-users.md": "openssl"}
 
 const (
-	commandTime = 30 * time.Second
+	commandTime = 2 * time.Minute
 	again       = 100 * time.Millisecond
 )
 

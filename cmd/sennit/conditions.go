@@ -16,7 +16,7 @@ import (
 )
 
 // statusTimeout is how long apply waits for the controller's word on what it applied, for all documents together.
-const statusTimeout = 3 * time.Second
+const statusTimeout = 10 * time.Second
 
 var errSettled = errors.New("the status is of this generation")
 

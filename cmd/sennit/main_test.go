@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/sennit-mesh/sennit/cmd/sennit/client"
+	"github.com/sennit-mesh/sennit/internal/launch"
 	"github.com/sennit-mesh/sennit/pkg/api"
 	"github.com/sennit-mesh/sennit/pkg/bus/bustest"
 	"github.com/sennit-mesh/sennit/pkg/controller"
@@ -104,7 +106,7 @@ func shortDir(t testing.TB) string {
 }
 
 // patience is generous: tests run beside many others.
-const patience = time.Minute
+const patience = 3 * time.Minute
 
 // repeat tries again until it works.
 func repeat(ts *testscript.TestScript, what string, try func(ctx context.Context) error) {
@@ -177,15 +179,12 @@ func (w *world) node(ts *testscript.TestScript, args []string) {
 
 // freePort writes a port that is free now for FREEPORT in the files of services.d.
 func (w *world) freePort(ts *testscript.TestScript) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	ts.Check(err)
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
+	free, err := launch.FreePorts(1)
 	ts.Check(err)
 	files, err := filepath.Glob(ts.MkAbs("services.d/*"))
 	ts.Check(err)
 	for _, file := range files {
-		ts.Check(os.WriteFile(file, []byte(strings.ReplaceAll(ts.ReadFile(file), "FREEPORT", port)), 0o600))
+		ts.Check(os.WriteFile(file, []byte(strings.ReplaceAll(ts.ReadFile(file), "FREEPORT", strconv.Itoa(free[0]))), 0o600))
 	}
 }
 
@@ -285,7 +284,9 @@ func eventually(_ *world, ts *testscript.TestScript, args []string) {
 	repeat(ts, args[0], func(context.Context) error {
 		out := ""
 		if len(args) > 2 {
-			ts.Check(ts.Exec(args[1], args[2:]...))
+			if err := ts.Exec(args[1], args[2:]...); err != nil {
+				return err
+			}
 			out = ts.ReadFile("stdout")
 		} else if data, err := os.ReadFile(ts.MkAbs(args[1])); err == nil {
 			out = string(data)
