@@ -61,7 +61,7 @@ func TestRootRotation(t *testing.T) {
 		t.Skip("waits until certificates end")
 	}
 	t.Parallel()
-	m, address := threeNodes(t, Config{Namespaces: true, CertificateTTL: 30 * time.Second, Outside: []string{"four"}})
+	m, address := threeNodes(t, Config{Namespaces: true, Waits: true, CertificateTTL: turnover, Outside: []string{"four"}})
 	token, err := m.Token(t.Context(), "four", "default/web", "default/orders")
 	m.must("make a token", err)
 	before, load := m.withoutThree(address)
@@ -152,7 +152,7 @@ func TestACancelWhileTheControllerIsAway(t *testing.T) {
 		t.Skip("waits until certificates end")
 	}
 	t.Parallel()
-	m := Start(t, Config{CertificateTTL: 20 * time.Second, Nodes: []string{"one", "two", "three"}, Services: []string{"default/web", "default/orders"}})
+	m := Start(t, Config{CertificateTTL: turnover, Waits: true, Nodes: []string{"one", "two", "three"}, Services: []string{"default/web", "default/orders"}})
 	m.Serve("two", Service{Name: "default/orders", Version: "v2"})
 	address, others := m.Listen("one", "default/web", "default/orders:80"), m.Listen("three", "default/web", "default/orders:80")
 	m.MustApply(ordersService)

@@ -48,7 +48,7 @@ func TestBusKeyRotation(t *testing.T) {
 		t.Skip("waits until certificates end")
 	}
 	t.Parallel()
-	m, address := threeNodes(t, Config{CertificateTTL: 20 * time.Second})
+	m, address := threeNodes(t, Config{CertificateTTL: turnover, Waits: true})
 	before, load := m.withoutThree(address)
 	renewing := m.rotateBus()
 	if renewing.BusOperator == before.BusOperator || renewing.Rotation.Of != "bus operator" || renewing.Rotation.From != before.BusOperator || renewing.Rotation.To != renewing.BusOperator {

@@ -23,7 +23,7 @@ import (
 // the hosts may hold nothing but QUIC and the bus's TLS. SENNIT_MESH_SECONDS is how long it goes on.
 func TestMeshUnderChange(t *testing.T) {
 	t.Parallel()
-	m := Start(t, Config{Namespaces: true, Record: true, CertificateTTL: 20 * time.Second, Services: []string{"shop/web", "shop/orders"}})
+	m := Start(t, Config{Namespaces: true, Record: true, CertificateTTL: turnover, Services: []string{"shop/web", "shop/orders"}})
 	s := startShop(m)
 	length := seconds(t, 15)
 	programs := startPrograms(t, s, length)
@@ -39,7 +39,7 @@ func TestMeshUnderChange(t *testing.T) {
 // TestLoopbackUnderChange is the same without privileges, other programs and the recording.
 func TestLoopbackUnderChange(t *testing.T) {
 	t.Parallel()
-	m := Start(t, Config{CertificateTTL: 20 * time.Second, Services: []string{"shop/web", "shop/orders"}})
+	m := Start(t, Config{CertificateTTL: turnover, Services: []string{"shop/web", "shop/orders"}})
 	s := startShop(m)
 	s.underChange(t, 8*time.Second)
 	t.Log(s.summary())
@@ -100,9 +100,10 @@ spec:
 
 // underChange changes what it can for the given time, and until no certificate of the beginning is left.
 func (s *shop) underChange(t *testing.T, length time.Duration) {
+	const pace = 5 * time.Millisecond // it goes on for a certificate's life
 	loads := map[string]*Load{
-		"one":   s.Load(LoadConfig{Node: "one", Address: s.fromOne, Connections: 4, Methods: []string{"GET", "POST"}}),
-		"three": s.Load(LoadConfig{Node: "three", Address: s.fromThree, Connections: 2, Methods: []string{"GET", "GET", "PUT"}}),
+		"one":   s.Load(LoadConfig{Node: "one", Address: s.fromOne, Connections: 4, Methods: []string{"GET", "POST"}, Pace: pace}),
+		"three": s.Load(LoadConfig{Node: "three", Address: s.fromThree, Connections: 2, Methods: []string{"GET", "GET", "PUT"}, Pace: pace}),
 	}
 	start := time.Now()
 	restarts := []func(){
@@ -112,7 +113,7 @@ func (s *shop) underChange(t *testing.T, length time.Duration) {
 	pause := time.NewTicker(400 * time.Millisecond)
 	defer pause.Stop()
 	for time.Since(start) < length || !s.outlived() {
-		if time.Since(start) > length+ready {
+		if time.Since(start) > length+s.cfg.CertificateTTL+ready {
 			t.Fatalf("certificates were not replaced: %v", s.rotations)
 		}
 		s.change(t)

@@ -68,6 +68,10 @@ type Mesh struct {
 	self      string
 }
 
+// turnover is how long certificates live in tests that wait until they end while a controller is killed. They are renewed
+// at half to four fifths of their life: what is left then is for a machine that stands still meanwhile.
+const turnover = 45 * time.Second
+
 // ready bounds every wait for something that a healthy mesh does within a second or two.
 const ready = 40 * time.Second
 

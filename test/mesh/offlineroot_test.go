@@ -49,7 +49,7 @@ func TestTheRootMovesAwayAndBack(t *testing.T) {
 		t.Skip("waits until certificates end")
 	}
 	t.Parallel()
-	m, address := threeNodes(t, Config{CertificateTTL: 30 * time.Second})
+	m, address := threeNodes(t, Config{CertificateTTL: turnover, Waits: true})
 	before, load := m.withoutThree(address)
 	domain := "sennit.local"
 	first, second := m.offlineRoot(domain), m.offlineRoot(domain)

@@ -3,7 +3,6 @@ package mesh
 import (
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/sennit-mesh/sennit/internal/launch"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
@@ -28,7 +27,7 @@ func signingKeyRotation(t *testing.T, offline bool) {
 		t.Skip("waits until certificates end")
 	}
 	t.Parallel()
-	m, address := threeNodes(t, Config{CertificateTTL: 20 * time.Second})
+	m, address := threeNodes(t, Config{CertificateTTL: turnover, Waits: true})
 	var root *ca.OfflineRoot
 	if offline {
 		root = m.offlineRoot("sennit.local")

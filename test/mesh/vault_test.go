@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/sennit-mesh/sennit/internal/launch"
 	"github.com/sennit-mesh/sennit/pkg/api/report"
@@ -31,7 +30,7 @@ vault:
   rootFile: %s
   appRole: {mount: %s, roleIDFile: %s, secretIDFile: %s}
 `, s.URL, s.CAFile, mount, rootFile, login, roleID, secretID))
-	m, address := threeNodes(t, Config{CertificateTTL: 20 * time.Second, ControllerFlags: []string{"--upstream-ca", settings}})
+	m, address := threeNodes(t, Config{CertificateTTL: turnover, Waits: true, ControllerFlags: []string{"--upstream-ca", settings}})
 	load := m.Load(LoadConfig{Node: "one", Address: address, Connections: 2, Methods: []string{http.MethodGet, http.MethodPost}, Pace: slowPace})
 	rotate := func(ownRoot bool) error {
 		return launch.Call(t.Context(), m.Socket(), http.MethodPost, report.PathAuthority+"/rotate", report.Rotate{Of: "intermediate", OwnRoot: ownRoot}, nil)
