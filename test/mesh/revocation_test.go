@@ -135,6 +135,13 @@ func TestRevokedUnderLoad(t *testing.T) {
 	m.revoke(report.Revoke{Service: "shop/web", Node: "one"})
 	m.RestartNode("two")
 	m.AwaitAnswer("three", webs["three"], "v1")
+	m.Eventually("what was revoked is denied", func(ctx context.Context) error { // two answers before it has heard of it
+		response, body, err := m.Get(ctx, "one", webs["one"], "/")
+		if err == nil && response.StatusCode == http.StatusOK {
+			return fmt.Errorf("answered %q", body)
+		}
+		return ctx.Err()
+	})
 	m.denied("revoked while the callee's node was away", map[string]string{"one": webs["one"]})
 
 	m.allow("one", "shop/cart")
