@@ -60,18 +60,28 @@ func TestAcknowledgedSurvivesKill(t *testing.T) {
 	m := startMesh(t)
 	acknowledged := map[string]routeDocument{}
 	for round := range 5 {
-		deadline := time.AfterFunc(time.Duration(100+random.IntN(400))*time.Millisecond, func() { _ = m.Controller().Signal(syscall.SIGKILL) })
+		kill := func() { _ = m.Controller().Signal(syscall.SIGKILL) }
+		after := time.Duration(100+random.IntN(400)) * time.Millisecond
+		var deadline *time.Timer
+		if round%2 == 0 {
+			deadline = time.AfterFunc(after, kill)
+		}
 		written, asked := 0, routeDocument{}
 		for step := 0; ; step++ {
 			asked = route(fmt.Sprintf("route-%d", random.IntN(20)), fmt.Sprintf("%d.%d", round, step))
 			stored, err := put(t.Context(), m, asked)
+			if err != nil && (deadline == nil || deadline.Stop()) {
+				t.Fatalf("round %d: refused by a controller that runs: %v", round, err)
+			}
 			if err != nil {
 				break // killed
 			}
 			acknowledged[stored.Metadata.Name] = stored
 			written++
+			if deadline == nil { // a slow machine writes nothing within the time
+				deadline = time.AfterFunc(after, kill)
+			}
 		}
-		deadline.Stop()
 		<-m.Controller().Done()
 		if err := m.StartController(t.Context()); err != nil {
 			t.Fatalf("round %d: a controller that was killed does not start again: %v", round, err)
