@@ -107,8 +107,8 @@ func (s *shop) underChange(t *testing.T, length time.Duration) {
 	}
 	start := time.Now()
 	restarts := []func(){
-		func() { s.StopPart(s.Controller()); s.RestartController() },
-		func() { s.Kill(s.Controller()); s.RestartController() },
+		func() { s.StopPart(s.Controller()); s.RestartController(); s.allBack() },
+		func() { s.crashController(); s.allBack() },
 	}
 	pause := time.NewTicker(400 * time.Millisecond)
 	defer pause.Stop()

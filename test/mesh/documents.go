@@ -134,6 +134,24 @@ func (m *Mesh) Status(node string) (report.Node, error) { return m.NodeStatus(m.
 // Cluster is what the controller knows.
 func (m *Mesh) Cluster() (report.Cluster, error) { return m.Mesh.Status(m.t.Context()) }
 
+// allBack waits until a controller that has just started has heard of every node, and each has applied what is stored. Only
+// then is a change waited for on all of them, however long they take (the controller's settling).
+func (m *Mesh) allBack() {
+	m.t.Helper()
+	m.Eventually("every node is back and up to date", func(context.Context) error {
+		cluster, err := m.Cluster()
+		if err != nil {
+			return err
+		}
+		for _, n := range cluster.Nodes {
+			if n.State != report.Alive || n.Applied == 0 || n.Behind > 0 {
+				return fmt.Errorf("%+v", n)
+			}
+		}
+		return nil
+	})
+}
+
 // AccessLog returns the lines of a node's access log; fields are as docs of the log name them.
 func (m *Mesh) AccessLog(node string) ([]map[string]any, error) {
 	text, err := os.ReadFile(filepath.Join(m.Dir, node, "access.log"))

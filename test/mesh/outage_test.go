@@ -130,18 +130,7 @@ func TestAllNodesReconnectAtOnce(t *testing.T) {
 		m.crashController()
 	}
 	start := time.Now()
-	m.Eventually("every node is back and up to date", func(context.Context) error {
-		cluster, err := m.Cluster()
-		if err != nil {
-			return err
-		}
-		for _, n := range cluster.Nodes {
-			if n.State != report.Alive || n.Behind > 0 {
-				return fmt.Errorf("%+v", n)
-			}
-		}
-		return nil
-	})
+	m.allBack()
 	back := time.Since(start)
 	m.MustApply(`{apiVersion: gateway.networking.k8s.io/v1, kind: HTTPRoute, metadata: {name: all}, spec: {parentRefs: [{group: "", kind: Service, name: orders}], rules: [{backendRefs: [{name: nobody, port: 80}]}]}}`)
 	for _, node := range nodes {
