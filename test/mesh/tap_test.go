@@ -19,7 +19,7 @@ import (
 func TestTap(t *testing.T) {
 	t.Parallel()
 	m := Start(t, Config{
-		Nodes: []string{"one", "two", "three"}, Services: []string{"default/web", "default/orders", "default/payments"}, Metrics: true,
+		Nodes: []string{"one", "two", "three"}, Services: []string{"default/web", "default/orders", "default/payments"}, Metrics: true, Flags: overQUIC,
 	})
 	m.Serve("three", Service{Name: "default/orders", Version: "v1"})
 	m.Serve("three", Service{Name: "default/payments", Version: "v1"})
