@@ -42,8 +42,8 @@ type Mesh struct {
 	others     []*Process
 }
 
-// stopTime is how long a process may take to end when it is asked to.
-const stopTime = 20 * time.Second
+// startTime is how long a process may take to be ready, and stopTime to end when it is asked to.
+const startTime, stopTime = 3 * time.Minute, 20 * time.Second
 
 // Socket is the controller's unix socket.
 func (m *Mesh) Socket() string { return filepath.Join(m.Dir, "controller.sock") }
@@ -195,7 +195,7 @@ func (m *Mesh) Stop() error {
 
 // await polls until ready returns nil, the process ends, or ctx does.
 func (m *Mesh) await(ctx context.Context, p *Process, ready func(context.Context) error) error {
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, startTime)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -278,7 +278,7 @@ func (m *Mesh) StoreService(ctx context.Context, namespace, name string) (versio
 
 // Wait returns when every node that uses what is stored up to a resource version has applied it.
 func (m *Mesh) Wait(ctx context.Context, version string) error {
-	const most = 30 * time.Second
+	const most = time.Minute
 	last, err := m.Progress(ctx, version, most)
 	if err == nil && !last.Done {
 		err = fmt.Errorf("resource version %s is not applied after %s by %s", version, most, strings.Join(last.Waiting, ", "))
