@@ -14,7 +14,7 @@ func TestLoadBalancingPolicy(t *testing.T) {
 	m := Start(t, Config{Services: []string{"shop/web", "shop/orders"}, NodeFlags: map[string][]string{
 		"one": {"--zone", "a", "--region", "eu"}, "two": {"--zone", "b", "--region", "eu"}, "three": {"--zone", "a", "--region", "eu"},
 	}})
-	const health = `health: {tcp: {port: "80"}, interval: 200ms, unhealthy: 1}`
+	const health = `health: {tcp: {port: "80"}, interval: 500ms, unhealthy: 2}`
 	m.Serve("two", Service{Name: "shop/orders", Version: "far", Health: health})
 	near := m.Serve("three", Service{Name: "shop/orders", Version: "near", Health: health})
 	m.MustApply(`{apiVersion: v1, kind: Service, metadata: {namespace: shop, name: orders}, spec: {ports: [{port: 80, appProtocol: http}]}}`)
