@@ -36,7 +36,7 @@ func TestRecordingFindsPlainText(t *testing.T) {
 			t.Fatal(err)
 		}
 		io.WriteString(conn, request)
-		conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+		conn.SetReadDeadline(time.Now().Add(20 * time.Second))
 		if _, err := conn.Read(make([]byte, 100)); err != nil {
 			t.Fatal(err)
 		}
