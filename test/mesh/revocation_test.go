@@ -250,16 +250,17 @@ func TestCertificateRevokedUnderLoad(t *testing.T) {
 	if len(leaked) != 1 {
 		t.Fatalf("it holds %+v", leaked)
 	}
-	end := func() time.Time { // of what the node uses
-		t.Helper()
+	end := func() (time.Time, error) { // of what the node uses
 		status, err := m.Status("one")
 		i := slices.IndexFunc(status.Certificates, func(c report.Certificate) bool { return c.Service == "shop/web" })
 		if err != nil || i < 0 {
-			t.Fatalf("the node holds %+v, %v", status.Certificates, err)
+			return time.Time{}, errors.Join(err, fmt.Errorf("the node holds %+v", status.Certificates))
 		}
-		return status.Certificates[i].NotAfter
+		return status.Certificates[i].NotAfter, nil
 	}
-	leakedEnd, seen := end(), time.Now()
+	leakedEnd, err := end()
+	m.must("what leaked", err)
+	seen := time.Now()
 	m.Eventually("another certificate would end later", func(context.Context) error { // ends are whole seconds
 		if time.Since(seen) <= time.Second {
 			return errors.New("not yet")
@@ -272,10 +273,11 @@ func TestCertificateRevokedUnderLoad(t *testing.T) {
 	}
 	since := time.Now()
 	m.Eventually("the node has another certificate", func(context.Context) error {
-		if now := end(); !now.After(leakedEnd) {
-			return fmt.Errorf("it ends %s, as the one that leaked", now)
+		now, err := end()
+		if err == nil && !now.After(leakedEnd) {
+			err = fmt.Errorf("it ends %s, as the one that leaked", now)
 		}
-		return nil
+		return err
 	})
 	took := time.Since(since)
 	m.Eventually("the controller lists it", func(context.Context) error {
