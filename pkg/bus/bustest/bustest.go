@@ -4,6 +4,7 @@
 package bustest
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -26,7 +27,7 @@ import (
 // startTimeout is generous: tests run beside many others.
 const startTimeout = 60 * time.Second
 
-// CutOffTime is how long a node that floods is kept out the first time.
+// CutOffTime is how long a node that floods is kept out the first time, but by StartCuttingOff.
 const CutOffTime = 2 * time.Second
 
 // Bus is a running bus.
@@ -74,6 +75,12 @@ func StartFormer(t testing.TB, dir string, accounts *bus.Accounts, former bus.Fo
 	return start(t, dir, accounts, bus.ServerConfig{Former: former})
 }
 
+// StartCuttingOff is Start where a node that floods is kept out for so long the first time, at most ten minutes.
+func StartCuttingOff(t testing.TB, first time.Duration) *Bus {
+	t.Helper()
+	return start(t, t.TempDir(), nil, bus.ServerConfig{FirstCutOff: first})
+}
+
 func start(t testing.TB, dir string, accounts *bus.Accounts, cfg bus.ServerConfig) *Bus {
 	t.Helper()
 	serverTLS, clientTLS := TLS(t)
@@ -85,7 +92,7 @@ func start(t testing.TB, dir string, accounts *bus.Accounts, cfg bus.ServerConfi
 		}
 	}
 	cfg.Name, cfg.Listen, cfg.StateDir, cfg.TLS, cfg.Accounts = "controller", netip.MustParseAddrPort("127.0.0.1:0"), dir, serverTLS, b.Accounts
-	cfg.Log, cfg.MaxStore, cfg.FirstCutOff, cfg.Refused = b.Log, 1<<30, CutOffTime, b.refuse
+	cfg.Log, cfg.MaxStore, cfg.FirstCutOff, cfg.Refused = b.Log, 1<<30, cmp.Or(cfg.FirstCutOff, CutOffTime), b.refuse
 	if b.Server, err = bus.NewServer(cfg); err != nil {
 		t.Fatal(err)
 	}
