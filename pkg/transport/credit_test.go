@@ -26,8 +26,7 @@ func testStreamsThatLeaveThePoolGiveTheirPlaceBack(t carried) {
 		<-together
 		echo(ctx, s)
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
+	ctx := testContext(t)
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for round := range rounds {

@@ -128,9 +128,10 @@ func TestQUICWhereUDPGetsThrough(t *testing.T) {
 }
 
 func TestUDPBlockedAtTheStart(t *testing.T) {
+	t.Parallel()
 	a := transporttest.NewAuthority(t)
 	callee, f := startBehindFirewall(t, a, Limits{}, echo)
-	caller := startNodeOver(t, Auto, a.Wallet(cart, billing), Limits{Handshake: 2 * time.Second, Idle: time.Hour}, nil)
+	caller := startNodeOver(t, Auto, a.Wallet(cart, billing), Limits{Handshake: 6 * time.Second, Idle: time.Hour}, nil)
 	ctx := testContext(t)
 	if err := get(ctx, caller, toOrder, callee.addr); err != nil {
 		t.Fatal(err)
@@ -207,10 +208,11 @@ func TestSlowQUICTakesThePlaceOfTCP(t *testing.T) {
 }
 
 func TestUDPBlockedInTheMiddle(t *testing.T) {
+	t.Parallel()
 	a := transporttest.NewAuthority(t)
-	callee, f := startBehindFirewall(t, a, Limits{Silence: time.Second}, echo)
+	callee, f := startBehindFirewall(t, a, Limits{Silence: 4 * time.Second}, echo)
 	f.open.Store(true)
-	caller := startNodeOver(t, Auto, a.Wallet(cart), Limits{Silence: time.Second, Handshake: time.Hour}, nil)
+	caller := startNodeOver(t, Auto, a.Wallet(cart), Limits{Silence: 4 * time.Second, Handshake: time.Hour}, nil)
 	caller.headStart = time.Hour
 	ctx := testContext(t) // ends long before a handshake over QUIC would
 	if err := get(ctx, caller, toOrder, callee.addr); err != nil {

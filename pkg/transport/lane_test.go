@@ -282,8 +282,9 @@ func testDrainLosesNothing(t carried) {
 }
 
 func TestPeerKilled(t *testing.T) {
+	t.Parallel()
 	began := make(chan struct{}, 1)
-	caller, callee := startPair(t, Limits{Silence: time.Second, Handshake: time.Second}, func(ctx context.Context, s *Stream) {
+	caller, callee := startPair(t, Limits{Silence: 4 * time.Second, Handshake: 4 * time.Second}, func(ctx context.Context, s *Stream) {
 		var req exchange.Request
 		_ = s.ReadRequest(&req)
 		began <- struct{}{}
@@ -454,7 +455,7 @@ func TestIdleLaneIsKeptAlive(t *testing.T) { overBoth(t, testIdleLaneIsKeptAlive
 
 func testIdleLaneIsKeptAlive(t carried) {
 	t.Parallel()
-	const silence = 3 * time.Second
+	const silence = 8 * time.Second // more than a machine may stand still, behind the last word
 	caller, callee := startPair(t, Limits{Silence: silence}, echo)
 	ctx := testContext(t)
 	if err := get(ctx, caller, toOrder, callee.addr); err != nil {
