@@ -32,7 +32,7 @@ func joins(t *testing.T, token *ca.Token) error {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return errors.Join(host.Join(t.Context(), token, nil), host.Close())
+	return errors.Join(join(t, host, token), host.Close())
 }
 
 // TestARestoreTakesTokensBack restores a backup that knows nothing of what became of tokens since: of those that were taken
