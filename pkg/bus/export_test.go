@@ -31,6 +31,9 @@ func (s *Server) SyncsAlways() bool {
 // MaxNodeConns is maxNodeConns.
 const MaxNodeConns = maxNodeConns
 
+// ChangeTime is changeTime.
+const ChangeTime = changeTime
+
 // Consumers counts the consumers that the server has of a stream.
 func (c *Conn) Consumers(ctx context.Context, stream Stream) (int, error) {
 	s, err := c.js.Stream(ctx, string(stream))
