@@ -5,8 +5,10 @@ import (
 	"context"
 	"crypto/cipher"
 	"encoding/pem"
+	"net/http"
 	"net/http/httptest"
 	"testing"
+	"time"
 
 	"github.com/sennit-mesh/sennit/pkg/apiserver"
 	"github.com/sennit-mesh/sennit/pkg/apiserver/rbac"
@@ -44,7 +46,33 @@ func Start(t testing.TB, sealer cipher.AEAD) *API {
 	web := httptest.NewTLSServer(s.Handler())
 	t.Cleanup(web.Close)
 	t.Cleanup(web.CloseClientConnections)
+	awaitReady(t, web)
 	return &API{s, web, t}
+}
+
+// awaitReady waits until the API answers: on a slow machine that takes longer than a request waits for it.
+func awaitReady(t testing.TB, web *httptest.Server) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, web.URL+"/api/v1/namespaces", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+Token)
+		res, err := web.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		if res.StatusCode == http.StatusOK {
+			return
+		}
+		if res.StatusCode != http.StatusServiceUnavailable {
+			t.Fatalf("the API is not ready: %s", res.Status)
+		}
+	}
 }
 
 // Kubeconfig is that of a token's holder.
