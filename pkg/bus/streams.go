@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
@@ -62,10 +63,14 @@ func streamSettings(stream Stream, replicas int) jetstream.StreamConfig {
 }
 
 // EnsureStreams makes the streams that are missing and brings the others up to these settings. replicas is
-// 1 or 3. It changes nothing that is stored.
+// 1 or 3. It changes nothing that is stored. A connection that breaks off meanwhile is waited for until ctx ends.
 func (c *Conn) EnsureStreams(ctx context.Context, replicas int) error {
 	for _, stream := range []Stream{StreamResource, StreamStatus, StreamInstance, StreamConfig, StreamRegistry, StreamQuota, StreamAudit} {
-		if _, err := c.js.CreateOrUpdateStream(ctx, streamSettings(stream, replicas)); err != nil {
+		_, err := c.js.CreateOrUpdateStream(ctx, streamSettings(stream, replicas))
+		for errors.Is(err, nats.ErrReconnectBufExceeded) && c.Ready(ctx) == nil { // it was not sent
+			_, err = c.js.CreateOrUpdateStream(ctx, streamSettings(stream, replicas))
+		}
+		if err != nil {
 			return fmt.Errorf("prepare stream %s: %w", stream, storeError(err))
 		}
 	}
