@@ -57,20 +57,6 @@ func busCluster(t *testing.T) (*Registrar, *bus.Records) {
 	return registrar, records
 }
 
-// insist asks until the controller has answered: where the disk is slow it may not manage in the time that it has. Who asks
-// again with the same identity is promised the same answer. A failure of the registrar that took no time stays one.
-func insist(ctx context.Context, ask func() error) error {
-	for slow := false; ; {
-		start := time.Now()
-		err := ask()
-		slow = slow || time.Since(start) > 4*time.Second // most of what a handler has
-		late := errors.Is(err, bus.ErrNoController) || bus.Code(err) == bus.ErrorCode_ERROR_CODE_UNAVAILABLE || slow && errors.Is(err, ErrTryAgain)
-		if !late || ctx.Err() != nil {
-			return err
-		}
-	}
-}
-
 func TestJoinAndRenewOverTheBus(t *testing.T) {
 	t.Parallel()
 	registrar, records := busCluster(t)
@@ -82,11 +68,11 @@ func TestJoinAndRenewOverTheBus(t *testing.T) {
 	defer cancel()
 	dir := t.TempDir()
 	i := openIdentity(t, IdentityConfig{Dir: dir, Log: bustest.Log(t)})
-	if err := insist(ctx, func() error { return i.Join(ctx, token, nil) }); err != nil {
+	if err := bustest.Insist(ctx, ErrTryAgain, func() error { return i.Join(ctx, token, nil) }); err != nil {
 		t.Fatal(err)
 	}
 	other := openIdentity(t, IdentityConfig{Dir: t.TempDir()})
-	if err := insist(ctx, func() error { return other.Join(ctx, token, nil) }); !errors.Is(err, ErrTokenUsed) {
+	if err := bustest.Insist(ctx, ErrTryAgain, func() error { return other.Join(ctx, token, nil) }); !errors.Is(err, ErrTokenUsed) {
 		t.Errorf("the token works twice: %v", err)
 	}
 	// A reboot: everything is read from the disk.
@@ -107,7 +93,7 @@ func TestJoinAndRenewOverTheBus(t *testing.T) {
 		}
 		return i.Renew(ctx, conn)
 	}
-	if err := insist(ctx, renewOver); err != nil {
+	if err := bustest.Insist(ctx, ErrTryAgain, renewOver); err != nil {
 		t.Fatal(err)
 	}
 	// Off for longer than the certificates live: the working bus user has ended as well.
@@ -115,7 +101,7 @@ func TestJoinAndRenewOverTheBus(t *testing.T) {
 	if _, err := i.Certificate(orders); !errors.Is(err, ErrNoCertificate) {
 		t.Errorf("an expired certificate is in use: %v", err)
 	}
-	if err := insist(ctx, renewOver); err != nil {
+	if err := bustest.Insist(ctx, ErrTryAgain, renewOver); err != nil {
 		t.Fatal(err)
 	}
 	nodes := readDirectory(t, records).Nodes()

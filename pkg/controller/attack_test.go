@@ -16,26 +16,18 @@ import (
 
 	"github.com/sennit-mesh/sennit/pkg/audit"
 	"github.com/sennit-mesh/sennit/pkg/bus"
+	"github.com/sennit-mesh/sennit/pkg/bus/bustest"
 	"github.com/sennit-mesh/sennit/pkg/ca"
 	"github.com/sennit-mesh/sennit/pkg/exchange"
 	"github.com/sennit-mesh/sennit/pkg/snapshot"
 )
 
-// join has a host ask until the controller has answered: where the disk is slow it may not manage in the time that it has. Who
-// asks again with the same identity is promised the same answer. A failure of the registrar that took no time stays one.
+// join has a host ask until the controller has answered. Who asks again with the same identity is promised the same answer.
 func join(t *testing.T, host *ca.Identity, token *ca.Token) error {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	for slow := false; ; {
-		start := time.Now()
-		err := host.Join(ctx, token, nil)
-		slow = slow || time.Since(start) > 4*time.Second // most of what a handler has
-		late := errors.Is(err, bus.ErrNoController) || bus.Code(err) == bus.ErrorCode_ERROR_CODE_UNAVAILABLE || slow && errors.Is(err, ca.ErrTryAgain)
-		if !late || ctx.Err() != nil {
-			return err
-		}
-	}
+	return bustest.Insist(ctx, ca.ErrTryAgain, func() error { return host.Join(ctx, token, nil) })
 }
 
 // joined is a host that joined, and its connection to the bus.

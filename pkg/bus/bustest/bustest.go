@@ -12,6 +12,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"io"
 	"log/slog"
 	"math/big"
@@ -217,4 +218,18 @@ func (o *output) Write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.to.Write(p)
+}
+
+// Insist asks until a controller has answered, or ctx ends: where the disk is slow it may not manage in the time that it has.
+// again is what an attempt may be answered with behind one that came too late; with none that was slow it stays an error.
+func Insist(ctx context.Context, again error, ask func() error) error {
+	for slow := false; ; {
+		start := time.Now()
+		err := ask()
+		slow = slow || time.Since(start) > 4*time.Second // most of what a handler has
+		late := errors.Is(err, bus.ErrNoController) || bus.Code(err) == bus.ErrorCode_ERROR_CODE_UNAVAILABLE || slow && errors.Is(err, again)
+		if !late || ctx.Err() != nil {
+			return err
+		}
+	}
 }
